@@ -1,0 +1,25 @@
+# csrc/cpu/target.cpp, compiled once per CPU target with that target's machine flags.
+add_library(fastopt_cpu STATIC csrc/cpu/dispatch.cpp csrc/cpu/parallel.cpp)
+target_link_libraries(fastopt_cpu PUBLIC fastopt_numerics PRIVATE OpenMP::OpenMP_CXX)
+
+# fastopt_add_target(name flags...): one copy of the kernels, in namespace fastopt::name.
+function(fastopt_add_target name)
+  string(TOUPPER ${name} upper)
+  add_library(fastopt_target_${name} OBJECT csrc/cpu/target.cpp)
+  target_link_libraries(fastopt_target_${name} PRIVATE fastopt_numerics)
+  target_compile_options(fastopt_target_${name} PRIVATE -O3 ${ARGN})
+  target_compile_definitions(fastopt_target_${name}
+    PRIVATE FASTOPT_TARGET=${name} FASTOPT_SIMD_${upper})
+  target_sources(fastopt_cpu PRIVATE $<TARGET_OBJECTS:fastopt_target_${name}>)
+  target_compile_definitions(fastopt_cpu PRIVATE FASTOPT_HAVE_${upper})
+endfunction()
+
+fastopt_add_target(scalar)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  fastopt_add_target(avx2 -mavx2)
+  # GCC 12 warns of its own avx512fintrin.h (GCC bug 105593).
+  fastopt_add_target(avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
+                     -Wno-maybe-uninitialized)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
+  fastopt_add_target(neon)
+endif()

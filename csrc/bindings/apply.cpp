@@ -1,0 +1,171 @@
+#include "bindings/apply.h"
+
+#include <algorithm>
+#include <cmath>
+#include <deque>
+#include <vector>
+
+#include "bindings/rules.h"
+#include "bindings/tensor.h"
+#include "cpu/dispatch.h"
+#include "cpu/float_mode.h"
+#include "cpu/parallel.h"
+
+namespace py = pybind11;
+
+namespace fastopt {
+namespace {
+
+struct Bytes {
+  const char *begin, *end;
+  bool written;
+  std::string name;
+};
+
+// What one array must be, given the parameter that it belongs to.
+void check_array(const Array& array, const Array& param, const std::string& name,
+                 const std::string& param_name, bool written) {
+  const DLTensor &view = array.view(), &like = param.view();
+  if (!on_cpu(view)) {
+    throw py::value_error(name + ": expected memory of the CPU, got DLPack device type " +
+                          std::to_string(static_cast<int>(view.device.device_type)));
+  }
+  if (dtype_of(view) < 0) {
+    throw py::type_error(name + ": expected float32 or float64, got " + dtype_name(view));
+  }
+  if (dtype_of(view) != dtype_of(like)) {
+    throw py::type_error(name + ": expected " + dtype_name(like) + " like " + param_name + ", got " +
+                         dtype_name(view));
+  }
+  if (!same_shape(view, like)) {
+    throw py::value_error(name + ": expected shape " + shape_text(like) + " like " + param_name +
+                          ", got " + shape_text(view));
+  }
+  if (!is_contiguous(view)) {
+    throw py::value_error(name + ": expected a C-contiguous array, got strides that leave gaps or " +
+                          "another order; pass a contiguous copy");
+  }
+  if (written && array.read_only()) {
+    throw py::value_error(name + ": expected writable memory, got a read-only array");
+  }
+}
+
+// No written array may share memory with another one.
+void check_overlap(std::vector<Bytes>& all) {
+  std::sort(all.begin(), all.end(), [](const Bytes& a, const Bytes& b) { return a.begin < b.begin; });
+  const Bytes *furthest = nullptr, *furthest_written = nullptr;
+  for (const Bytes& bytes : all) {
+    const Bytes* other = bytes.written ? furthest : furthest_written;
+    if (other != nullptr && other->end > bytes.begin) {
+      throw py::value_error(bytes.name + ": shares memory with " + other->name +
+                            "; expected separate arrays");
+    }
+    if (furthest == nullptr || bytes.end > furthest->end) furthest = &bytes;
+    if (bytes.written && (furthest_written == nullptr || bytes.end > furthest_written->end)) {
+      furthest_written = &bytes;
+    }
+  }
+}
+
+double step_number(py::handle object, const std::string& name) {
+  const double step = PyFloat_AsDouble(object.ptr());
+  if (step == -1.0 && PyErr_Occurred()) {
+    PyErr_Clear();
+    throw py::type_error(name + ": expected a whole number >= 1, got " + py::repr(object).cast<std::string>());
+  }
+  if (!(step >= 1) || step != std::floor(step) || step > 9007199254740992.0) {
+    throw py::value_error(name + ": expected a whole number >= 1, got " + py::repr(object).cast<std::string>());
+  }
+  return step;
+}
+
+class Call {
+ public:
+  Call(AnyRule& rule, const py::list& arrays, const py::list& steps, bool indexed)
+      : rule_(rule), arrays_(arrays), steps_(steps), indexed_(indexed) {}
+
+  void prepare() {
+    const std::size_t count = py::len(arrays_[0]);
+    for (std::size_t argument = 1; argument < arrays_.size(); ++argument) {
+      if (!arrays_[argument].is_none() && py::len(arrays_[argument]) != count) {
+        throw py::value_error(argument_name(argument) + ": expected " + std::to_string(count) +
+                              " arrays like param, got " + std::to_string(py::len(arrays_[argument])));
+      }
+    }
+    if (steps_.size() != count) {
+      throw py::value_error("step: expected one number or " + std::to_string(count) + ", got " +
+                            std::to_string(steps_.size()));
+    }
+    rules_.reserve(count);
+    for (std::size_t i = 0; i < count; ++i) add(i);
+    check_overlap(bytes_);
+  }
+
+  void run(int threads) {
+    py::gil_scoped_release released;
+    fastopt::run(items_.data(), items_.size(), threads);
+  }
+
+ private:
+  std::string argument_name(std::size_t argument) const {
+    if (argument == 0) return "param";
+    return argument == 1 ? "grad" : rule_.state_name(static_cast<int>(argument) - 2);
+  }
+
+  std::string name(std::size_t argument, std::size_t i) const {
+    return argument_name(argument) + (indexed_ ? "[" + std::to_string(i) + "]" : "");
+  }
+
+  void add(std::size_t i) {
+    const Array& param = held_.emplace_back(py::list(arrays_[0])[i], name(0, i));
+    check_array(param, param, name(0, i), name(0, i), true);
+    const DType dtype = static_cast<DType>(dtype_of(param.view()));
+    rules_.push_back(rule_.at_step(dtype, step_number(steps_[i], indexed_ ? "step[" + std::to_string(i) + "]" : "step")));
+
+    Item item{target().kernels[rule_.index()][static_cast<int>(dtype)], &rules_.back(), {},
+              element_count(param.view())};
+    hold(item, 0, param, i);
+    for (std::size_t argument = 1; argument < 2u + rule_.state_count(); ++argument) {
+      const bool used = argument == 1 || rule_.uses(static_cast<int>(argument) - 2);
+      if (!used) continue;
+      if (arrays_[argument].is_none()) {
+        throw py::type_error(argument_name(argument) + ": these options need this array, got None");
+      }
+      const Array& array = held_.emplace_back(py::list(arrays_[argument])[i], name(argument, i));
+      check_array(array, param, name(argument, i), name(0, i), argument != 1);
+      hold(item, argument, array, i);
+    }
+    items_.push_back(item);
+  }
+
+  void hold(Item& item, std::size_t argument, const Array& array, std::size_t i) {
+    item.arrays[argument] = data_of(array.view());
+    const char* begin = static_cast<const char*>(item.arrays[argument]);
+    if (item.size > 0) {
+      bytes_.push_back({begin, begin + item.size * (array.view().dtype.bits / 8), argument != 1,
+                        name(argument, i)});
+    }
+  }
+
+  AnyRule& rule_;
+  const py::list &arrays_, &steps_;
+  bool indexed_;
+  std::deque<Array> held_;
+  std::vector<RuleStorage> rules_;
+  std::vector<Item> items_;
+  std::vector<Bytes> bytes_;
+};
+
+}  // namespace
+
+void apply(const std::string& rule_name, const py::list& arrays, const py::list& steps,
+           const py::dict& options, bool indexed, int threads) {
+  FloatMode mode;
+  std::unique_ptr<AnyRule> rule = make_rule(rule_name);
+  rule->read_options(options, Checks::ranges);
+  Call call(*rule, arrays, steps, indexed);
+  call.prepare();
+  call.run(threads);
+}
+
+}  // namespace fastopt

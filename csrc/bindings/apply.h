@@ -1,0 +1,18 @@
+// fastopt.kernels' way into C++: a rule on whole arrays, all of them checked before one is written.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+namespace fastopt {
+
+// rule     the rule's name
+// arrays   one list per argument: params, grads, then each state of the rule (or None)
+// names    what the caller calls them, for messages; indexed ("grad[2]") if `indexed`
+// steps    one number per parameter
+// options  hyperparameters by name
+void apply(const std::string& rule, const pybind11::list& arrays, const pybind11::list& steps,
+           const pybind11::dict& options, bool indexed, int threads);
+
+}  // namespace fastopt

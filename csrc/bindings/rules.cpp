@@ -1,0 +1,144 @@
+#include "bindings/rules.h"
+
+#include <cmath>
+#include <new>
+#include <type_traits>
+#include <unordered_map>
+
+#include "rules/list.h"
+#include "simd/vec.h"
+
+namespace py = pybind11;
+
+namespace fastopt {
+namespace {
+
+using host::Range;
+
+// Python strings for the option names, made once. Keyed by address: the names are literals.
+PyObject* interned(const char* name) {
+  static auto& strings = *new std::unordered_map<const char*, PyObject*>();
+  PyObject*& text = strings[name];
+  if (text == nullptr) text = PyUnicode_InternFromString(name);
+  return text;
+}
+
+// Visits a rule's options and sets each from a dict.
+class OptionReader {
+ public:
+  OptionReader(py::handle group, Checks checks) : group_(group), checks_(checks) {}
+
+  void operator()(const char* name, double& value, Range range) {
+    if (PyObject* object = find(name)) value = number(name, object, range);
+  }
+
+  void operator()(const char* name, double& first, double& second, Range range) {
+    PyObject* pair = find(name);
+    if (pair == nullptr) return;
+    PyObject* items = PySequence_Fast(pair, "expected two numbers");
+    if (items == nullptr) throw py::error_already_set();
+    py::object owner = py::reinterpret_steal<py::object>(items);
+    if (PySequence_Fast_GET_SIZE(items) != 2) {
+      throw py::value_error(std::string(name) + ": expected two numbers, got " +
+                            py::repr(pair).cast<std::string>());
+    }
+    first = number(name, PySequence_Fast_GET_ITEM(items, 0), range);
+    second = number(name, PySequence_Fast_GET_ITEM(items, 1), range);
+  }
+
+  void operator()(const char* name, bool& value) {
+    PyObject* object = find(name);
+    if (object == nullptr) return;
+    const int truth = PyObject_IsTrue(object);
+    if (truth < 0) throw py::error_already_set();
+    value = truth != 0;
+  }
+
+ private:
+  PyObject* find(const char* name) const {
+    PyObject* object = PyDict_GetItemWithError(group_.ptr(), interned(name));
+    if (object == nullptr && PyErr_Occurred()) throw py::error_already_set();
+    return object;
+  }
+
+  double number(const char* name, PyObject* object, Range range) const {
+    const double value = PyFloat_AsDouble(object);
+    if (value == -1.0 && PyErr_Occurred()) {
+      PyErr_Clear();
+      throw py::type_error(std::string(name) + ": expected a number, got " +
+                           py::repr(object).cast<std::string>());
+    }
+    if (checks_ == Checks::ranges && !accepts(range, value)) {
+      throw py::value_error(std::string(name) + ": expected " + describe(range) + ", got " +
+                            py::repr(object).cast<std::string>());
+    }
+    return value;
+  }
+
+  static bool accepts(Range range, double value) {
+    if (range == Range::any) return !std::isnan(value);
+    return value >= 0 && (range != Range::unit || value < 1);
+  }
+
+  static const char* describe(Range range) {
+    if (range == Range::any) return "a number";
+    return range == Range::unit ? "0 <= value < 1" : "a number >= 0";
+  }
+
+  py::handle group_;
+  Checks checks_;
+};
+
+template <template <class> class Rule>
+class RuleOf final : public AnyRule {
+ public:
+  explicit RuleOf(int index) : index_(index) {}
+
+  int index() const override { return index_; }
+  int state_count() const override { return sizeof(Rule<float>::states) / sizeof(const char*); }
+  const char* state_name(int state) const override { return Rule<float>::states[state]; }
+
+  void read_options(py::handle group, Checks checks) override {
+    options_ = {};
+    OptionReader reader(group, checks);
+    options_.visit(reader);
+  }
+
+  bool uses(int state) const override { return Rule<float>::uses(options_, state); }
+  bool always_uses(int state) const override { return Rule<float>::uses({}, state); }
+  bool counts_steps() const override { return Rule<float>::counts_steps(options_); }
+
+  RuleStorage at_step(DType dtype, double step) const override {
+    RuleStorage storage;
+    if (dtype == DType::float32) {
+      put(storage, Rule<float>(options_, step));
+    } else {
+      put(storage, Rule<double>(options_, step));
+    }
+    return storage;
+  }
+
+ private:
+  template <class R>
+  static void put(RuleStorage& storage, const R& rule) {
+    static_assert(sizeof(R) <= sizeof(storage.bytes) && std::is_trivially_copyable_v<R>);
+    new (storage.bytes) R(rule);
+  }
+
+  int index_;
+  typename Rule<float>::Options options_;
+};
+
+}  // namespace
+
+std::unique_ptr<AnyRule> make_rule(const std::string& name) {
+  int index = 0;
+#define FASTOPT_MAKE(Rule)                                                          \
+  if (name == host::Rule<float>::name) return std::make_unique<RuleOf<host::Rule>>(index); \
+  ++index;
+  FASTOPT_RULES(FASTOPT_MAKE)
+#undef FASTOPT_MAKE
+  throw py::value_error("rule: there is no rule named '" + name + "'");
+}
+
+}  // namespace fastopt

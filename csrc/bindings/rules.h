@@ -1,0 +1,44 @@
+// The rules as the bindings see them: by name, with their options read from Python.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <string>
+
+#include "cpu/kernel.h"
+
+namespace fastopt {
+
+enum class Checks { none, ranges };  // whether options outside their range are refused
+
+// Storage for a rule object of any rule and dtype.
+struct alignas(16) RuleStorage {
+  unsigned char bytes[112];
+};
+
+// An update rule with its options.
+class AnyRule {
+ public:
+  virtual ~AnyRule() = default;
+
+  virtual int index() const = 0;  // in FASTOPT_RULES, and so in every kernel table
+  virtual int state_count() const = 0;
+  virtual const char* state_name(int state) const = 0;
+
+  // Sets every option: from `group` where it has the key, else to its default.
+  // Throws pybind11::type_error or pybind11::value_error that names the option.
+  virtual void read_options(pybind11::handle group, Checks checks) = 0;
+
+  virtual bool uses(int state) const = 0;             // with these options
+  virtual bool always_uses(int state) const = 0;      // with the default ones
+  virtual bool counts_steps() const = 0;
+
+  // The rule object that kernels take: all scalars of step number `step`, rounded to dtype.
+  virtual RuleStorage at_step(DType dtype, double step) const = 0;
+};
+
+// Throws pybind11::value_error if there is no rule of this name.
+std::unique_ptr<AnyRule> make_rule(const std::string& name);
+
+}  // namespace fastopt

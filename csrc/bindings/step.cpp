@@ -1,0 +1,381 @@
+#include "bindings/step.h"
+
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "bindings/rules.h"
+#include "bindings/tensor.h"
+#include "cpu/dispatch.h"
+#include "cpu/float_mode.h"
+#include "cpu/parallel.h"
+
+namespace py = pybind11;
+
+namespace fastopt {
+namespace {
+
+// The Python names that a step looks up, made once.
+struct Names {
+  PyObject* grad = PyUnicode_InternFromString("grad");
+  PyObject* params = PyUnicode_InternFromString("params");
+  PyObject* step = PyUnicode_InternFromString("step");
+  PyObject* capturable = PyUnicode_InternFromString("capturable");
+  PyObject* differentiable = PyUnicode_InternFromString("differentiable");
+  PyObject* param_groups = PyUnicode_InternFromString("param_groups");
+  PyObject* state = PyUnicode_InternFromString("state");
+
+  static const Names& get() {
+    static const Names& names = *new Names();
+    return names;
+  }
+};
+
+// A rule and the names of its states, kept for the life of the process.
+struct Spec {
+  explicit Spec(const std::string& name) : rule(make_rule(name)) {
+    for (int i = 0; i < rule->state_count(); ++i) {
+      states.push_back(PyUnicode_InternFromString(rule->state_name(i)));
+    }
+  }
+  std::unique_ptr<AnyRule> rule;
+  std::vector<PyObject*> states;
+};
+
+// What a step gathers before it writes. Kept between steps for its capacity, one per running step.
+struct Scratch {
+  struct Count {
+    void* step;  // the step tensor's one element
+    bool is_double;
+    double value;  // the number that it will hold
+  };
+  struct NewState {
+    py::object param;
+    py::object entries;  // a dict, made with its first entry
+  };
+  struct CopyBack {
+    py::object to, from;
+  };
+
+  std::vector<Item> items;
+  std::vector<std::size_t> rule_of_item;
+  std::vector<RuleStorage> rules;
+  std::vector<Count> counts;
+  std::vector<py::object> held;  // gradients and dense copies, while the GIL is released
+  std::vector<NewState> new_states;
+  std::vector<CopyBack> copies;
+  py::list updated;      // parameters that were written
+  py::list left_over;    // (group, param, reason)
+
+  void clear() {
+    items.clear();
+    rule_of_item.clear();
+    rules.clear();
+    counts.clear();
+    held.clear();
+    new_states.clear();
+    copies.clear();
+  }
+};
+
+// Lends a thread's scratch. A step within a step (from a hook, say) gets one of its own.
+class Lent {
+ public:
+  Lent() : scratch_(std::move(kept())) {
+    if (!scratch_) scratch_ = std::make_unique<Scratch>();
+    scratch_->updated = py::list();
+    scratch_->left_over = py::list();
+  }
+  ~Lent() {
+    scratch_->clear();
+    scratch_->updated = py::list();
+    scratch_->left_over = py::list();
+    kept() = std::move(scratch_);
+  }
+  Scratch* operator->() { return scratch_.get(); }
+
+ private:
+  static std::unique_ptr<Scratch>& kept() {
+    // Never destroyed: its Python lists must not outlive the interpreter.
+    static thread_local auto& scratch = *new std::unique_ptr<Scratch>();
+    return scratch;
+  }
+  std::unique_ptr<Scratch> scratch_;
+};
+
+PyObject* lookup(PyObject* dict, PyObject* key) {
+  PyObject* value = PyDict_GetItemWithError(dict, key);
+  if (value == nullptr && PyErr_Occurred()) throw py::error_already_set();
+  return value == Py_None ? nullptr : value;
+}
+
+bool is_set(PyObject* group, PyObject* key) {
+  PyObject* value = lookup(group, key);
+  if (value == nullptr) return false;
+  const int truth = PyObject_IsTrue(value);
+  if (truth < 0) throw py::error_already_set();
+  return truth != 0;
+}
+
+class Walk {
+ public:
+  Walk(Spec& spec, const py::object& optimizer)
+      : spec_(spec), rule_(*spec.rule), optimizer_(optimizer),
+        state_(py::reinterpret_borrow<py::object>(optimizer.attr("state"))) {}
+
+  void read_groups() {
+    py::list groups = optimizer_.attr("param_groups");
+    for (py::handle group : groups) read_group(group.ptr());
+  }
+
+  // From here on nothing can fail but torch itself.
+  void write(int threads) {
+    if (py::len(scratch_->left_over) > 0) optimizer_.attr("_step_with_torch")(scratch_->left_over);
+    for (auto& fresh : scratch_->new_states) commit(fresh);
+    for (const auto& count : scratch_->counts) {
+      if (count.is_double) {
+        *static_cast<double*>(count.step) = count.value;
+      } else {
+        *static_cast<float*>(count.step) = static_cast<float>(count.value);
+      }
+    }
+    for (std::size_t i = 0; i < scratch_->items.size(); ++i) {
+      scratch_->items[i].rule = &scratch_->rules[scratch_->rule_of_item[i]];
+    }
+    {
+      py::gil_scoped_release released;
+      run(scratch_->items.data(), scratch_->items.size(), threads);
+    }
+    for (const auto& copy : scratch_->copies) copy.to.attr("copy_")(copy.from);
+    if (py::len(scratch_->updated) > 0) optimizer_.attr("_bump_versions")(scratch_->updated);
+  }
+
+ private:
+  struct Unfit {
+    std::string reason;
+  };
+
+  void read_group(PyObject* group) {
+    const Names& names = Names::get();
+    rule_.read_options(group, Checks::none);
+    last_step_ = -1;
+    const char* whole_group = is_set(group, names.differentiable) ? "differentiable=True"
+                              : is_set(group, names.capturable)   ? "capturable=True on the CPU"
+                                                                  : nullptr;
+    PyObject* params = lookup(group, names.params);
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params); ++i) {
+      PyObject* param = PyList_GET_ITEM(params, i);
+      PyObject* grad = PyObject_GetAttr(param, names.grad);
+      if (grad == nullptr) throw py::error_already_set();
+      py::object held = py::reinterpret_steal<py::object>(grad);
+      if (grad == Py_None) continue;
+      if (whole_group != nullptr) {
+        leave(group, param, whole_group);
+        continue;
+      }
+      const Mark mark = this->mark();
+      try {
+        read_param(group, param, std::move(held));
+      } catch (const Unfit& unfit) {
+        roll_back(mark);
+        leave(group, param, unfit.reason);
+      }
+    }
+  }
+
+  void leave(PyObject* group, PyObject* param, const std::string& reason) {
+    scratch_->left_over.append(py::make_tuple(py::handle(group), py::handle(param), reason));
+  }
+
+  void read_param(PyObject* group, PyObject* param, py::object grad) {
+    DLTensor view;
+    if (!reader_.read(param, &view)) throw Unfit{unreadable(param)};
+    if (!on_cpu(view)) throw Unfit{"not on the CPU"};
+    if (dtype_of(view) < 0) throw Unfit{"dtype " + dtype_name(view)};
+    const DType dtype = static_cast<DType>(dtype_of(view));
+
+    Item item{target().kernels[rule_.index()][static_cast<int>(dtype)], nullptr, {},
+              element_count(view)};
+    like_param_ = param;
+    if (!is_contiguous(view) && !is_dense(view)) {
+      like_param_ = dense_copy(param, py::none()).ptr();
+      reader_.read(like_param_, &view);
+      scratch_->copies.push_back({py::reinterpret_borrow<py::object>(param),
+                                  py::reinterpret_borrow<py::object>(like_param_)});
+    }
+    item.arrays[0] = data_of(view);
+    item.arrays[1] = take(grad.ptr(), view, "grad", false);
+    scratch_->held.push_back(std::move(grad));
+
+    const double step = read_state(group, param, view, item);
+    if (item.size > 0) {
+      scratch_->items.push_back(item);
+      scratch_->rule_of_item.push_back(rule_at(step, dtype));
+    }
+    if (PyList_Append(scratch_->updated.ptr(), param) != 0) throw py::error_already_set();
+  }
+
+  // Fills the item's states and tells the number of this step.
+  double read_state(PyObject* group, PyObject* param, const DLTensor& view, Item& item) {
+    PyObject* entries = find_state(param);
+    const bool empty = entries == nullptr || PyDict_GET_SIZE(entries) == 0;
+    Scratch::NewState fresh;
+    double step = 0;
+    if (rule_.counts_steps()) step = count_step(group, param, entries, empty, fresh);
+    bool made = false;
+    for (int i = 0; i < rule_.state_count(); ++i) {
+      if (!rule_.uses(i)) continue;
+      PyObject* tensor = entries == nullptr ? nullptr : lookup(entries, spec_.states[i]);
+      if (tensor == nullptr) {
+        if (!empty && rule_.always_uses(i)) throw py::key_error(rule_.state_name(i));
+        tensor = make_state(group, param, spec_.states[i], fresh);
+        made = true;
+      }
+      item.arrays[2 + i] = take(tensor, view, rule_.state_name(i), true);
+    }
+    if (fresh.entries) {
+      fresh.param = py::reinterpret_borrow<py::object>(param);
+      scratch_->new_states.push_back(std::move(fresh));
+    }
+    if (!rule_.counts_steps()) step = made ? 1 : 2;  // such a rule only asks whether it is the first
+    return step;
+  }
+
+  // The entry of optimizer.state, or nullptr. Entries mostly stand in the order of the parameters,
+  // so the next one is tried before the hash, which calls into Python.
+  PyObject* find_state(PyObject* param) {
+    PyObject *key, *value;
+    Py_ssize_t position = state_position_;
+    if (PyDict_Next(state_.ptr(), &position, &key, &value) && key == param) {
+      state_position_ = position;
+      return value;
+    }
+    return lookup(state_.ptr(), param);
+  }
+
+  double count_step(PyObject* group, PyObject* param, PyObject* entries, bool empty,
+                    Scratch::NewState& fresh) {
+    PyObject* tensor = entries == nullptr ? nullptr : lookup(entries, Names::get().step);
+    if (tensor == nullptr) {
+      if (!empty) throw py::key_error("step");
+      tensor = make_state(group, param, Names::get().step, fresh);
+    }
+    DLTensor view;
+    if (!reader_.read(tensor, &view) || !on_cpu(view) || dtype_of(view) < 0 ||
+        element_count(view) != 1) {
+      throw Unfit{"its state's step is no float32 or float64 tensor on the CPU"};
+    }
+    const bool is_double = static_cast<DType>(dtype_of(view)) == DType::float64;
+    void* data = data_of(view);
+    const double next =
+        is_double ? *static_cast<double*>(data) + 1
+                  : static_cast<double>(*static_cast<float*>(data) + 1.0f);
+    scratch_->counts.push_back({data, is_double, next});
+    return next;
+  }
+
+  PyObject* make_state(PyObject* group, PyObject* param, PyObject* name, Scratch::NewState& fresh) {
+    py::object tensor =
+        optimizer_.attr("_new_state")(py::handle(group), py::handle(param), py::handle(name));
+    if (!fresh.entries) fresh.entries = py::dict();
+    fresh.entries[py::handle(name)] = tensor;
+    return tensor.ptr();  // kept alive by fresh.entries
+  }
+
+  void commit(Scratch::NewState& fresh) {
+    PyObject* entries = lookup(state_.ptr(), fresh.param.ptr());
+    if (entries == nullptr) {
+      state_[fresh.param] = fresh.entries;
+    } else if (PyDict_Update(entries, fresh.entries.ptr()) != 0) {
+      throw py::error_already_set();
+    }
+  }
+
+  // The memory of a gradient or state, laid out like the parameter; a copy if it is laid out otherwise.
+  void* take(PyObject* tensor, const DLTensor& like, const char* name, bool written) {
+    DLTensor view;
+    if (!reader_.read(tensor, &view)) throw Unfit{std::string(name) + ": " + unreadable(tensor)};
+    if (!on_cpu(view)) throw Unfit{std::string(name) + " not on the CPU"};
+    if (dtype_of(view) != dtype_of(like)) {
+      throw Unfit{std::string(name) + " of dtype " + dtype_name(view) + " for a parameter of " +
+                  dtype_name(like)};
+    }
+    if (!same_shape(view, like)) {
+      throw Unfit{std::string(name) + " of shape " + shape_text(view) + " for a parameter of " +
+                  shape_text(like)};
+    }
+    // Strides that are not even written alike may belong to a lazily negated view (z.conj().imag).
+    if (same_strides(view, like) || (same_layout(view, like) && !is_negated(tensor))) {
+      return data_of(view);
+    }
+    py::object copy = dense_copy(tensor, py::handle(like_param_));
+    if (written) scratch_->copies.push_back({py::reinterpret_borrow<py::object>(tensor), copy});
+    reader_.read(copy.ptr(), &view);
+    return data_of(view);
+  }
+
+  py::object dense_copy(PyObject* tensor, py::handle like) {
+    py::object copy = optimizer_.attr("_dense_copy")(py::handle(tensor), like);
+    scratch_->held.push_back(copy);
+    return copy;
+  }
+
+  static bool is_negated(PyObject* tensor) { return py::handle(tensor).attr("is_neg")().cast<bool>(); }
+
+  std::string unreadable(PyObject* object) const {
+    if (reader_.is_plain(object)) return "sparse or without storage";
+    return "of type " + std::string(Py_TYPE(object)->tp_name);
+  }
+
+  // The index of the rule object for this step; parameters at the same step share one.
+  std::size_t rule_at(double step, DType dtype) {
+    if (step != last_step_ || dtype != last_dtype_) {
+      scratch_->rules.push_back(rule_.at_step(dtype, step));
+      last_step_ = step;
+      last_dtype_ = dtype;
+    }
+    return scratch_->rules.size() - 1;
+  }
+
+  // What a parameter that turns out unfit must leave as it was.
+  struct Mark {
+    std::size_t counts, copies, new_states;
+  };
+  Mark mark() {
+    return {scratch_->counts.size(), scratch_->copies.size(), scratch_->new_states.size()};
+  }
+  void roll_back(const Mark& mark) {
+    scratch_->counts.resize(mark.counts);
+    scratch_->copies.resize(mark.copies);
+    scratch_->new_states.resize(mark.new_states);
+  }
+
+  Spec& spec_;
+  AnyRule& rule_;
+  const py::object& optimizer_;
+  py::object state_;
+  const TorchReader& reader_ = TorchReader::get();
+  Lent scratch_;
+  Py_ssize_t state_position_ = 0;
+  PyObject* like_param_ = nullptr;
+  double last_step_ = -1;
+  DType last_dtype_ = DType::float32;
+};
+
+Spec& spec_of(const std::string& rule) {
+  static auto& specs = *new std::unordered_map<std::string, std::unique_ptr<Spec>>();
+  std::unique_ptr<Spec>& spec = specs[rule];
+  if (!spec) spec = std::make_unique<Spec>(rule);
+  return *spec;
+}
+
+}  // namespace
+
+void step(const std::string& rule, const py::object& optimizer, int threads) {
+  FloatMode mode;
+  Walk walk(spec_of(rule), optimizer);
+  walk.read_groups();
+  walk.write(threads);
+}
+
+}  // namespace fastopt

@@ -1,0 +1,17 @@
+// One optimizer step: all groups read and checked, then all parameters written, in one call.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+namespace fastopt {
+
+// Steps `optimizer`, a fastopt.optim optimizer whose update is the rule named `rule`.
+//
+// Every pointer is read anew. Nothing is written until every group has been read: the optimizer's
+// state, its step counts and its parameters change together or not at all. Parameters that the
+// kernels cannot take are collected and handed to optimizer._step_with_torch, before any is written.
+void step(const std::string& rule, const pybind11::object& optimizer, int threads);
+
+}  // namespace fastopt

@@ -1,0 +1,83 @@
+// What the bindings read of a tensor: torch's through DLPack's C exchange API, others through the
+// buffer protocol or __dlpack__.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "cpu/kernel.h"
+#include "dlpack.h"
+
+namespace fastopt {
+
+// Reads plain torch tensors (exactly torch.Tensor or torch.nn.Parameter, no subclass) without
+// calling into Python: about 40 ns each. Made once; nothing of a tensor is kept between calls.
+class TorchReader {
+ public:
+  static const TorchReader& get();
+
+  // False, with no Python error set, if `object` is no plain torch tensor or has no dense memory
+  // (sparse, freed). `view` borrows from `object`.
+  bool read(PyObject* object, DLTensor* view) const;
+
+  bool is_plain(PyObject* object) const {
+    return Py_TYPE(object) == tensor_type_ || Py_TYPE(object) == parameter_type_;
+  }
+
+ private:
+  TorchReader();
+  PyTypeObject *tensor_type_, *parameter_type_;
+  const DLPackExchangeAPI *tensor_api_, *parameter_api_;
+};
+
+int64_t element_count(const DLTensor& view);
+bool same_shape(const DLTensor& a, const DLTensor& b);
+
+// Strides equal wherever a dimension has more than one element.
+bool same_layout(const DLTensor& a, const DLTensor& b);
+
+// Strides equal as they are written, which also tells that neither is a lazily negated view.
+bool same_strides(const DLTensor& a, const DLTensor& b);
+
+bool is_contiguous(const DLTensor& view);
+
+// Every element has its own place and no gap lies between them, in whatever order of dimensions.
+bool is_dense(const DLTensor& view);
+
+inline bool on_cpu(const DLTensor& view) { return view.device.device_type == kDLCPU; }
+
+// -1 if the kernels do not know the type.
+int dtype_of(const DLTensor& view);
+std::string dtype_name(const DLTensor& view);
+std::string shape_text(const DLTensor& view);
+
+inline void* data_of(const DLTensor& view) {
+  return static_cast<char*>(view.data) + view.byte_offset;
+}
+
+// Any array, held for the length of a call.
+class Array {
+ public:
+  // Throws pybind11::type_error if `object` offers no way to its memory. `name` is the argument's.
+  Array(pybind11::handle object, const std::string& name);
+  ~Array();
+  Array(const Array&) = delete;
+  Array& operator=(const Array&) = delete;
+
+  const DLTensor& view() const { return view_; }
+  bool read_only() const { return read_only_; }
+
+ private:
+  bool read_buffer(pybind11::handle object, const std::string& name);
+  bool read_dlpack(pybind11::handle object);
+
+  DLTensor view_{};
+  bool read_only_ = false;
+  bool has_buffer_ = false;
+  Py_buffer buffer_{};
+  std::vector<int64_t> extents_;  // shape, then strides, of a buffer
+  pybind11::object owner_;        // the object itself, or its DLPack capsule
+};
+
+}  // namespace fastopt

@@ -1,0 +1,82 @@
+#include "cpu/dispatch.h"
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace fastopt {
+
+#define FASTOPT_DECLARE_TARGET(name) \
+  namespace name {                   \
+  extern const Kernel kernels[][dtype_count]; \
+  }
+FASTOPT_DECLARE_TARGET(scalar)
+FASTOPT_DECLARE_TARGET(avx2)
+FASTOPT_DECLARE_TARGET(avx512)
+FASTOPT_DECLARE_TARGET(neon)
+#undef FASTOPT_DECLARE_TARGET
+
+const std::vector<Target>& targets() {
+  static const std::vector<Target> all = {
+#ifdef FASTOPT_HAVE_AVX512
+      {"avx512", "AVX-512 F, BW, DQ, VL",
+       [] {
+         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+       },
+       avx512::kernels},
+#endif
+#ifdef FASTOPT_HAVE_AVX2
+      {"avx2", "AVX2", [] { return __builtin_cpu_supports("avx2") != 0; }, avx2::kernels},
+#endif
+#ifdef FASTOPT_HAVE_NEON
+      {"neon", "Arm NEON", [] { return true; }, neon::kernels},
+#endif
+      {"scalar", "no explicit SIMD", [] { return true; }, scalar::kernels},
+  };
+  return all;
+}
+
+namespace {
+
+std::string names(bool only_supported) {
+  std::string text;
+  for (const Target& t : targets()) {
+    if (only_supported && !t.supported()) continue;
+    text += (text.empty() ? "" : ", ") + std::string(t.name);
+  }
+  return text;
+}
+
+const Target& find(const std::string& name, const std::string& argument) {
+  for (const Target& t : targets()) {
+    if (t.name != name) continue;
+    if (t.supported()) return t;
+    throw std::invalid_argument(argument + ": this machine does not support the CPU target '" + name +
+                                "'; it supports " + names(true));
+  }
+  throw std::invalid_argument(argument + ": unknown CPU target '" + name + "'; this build has " +
+                              names(false));
+}
+
+const Target* choose() {
+  if (const char* forced = std::getenv("FASTOPT_CPU_TARGET"); forced != nullptr && *forced != '\0') {
+    return &find(forced, "FASTOPT_CPU_TARGET");
+  }
+  for (const Target& t : targets()) {
+    if (t.supported()) return &t;
+  }
+  throw std::logic_error("the scalar target is always supported");
+}
+
+const Target*& current() {
+  static const Target* chosen = choose();
+  return chosen;
+}
+
+}  // namespace
+
+const Target& target() { return *current(); }
+
+void set_target(const std::string& name) { current() = &find(name, "name"); }
+
+}  // namespace fastopt

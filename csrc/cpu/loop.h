@@ -1,0 +1,71 @@
+// The one CPU loop: any rule over any number of states, vector by vector, with a masked tail.
+//
+// Only the tail is masked: masking every iteration would halve the speed. The rule is copied to a
+// local first; through a pointer, the compiler would have to assume that each store changes it.
+#pragma once
+
+#include <stdint.h>
+
+#include "cpu/kernel.h"
+#include "simd/vec.h"
+#include "target.h"
+
+FASTOPT_TARGET_BEGIN
+
+template <int...>
+struct Indices {};
+
+template <class Rule, class T, int... State>
+struct Loop {
+  const Rule rule;
+  T* const param;
+  const T* const grad;
+  T* const states[sizeof...(State)];
+
+  template <class Load, class Store>
+  FASTOPT_HOST_DEVICE void update(int64_t i, Load load, Store store) const {
+    using V = Vec<T>;
+    V p = load(param + i), g = load(grad + i);
+    V s[] = {states[State] ? load(states[State] + i) : V()...};
+    rule(p, g, s[State]...);
+    store(p, param + i);
+    ((states[State] ? store(s[State], states[State] + i) : void()), ...);
+  }
+
+  FASTOPT_HOST_DEVICE void run(int64_t begin, int64_t end) const {
+    using V = Vec<T>;
+    int64_t i = begin;
+    for (; i <= end - V::lanes; i += V::lanes) {
+      update(i, [](const T* from) { return V::load(from); }, [](V v, T* to) { v.store(to); });
+    }
+    if (const int rest = static_cast<int>(end - i); rest > 0) {
+      update(i, [rest](const T* from) { return V::load_first(from, rest); },
+             [rest](V v, T* to) { v.store_first(to, rest); });
+    }
+  }
+};
+
+template <class Rule, class T, int... State>
+FASTOPT_HOST_DEVICE void run_loop(const Rule& rule, void* const* arrays, int64_t begin, int64_t end,
+                                  Indices<State...>) {
+  Loop<Rule, T, State...>{rule, static_cast<T*>(arrays[0]), static_cast<const T*>(arrays[1]),
+                          {static_cast<T*>(arrays[2 + State])...}}
+      .run(begin, end);
+}
+
+template <int count, int... State>
+struct IndicesTo : IndicesTo<count - 1, count - 1, State...> {};
+template <int... State>
+struct IndicesTo<0, State...> {
+  using type = Indices<State...>;
+};
+
+template <class Rule, class T>
+void kernel(const void* rule, void* const* arrays, int64_t begin, int64_t end) {
+  constexpr int states = sizeof(Rule::states) / sizeof(Rule::states[0]);
+  static_assert(states <= max_states, "raise max_states in cpu/kernel.h");
+  run_loop<Rule, T>(*static_cast<const Rule*>(rule), arrays, begin, end,
+                    typename IndicesTo<states>::type{});
+}
+
+FASTOPT_TARGET_END

@@ -1,0 +1,80 @@
+// Adam: Kingma & Ba 2015, algorithm 1. AMSGrad: Reddi et al. 2018. AdamW: Loshchilov & Hutter 2019,
+// algorithm 2, with torch's decay, param (1 - lr weight_decay).
+//
+// The bias corrections of the moments are folded into two scalars, as at the end of section 2 of
+// Kingma & Ba, and eps with them, which saves a division per element:
+//   lr (m / c1) / (sqrt(v / c2) + eps) = (lr sqrt(c2) / c1) m / (sqrt(v) + eps sqrt(c2))
+//   lr (m / c1) / sqrt(v / c2 + eps)   = (lr sqrt(c2) / c1) m / sqrt(v + eps c2)
+#pragma once
+
+#include "rules/rule.h"
+
+FASTOPT_TARGET_BEGIN
+
+struct AdamOptions {
+  double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
+  bool amsgrad = false, decoupled_weight_decay = false, bias_correction = true,
+       eps_inside_sqrt = false, maximize = false;
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v("lr", lr, Range::non_negative);
+    v("betas", beta1, beta2, Range::unit);
+    v("eps", eps, Range::non_negative);
+    v("weight_decay", weight_decay, Range::non_negative);
+    v("amsgrad", amsgrad);
+    v("decoupled_weight_decay", decoupled_weight_decay);
+    v("bias_correction", bias_correction);
+    v("eps_inside_sqrt", eps_inside_sqrt);
+    v("maximize", maximize);
+  }
+};
+
+template <class T>
+struct Adam {
+  using Options = AdamOptions;
+  static constexpr const char* name = "adam";
+  static constexpr const char* states[] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
+  static bool uses(const Options& o, int state) { return state < 2 || o.amsgrad; }
+  static bool counts_steps(const Options&) { return true; }
+
+  Gradient<T> gradient;
+  T step_size, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay;
+  bool amsgrad, eps_inside_sqrt, decoupled;
+
+  FASTOPT_HOST_DEVICE Adam(const Options& o, double step)
+      : gradient(o),
+        beta1(static_cast<T>(o.beta1)),
+        one_minus_beta1(static_cast<T>(1 - o.beta1)),
+        beta2(static_cast<T>(o.beta2)),
+        one_minus_beta2(static_cast<T>(1 - o.beta2)),
+        decay(static_cast<T>(1 - o.lr * o.weight_decay)),
+        amsgrad(o.amsgrad),
+        eps_inside_sqrt(o.eps_inside_sqrt),
+        decoupled(o.decoupled_weight_decay && gradient.decays) {
+    double c1 = o.bias_correction ? 1 - power(o.beta1, step) : 1;
+    double c2 = o.bias_correction ? 1 - power(o.beta2, step) : 1;
+    double root = __builtin_sqrt(c2);
+    step_size = static_cast<T>(o.lr * root / c1);
+    eps = static_cast<T>(o.eps * (o.eps_inside_sqrt ? c2 : root));
+    if (o.decoupled_weight_decay) gradient.decays = false;
+  }
+
+  template <class V>
+  FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& exp_avg, V& exp_avg_sq,
+                                      V& max_exp_avg_sq) const {
+    V g = gradient(param, grad);
+    if (decoupled) param = param * decay;
+    exp_avg = beta1 * exp_avg + one_minus_beta1 * g;
+    exp_avg_sq = beta2 * exp_avg_sq + one_minus_beta2 * (g * g);
+    V v = exp_avg_sq;
+    if (amsgrad) {  // a maximum that keeps NaN from either side
+      v = select((max_exp_avg_sq >= v) | (max_exp_avg_sq != max_exp_avg_sq), max_exp_avg_sq, v);
+      max_exp_avg_sq = v;
+    }
+    V denom = eps_inside_sqrt ? sqrt(v + eps) : sqrt(v) + eps;
+    param = param - step_size * (exp_avg / denom);
+  }
+};
+
+FASTOPT_TARGET_END

@@ -1,0 +1,39 @@
+// No optimizer: the least work that reads and writes what a rule with the same arrays does.
+//
+// The bench measures it as the limit that memory sets. One addition per array stands between load
+// and store, so that the compiler cannot drop either.
+#pragma once
+
+#include "rules/rule.h"
+
+FASTOPT_TARGET_BEGIN
+
+struct LimitOptions {
+  double states = 0;
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v("states", states, Range::non_negative);
+  }
+};
+
+template <class T>
+struct Limit {
+  using Options = LimitOptions;
+  static constexpr const char* name = "limit";
+  static constexpr const char* states[] = {"state0", "state1", "state2"};
+  static bool uses(const Options& o, int state) { return state < o.states; }
+  static bool counts_steps(const Options&) { return false; }
+
+  FASTOPT_HOST_DEVICE Limit(const Options&, double) {}
+
+  template <class V>
+  FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& state0, V& state1, V& state2) const {
+    param = param + grad;
+    state0 = state0 + grad;
+    state1 = state1 + grad;
+    state2 = state2 + grad;
+  }
+};
+
+FASTOPT_TARGET_END

@@ -1,0 +1,15 @@
+// The list of all rules. A new rule is one header and one line here.
+#pragma once
+
+#include "rules/adagrad.h"
+#include "rules/adam.h"
+#include "rules/limit.h"
+#include "rules/rmsprop.h"
+#include "rules/sgd.h"
+
+#define FASTOPT_RULES(X) \
+  X(SGD)                 \
+  X(Adagrad)             \
+  X(RMSprop)             \
+  X(Adam)                \
+  X(Limit)

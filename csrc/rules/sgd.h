@@ -1,0 +1,60 @@
+// Stochastic gradient descent with momentum, Nesterov's momentum and the exponentially weighted form.
+//
+// Polyak 1964 (momentum); Nesterov 1983 in the form of Sutskever et al. 2013, rewritten for the
+// looked-ahead parameters as torch.optim.SGD does.
+#pragma once
+
+#include "rules/rule.h"
+
+FASTOPT_TARGET_BEGIN
+
+struct SGDOptions {
+  double lr = 1e-3, momentum = 0, dampening = 0, weight_decay = 0;
+  bool nesterov = false, maximize = false, exponential_average = false, bias_correction = false;
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v("lr", lr, Range::non_negative);
+    v("momentum", momentum, Range::non_negative);
+    v("dampening", dampening, Range::any);
+    v("weight_decay", weight_decay, Range::non_negative);
+    v("nesterov", nesterov);
+    v("maximize", maximize);
+    v("exponential_average", exponential_average);
+    v("bias_correction", bias_correction);
+  }
+};
+
+template <class T>
+struct SGD {
+  using Options = SGDOptions;
+  static constexpr const char* name = "sgd";
+  static constexpr const char* states[] = {"momentum_buffer"};
+  static bool uses(const Options& o, int) { return o.momentum != 0; }
+  static bool counts_steps(const Options& o) { return o.bias_correction; }
+
+  Gradient<T> gradient;
+  T lr, momentum, grad_weight;
+  bool has_momentum, nesterov, starts_from_grad;
+
+  FASTOPT_HOST_DEVICE SGD(const Options& o, double step)
+      : gradient(o),
+        lr(static_cast<T>(o.bias_correction ? o.lr / (1 - power(o.momentum, step)) : o.lr)),
+        momentum(static_cast<T>(o.momentum)),
+        grad_weight(static_cast<T>(1 - (o.exponential_average ? o.momentum : o.dampening))),
+        has_momentum(o.momentum != 0),
+        nesterov(o.nesterov),
+        starts_from_grad(step == 1 && !o.exponential_average) {}
+
+  template <class V>
+  FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& momentum_buffer) const {
+    V g = gradient(param, grad);
+    if (has_momentum) {
+      momentum_buffer = starts_from_grad ? g : momentum * momentum_buffer + grad_weight * g;
+      g = nesterov ? g + momentum * momentum_buffer : momentum_buffer;
+    }
+    param = param - lr * g;
+  }
+};
+
+FASTOPT_TARGET_END

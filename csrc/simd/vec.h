@@ -1,0 +1,16 @@
+// Vec<T> of the target that is being compiled. CMake sets exactly one FASTOPT_SIMD_ macro.
+//
+// Every Vec offers: lanes, load, store, load_first and store_first (the tail: no byte past `count`
+// elements is touched), construction from a scalar, + - * / unary -, sqrt, < >= !=, | on masks,
+// and select(mask, if_true, if_false).
+#pragma once
+
+#if defined(FASTOPT_SIMD_AVX512)
+#include "simd/vec_avx512.h"
+#elif defined(FASTOPT_SIMD_AVX2)
+#include "simd/vec_avx2.h"
+#elif defined(FASTOPT_SIMD_NEON)
+#include "simd/vec_neon.h"
+#else
+#include "simd/vec_scalar.h"
+#endif

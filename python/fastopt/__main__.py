@@ -1,0 +1,57 @@
+"""``python -m fastopt info | verify | bench | demo``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+COMMANDS = {
+    "info": "version, CPU targets, threads, CUDA, torch",
+    "verify": "check every kernel against its NumPy reference, bit for bit",
+    "bench": "measure the kernels against the memory limit and other packages",
+    "demo": "train on real digits with every optimizer, beside torch.optim's",
+}
+
+
+def print_info(argv: list[str]) -> int:
+    """``python -m fastopt info [--json FILE]``."""
+    from fastopt import info
+
+    parser = argparse.ArgumentParser(prog="python -m fastopt info", description=COMMANDS["info"])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
+    arguments = parser.parse_args(argv)
+    facts: dict[str, Any] = info()
+    if arguments.json:
+        arguments.json.write_text(json.dumps(facts, indent=2) + "\n")
+    targets = facts.pop("cpu_targets")
+    for key, value in facts.items():
+        print(f"{key + ':':18}{'none' if value is None else value}")
+    for name, target in targets.items():
+        supported = "supported" if target["supported"] else "not supported by this machine"
+        chosen = ", in use" if name == facts["cpu_target"] else ""
+        print(f"{'target ' + name + ':':18}{target['description']}; {supported}{chosen}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="python -m fastopt",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(f"  {name:8}{text}" for name, text in COMMANDS.items()),
+    )
+    parser.add_argument("command", choices=COMMANDS, help="what to do; --help after it for its options")
+    arguments = parser.parse_args(argv[:1])
+    if arguments.command == "info":
+        return print_info(argv[1:])
+    module = importlib.import_module(f"fastopt.{arguments.command}")
+    return int(module.main(argv[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

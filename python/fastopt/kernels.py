@@ -1,0 +1,249 @@
+"""The update rules, in place on arrays: NumPy, torch, or anything with DLPack or the buffer protocol.
+
+    param, grad = numpy.ones(1000, numpy.float32), numpy.ones(1000, numpy.float32)
+    exp_avg, exp_avg_sq = numpy.zeros_like(param), numpy.zeros_like(param)
+    fastopt.kernels.adam_(param, grad, exp_avg, exp_avg_sq, step=1, lr=1e-3)
+
+Every function takes one array per argument, or one list of arrays per argument, all updated in one
+call; ``step`` is then one number for all or a list. Arrays are C-contiguous, float32 or float64, in
+the CPU's memory; grad and states have the parameter's shape and dtype, and nothing that is written
+may share memory with another array. ``step`` is 1 for the first update. Everything is checked before
+anything is written: a TypeError (wrong kind or dtype) or ValueError (wrong value, shape, layout)
+names the argument, what came and what is accepted.
+
+The formulas, with their sources, stand in :mod:`fastopt.reference`, whose bits these kernels give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+from fastopt import _C
+
+Array: TypeAlias = Any  # NumPy, torch, CuPy, memoryview, ...: there is no common base class
+Arrays: TypeAlias = Array | Sequence[Array]
+Steps: TypeAlias = int | Sequence[int]
+
+__all__ = ["adagrad_", "adam_", "adamw_", "rmsprop_", "sgd_"]
+
+
+def _apply(rule: str, arrays: dict[str, Arrays | None], step: Steps, options: dict[str, Any]) -> None:
+    param = arrays["param"]
+    listed = isinstance(param, (list, tuple))
+    columns: list[Sequence[Array] | None] = []
+    for name, column in arrays.items():
+        if column is not None and isinstance(column, (list, tuple)) != listed:
+            expected = "a list of arrays like param" if listed else "one array like param"
+            raise TypeError(f"{name}: expected {expected}, got {type(column).__name__}")
+        columns.append(column if column is None else list(column) if listed else [column])
+        for tensor in columns[-1] or ():
+            if isinstance(tensor, torch.Tensor) and (tensor.is_neg() or tensor.is_conj()):
+                raise ValueError(f"{name}: expected plain memory, got a lazily negated view")
+    count = len(columns[0] or ())
+    steps = list(step) if isinstance(step, (list, tuple)) else [step] * count
+    _C.apply(rule, columns, steps, options, listed, torch.get_num_threads())
+    written = [t for i, column in enumerate(columns) if i != 1 for t in column or ()]
+    torch.autograd.graph.increment_version([t for t in written if isinstance(t, torch.Tensor)])
+
+
+def sgd_(
+    param: Arrays,
+    grad: Arrays,
+    momentum_buffer: Arrays | None = None,
+    *,
+    step: Steps = 1,
+    lr: float = 1e-3,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    maximize: bool = False,
+    exponential_average: bool = False,
+    bias_correction: bool = False,
+) -> None:
+    """SGD in place; see :func:`fastopt.reference.sgd`.
+
+    ``step=1`` starts the momentum buffer from the gradient, whatever the buffer holds (except with
+    ``exponential_average``, which starts from the buffer).
+    """
+    if nesterov and (momentum <= 0 or dampening != 0):
+        raise ValueError(
+            "nesterov: expected momentum > 0 and dampening = 0 with it, got "
+            f"momentum={momentum}, dampening={dampening}"
+        )
+    if exponential_average and (momentum <= 0 or momentum >= 1 or dampening != 0 or nesterov):
+        raise ValueError(
+            "exponential_average: expected 0 < momentum < 1, dampening = 0 and nesterov=False with it, "
+            f"got momentum={momentum}, dampening={dampening}, nesterov={nesterov}"
+        )
+    if bias_correction and not exponential_average:
+        raise ValueError("bias_correction: expected exponential_average=True with it")
+    _apply(
+        "sgd",
+        {"param": param, "grad": grad, "momentum_buffer": momentum_buffer},
+        step,
+        {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+            "exponential_average": exponential_average,
+            "bias_correction": bias_correction,
+        },
+    )
+
+
+def adagrad_(
+    param: Arrays,
+    grad: Arrays,
+    sum: Arrays,
+    *,
+    step: Steps = 1,
+    lr: float = 1e-2,
+    lr_decay: float = 0.0,
+    weight_decay: float = 0.0,
+    eps: float = 1e-10,
+    maximize: bool = False,
+) -> None:
+    """AdaGrad in place; see :func:`fastopt.reference.adagrad`."""
+    _apply(
+        "adagrad",
+        {"param": param, "grad": grad, "sum": sum},
+        step,
+        {
+            "lr": lr,
+            "lr_decay": lr_decay,
+            "weight_decay": weight_decay,
+            "eps": eps,
+            "maximize": maximize,
+        },
+    )
+
+
+def rmsprop_(
+    param: Arrays,
+    grad: Arrays,
+    square_avg: Arrays,
+    grad_avg: Arrays | None = None,
+    momentum_buffer: Arrays | None = None,
+    *,
+    step: Steps = 1,
+    lr: float = 1e-2,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    centered: bool = False,
+    eps_inside_sqrt: bool = False,
+    maximize: bool = False,
+) -> None:
+    """RMSProp in place; see :func:`fastopt.reference.rmsprop`.
+
+    ``grad_avg`` is needed with ``centered``, ``momentum_buffer`` with ``momentum``.
+    """
+    _apply(
+        "rmsprop",
+        {
+            "param": param,
+            "grad": grad,
+            "square_avg": square_avg,
+            "grad_avg": grad_avg,
+            "momentum_buffer": momentum_buffer,
+        },
+        step,
+        {
+            "lr": lr,
+            "alpha": alpha,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "centered": centered,
+            "eps_inside_sqrt": eps_inside_sqrt,
+            "maximize": maximize,
+        },
+    )
+
+
+def adam_(
+    param: Arrays,
+    grad: Arrays,
+    exp_avg: Arrays,
+    exp_avg_sq: Arrays,
+    max_exp_avg_sq: Arrays | None = None,
+    *,
+    step: Steps = 1,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    amsgrad: bool = False,
+    decoupled_weight_decay: bool = False,
+    bias_correction: bool = True,
+    eps_inside_sqrt: bool = False,
+    maximize: bool = False,
+) -> None:
+    """Adam in place; see :func:`fastopt.reference.adam`. ``max_exp_avg_sq`` is needed with ``amsgrad``."""
+    _apply(
+        "adam",
+        {
+            "param": param,
+            "grad": grad,
+            "exp_avg": exp_avg,
+            "exp_avg_sq": exp_avg_sq,
+            "max_exp_avg_sq": max_exp_avg_sq,
+        },
+        step,
+        {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "bias_correction": bias_correction,
+            "eps_inside_sqrt": eps_inside_sqrt,
+            "maximize": maximize,
+        },
+    )
+
+
+def adamw_(
+    param: Arrays,
+    grad: Arrays,
+    exp_avg: Arrays,
+    exp_avg_sq: Arrays,
+    max_exp_avg_sq: Arrays | None = None,
+    *,
+    step: Steps = 1,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+    amsgrad: bool = False,
+    bias_correction: bool = True,
+    eps_inside_sqrt: bool = False,
+    maximize: bool = False,
+) -> None:
+    """AdamW in place: :func:`adam_` with decoupled decay; see :func:`fastopt.reference.adamw`."""
+    adam_(
+        param,
+        grad,
+        exp_avg,
+        exp_avg_sq,
+        max_exp_avg_sq,
+        step=step,
+        lr=lr,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+        amsgrad=amsgrad,
+        decoupled_weight_decay=True,
+        bias_correction=bias_correction,
+        eps_inside_sqrt=eps_inside_sqrt,
+        maximize=maximize,
+    )

@@ -1,0 +1,115 @@
+"""The step that every fastopt optimizer shares.
+
+``Fused`` comes before a torch.optim class among the bases and replaces nothing but the update: one
+call into C++ reads every group, gradient and state tensor, checks them, and then writes. Parameters
+that the kernels do not take (sparse, complex, differentiable, tensor subclasses, other dtypes, other
+devices) go through torch's own step, before any other is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from fastopt import _C
+
+Group = dict[str, Any]
+Leftover = tuple[Group, Tensor, str]  # group, parameter, why the kernels do not take it
+
+
+def torch_step_of(optimizer: Optimizer) -> Callable[..., Any]:
+    """The step of the torch.optim class that ``optimizer`` derives from, without its hook wrapper.
+
+    torch wraps a class's ``step`` with hooks and profiling once an instance of it has been built;
+    fastopt's own ``step`` has been wrapped too, so calling torch's as it stands would run each hook
+    twice, but only in programs that also built the torch class.
+    """
+    for base in type(optimizer).__mro__:
+        if base.__module__.startswith("torch.optim.") and "step" in vars(base):
+            step: Any = vars(base)["step"]
+            while getattr(step, "hooked", False):
+                step = step.__wrapped__
+            return cast(Callable[..., Any], step)
+    raise TypeError(f"{type(optimizer).__name__} derives from no torch.optim class")
+
+
+class Fused(Optimizer):
+    """Mixin: ``class AdamW(Fused, torch.optim.AdamW)``."""
+
+    _rule: ClassVar[str]
+    """The update rule in the extension."""
+
+    _extras: ClassVar[dict[str, Any]] = {}
+    """Options that torch's class lacks, with the values at which the two agree."""
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Perform one optimization step.
+
+        Args:
+            closure: re-evaluates the model and returns the loss.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        _C.step(self._rule, self, torch.get_num_threads())
+        return loss
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # a state_dict of torch.optim does not have these
+            for key, neutral in self._extras.items():
+                group.setdefault(key, self.defaults.get(key, neutral))
+
+    def _set_extras(self, **extras: Any) -> None:
+        """Add options that torch's constructor does not know to the defaults and the groups."""
+        self.defaults.update(extras)
+        for group in self.param_groups:
+            for key, value in extras.items():
+                group.setdefault(key, value)
+
+    # What C++ calls while it walks the groups, all of it off the fast path.
+
+    def _new_state(self, group: Group, param: Tensor, name: str) -> Tensor:
+        """A state tensor as torch's class would make it."""
+        if name == "step":
+            double = torch.get_default_dtype() == torch.float64
+            return torch.zeros((), dtype=torch.float64 if double else torch.float32)
+        return torch.zeros_like(param, memory_format=torch.preserve_format)
+
+    def _dense_copy(self, tensor: Tensor, like: Tensor | None) -> Tensor:
+        """``tensor`` laid out like ``like``, or without gaps where that is None."""
+        with torch.no_grad():
+            if like is None and 0 in tensor.stride() and tensor.numel() > 1:
+                raise RuntimeError(
+                    f"parameter of shape {tuple(tensor.shape)} and strides {tensor.stride()}: "
+                    "several elements share one place in memory; expected one place each"
+                )
+            return torch.empty_like(tensor if like is None else like).copy_(tensor)
+
+    def _bump_versions(self, params: list[Tensor]) -> None:
+        """Tell autograd that the kernels have written to these."""
+        torch.autograd.graph.increment_version(params)
+
+    def _step_with_torch(self, leftovers: list[Leftover]) -> None:
+        """Step the parameters that the kernels do not take with torch's own code."""
+        by_group: dict[int, Group] = {}
+        for group, param, reason in leftovers:
+            for key, neutral in self._extras.items():
+                if group.get(key, neutral) != neutral:
+                    raise ValueError(
+                        f"{key}={group[key]!r}: torch.optim has no such option, and a parameter of "
+                        f"shape {tuple(param.shape)} needs torch's step ({reason}); "
+                        f"expected {key}={neutral!r}"
+                    )
+            part = by_group.setdefault(id(group), {**group, "params": []})
+            part["params"].append(param)
+        groups, self.param_groups = self.param_groups, list(by_group.values())
+        try:
+            torch_step_of(self)(self)
+        finally:
+            self.param_groups = groups

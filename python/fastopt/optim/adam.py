@@ -1,0 +1,81 @@
+"""Adam, with AMSGrad and either kind of weight decay."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from fastopt.optim._fused import Fused
+
+
+class Adam(Fused, torch.optim.Adam):
+    r"""Adam: :class:`torch.optim.Adam` on fastopt's kernels.
+
+    .. math::
+        m \leftarrow \beta_1 m + (1-\beta_1) g,\quad
+        v \leftarrow \beta_2 v + (1-\beta_2) g^2,\quad
+        \theta \leftarrow \theta - \alpha\,
+            \frac{m / (1-\beta_1^t)}{\sqrt{v / (1-\beta_2^t)} + \epsilon}
+
+    with :math:`g = \nabla f(\theta) + \lambda\theta`, negated for ``maximize``. ``amsgrad`` uses the
+    largest :math:`v` so far.
+
+    Args:
+        params: parameters, ``(name, parameter)`` pairs, or dicts that define groups.
+        lr: learning rate :math:`\alpha`.
+        betas: :math:`(\beta_1, \beta_2)`.
+        eps: :math:`\epsilon`.
+        weight_decay: :math:`\lambda`.
+        amsgrad: the variant of Reddi et al. 2018.
+        foreach, capturable, differentiable, fused: as for torch; dense CPU parameters take fastopt's
+            kernel unless ``differentiable`` or ``capturable`` is set.
+        maximize: ascend instead of descend.
+        decoupled_weight_decay: decay the parameters, not through the gradient (AdamW).
+        bias_correction: divide the moments by :math:`1-\beta^t`; without it, "almost Adam". Not in
+            torch, where it is always on.
+        eps_inside_sqrt: divide by :math:`\sqrt{v / (1-\beta_2^t) + \epsilon}`. Not in torch.
+
+    Raises:
+        ValueError: for options out of range, as torch does.
+
+    Source: Kingma & Ba 2015, algorithm 1, with the corrections folded into the rate as at the end of
+    section 2.
+    """
+
+    _rule = "adam"
+    _extras = {"bias_correction": True, "eps_inside_sqrt": False}  # noqa: RUF012
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+        bias_correction: bool = True,
+        eps_inside_sqrt: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )
+        self._set_extras(bias_correction=bias_correction, eps_inside_sqrt=eps_inside_sqrt)

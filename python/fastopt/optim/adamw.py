@@ -1,0 +1,70 @@
+"""AdamW."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from fastopt.optim._fused import Fused
+
+
+class AdamW(Fused, torch.optim.AdamW):
+    r"""AdamW: :class:`torch.optim.AdamW` on fastopt's kernels.
+
+    :class:`Adam` with the decay taken out of the gradient: first
+    :math:`\theta \leftarrow \theta - \alpha\lambda\theta`, then Adam's step with
+    :math:`g = \nabla f(\theta)`.
+
+    Args:
+        params: parameters, ``(name, parameter)`` pairs, or dicts that define groups.
+        lr: learning rate :math:`\alpha`.
+        betas: :math:`(\beta_1, \beta_2)`.
+        eps: :math:`\epsilon`.
+        weight_decay: :math:`\lambda`.
+        amsgrad: the variant of Reddi et al. 2018.
+        maximize: ascend instead of descend.
+        foreach, capturable, differentiable, fused: as for torch; dense CPU parameters take fastopt's
+            kernel unless ``differentiable`` or ``capturable`` is set.
+        bias_correction, eps_inside_sqrt: as for :class:`Adam`. Not in torch.
+
+    Raises:
+        ValueError: for options out of range, as torch does.
+
+    Source: Loshchilov & Hutter 2019, algorithm 2.
+    """
+
+    _rule = "adam"
+    _extras = {"bias_correction": True, "eps_inside_sqrt": False}  # noqa: RUF012
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        bias_correction: bool = True,
+        eps_inside_sqrt: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            maximize=maximize,
+            foreach=foreach,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+        )
+        self._set_extras(bias_correction=bias_correction, eps_inside_sqrt=eps_inside_sqrt)

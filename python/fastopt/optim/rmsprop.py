@@ -1,0 +1,75 @@
+"""RMSProp."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from fastopt.optim._fused import Fused
+
+
+class RMSprop(Fused, torch.optim.RMSprop):
+    r"""RMSProp: :class:`torch.optim.RMSprop` on fastopt's kernels.
+
+    .. math::
+        s \leftarrow \rho s + (1-\rho) g^2,\qquad
+        \theta \leftarrow \theta - \alpha\,\frac{g}{\sqrt{s} + \epsilon}
+
+    with :math:`g = \nabla f(\theta) + \lambda\theta`, negated for ``maximize``. ``centered`` replaces
+    :math:`s` in the root by :math:`s - \bar g^2`, where
+    :math:`\bar g \leftarrow \rho\bar g + (1-\rho) g`; rounding below 0 counts as 0 (torch gives NaN).
+    ``momentum`` :math:`\gamma` steps along :math:`b \leftarrow \gamma b + g / (\sqrt{s} + \epsilon)`.
+
+    Args:
+        params: parameters, ``(name, parameter)`` pairs, or dicts that define groups.
+        lr: learning rate :math:`\alpha`.
+        alpha: :math:`\rho`.
+        eps: :math:`\epsilon`.
+        weight_decay: :math:`\lambda`.
+        momentum: :math:`\gamma`; 0 keeps no buffer.
+        centered: normalize by an estimate of the variance.
+        capturable, foreach, differentiable: as for torch; dense CPU parameters take fastopt's kernel
+            unless ``differentiable`` or ``capturable`` is set.
+        maximize: ascend instead of descend.
+        eps_inside_sqrt: divide by :math:`\sqrt{s + \epsilon}`, as TensorFlow does. Not in torch.
+
+    Raises:
+        ValueError: for options out of range, as torch does.
+
+    Source: Tieleman & Hinton 2012, lecture 6e; centered: Graves 2013, equations 38 to 41.
+    """
+
+    _rule = "rmsprop"
+    _extras = {"eps_inside_sqrt": False}  # noqa: RUF012
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum: float = 0,
+        centered: bool = False,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        *,
+        eps_inside_sqrt: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            alpha,
+            eps,
+            weight_decay,
+            momentum,
+            centered,
+            capturable,
+            foreach,
+            maximize,
+            differentiable,
+        )
+        self._set_extras(eps_inside_sqrt=eps_inside_sqrt)

@@ -1,0 +1,31 @@
+"""The update rules in NumPy, one function a rule: what every kernel must equal, bit for bit.
+
+Read a function as a page of a textbook: the formula stands in its docstring and, line for line, in
+its body. A symbol with a prime is the value after the step. All rules share these terms.
+
+Arrays. `param`, `grad` and the states have one shape, any shape, and one dtype, float32 or float64.
+    None is modified: a rule returns a tuple of new arrays, `param` first, then every state that was
+    given, in the order of the arguments. A state that the options do not use may be left out; one
+    that is given all the same comes back as it was.
+Arithmetic. Every operation rounds correctly to the arrays' dtype T, in the order that is written.
+    Scalars are computed in double and rounded once, where they meet an array, by `T(...)`. Infinity
+    and NaN follow IEEE 754 without a warning.
+Step. `step` counts from 1: it is the number of the update that is being computed.
+Gradient. Every rule first forms `g`, the gradient that it descends along, from `grad`,
+    `weight_decay` and `maximize`: see `_common.gradient`.
+Errors. TypeError for a value of the wrong kind; ValueError for one out of range, for a shape or
+    dtype other than `param`'s, for options that exclude each other. The message names the argument.
+
+    >>> import numpy as np
+    >>> from fastopt import reference
+    >>> reference.sgd(np.array([1.0, 2.0]), np.array([0.5, -0.5]), lr=0.5)
+    (array([0.75, 2.25]),)
+"""
+
+from ._common import power
+from .adagrad import adagrad
+from .adam import adam, adamw
+from .rmsprop import rmsprop
+from .sgd import sgd
+
+__all__ = ["adagrad", "adam", "adamw", "power", "rmsprop", "sgd"]

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Cross-compiles the kernels for 64-bit Arm and checks them against the committed hashes under qemu.
+# Needs g++-aarch64-linux-gnu, qemu-user, cmake and ninja.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cmake --preset neon -Wno-dev >/dev/null
+cmake --build --preset neon
+ctest --test-dir build/neon --output-on-failure

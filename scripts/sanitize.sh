@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Builds the extension with AddressSanitizer and UndefinedBehaviorSanitizer and runs on it the
+# kernels' replay and the tests that reach the C++ code. Needs fastopt[test], pybind11, cmake, ninja.
+#
+#     scripts/sanitize.sh [PYTEST ARGUMENTS]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=$(command -v python)
+cmake --preset asan -Wno-dev -DPython_EXECUTABLE="$python" \
+  -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" >/dev/null
+cmake --build --preset asan
+./build/asan/tests/cpp/kernel_hashes tests/data/kernel_hashes.txt
+
+# The package as it is installed, with the sanitized extension in place of the installed one.
+stage=build/asan/stage
+rm -rf "$stage" && mkdir -p "$stage"
+cp -r python/fastopt "$stage/fastopt"
+cp build/asan/_C.*.so "$stage/fastopt/"
+
+arguments=("$@")
+((${#arguments[@]})) || arguments=(tests/test_kernels.py tests/test_kernel_errors.py tests/test_optim.py
+  tests/test_optim_layout.py tests/test_optim_fallback.py -k "not subprocess")
+# Leaks are Python's own business; torch's libraries are not built with the sanitizers.
+LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)" \
+  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$stage" \
+  "$python" -m pytest -q -p no:cacheprovider "${arguments[@]}"

@@ -1,0 +1,134 @@
+"""Hashes of the references' bits, committed, so that one moved bit anywhere is seen.
+
+``tests/data/kernel_hashes.txt`` is what tests/cpp/kernel_hashes.cpp replays without Python, on
+emulated Arm and under sanitizers. To write it anew after a deliberate change of the arithmetic:
+
+    python tests/test_kernel_hashes.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastopt import reference
+
+FILE = Path(__file__).parent / "data" / "kernel_hashes.txt"
+ARRAYS = {  # state arguments, and the option that each needs
+    "sgd": {"momentum_buffer": "momentum"},
+    "adagrad": {"sum": None},
+    "rmsprop": {"square_avg": None, "grad_avg": "centered", "momentum_buffer": "momentum"},
+    "adam": {"exp_avg": None, "exp_avg_sq": None, "max_exp_avg_sq": "amsgrad"},
+}
+OPTIONS: dict[str, list[dict[str, float]]] = {
+    "sgd": [
+        {"lr": 0.1},
+        {"lr": 0.1, "weight_decay": 0.01, "maximize": 1},
+        {"lr": 0.1, "momentum": 0.9, "dampening": 0.1},
+        {"lr": 0.1, "momentum": 0.9, "nesterov": 1, "weight_decay": 0.01},
+        {"lr": 0.1, "momentum": 0.9, "exponential_average": 1},
+        {"lr": 0.1, "momentum": 0.9, "exponential_average": 1, "bias_correction": 1},
+    ],
+    "adagrad": [
+        {"lr": 0.01},
+        {"lr": 0.01, "lr_decay": 0.1, "weight_decay": 0.01, "eps": 1e-6, "maximize": 1},
+    ],
+    "rmsprop": [
+        {"lr": 0.01},
+        {"lr": 0.01, "eps_inside_sqrt": 1, "weight_decay": 0.01, "maximize": 1},
+        {"lr": 0.01, "centered": 1},
+        {"lr": 0.01, "momentum": 0.9},
+        {"lr": 0.01, "centered": 1, "momentum": 0.9, "eps_inside_sqrt": 1},
+    ],
+    "adam": [
+        {"lr": 0.001},
+        {"lr": 0.001, "amsgrad": 1, "weight_decay": 0.01},
+        {"lr": 0.001, "decoupled_weight_decay": 1, "weight_decay": 0.01, "maximize": 1},
+        {"lr": 0.001, "bias_correction": 0},
+        {"lr": 0.001, "eps_inside_sqrt": 1, "eps": 1e-6, "amsgrad": 1},
+        {"lr": 0.001, "beta1": 0.8, "beta2": 0.99, "eps": 0},
+    ],
+}
+SIZES_AND_STEPS = [(1, 1), (67, 1), (1000, 10), (70001, 1000)]
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """SplitMix64's output function."""
+    with np.errstate(over="ignore"):
+        x = (x + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def make_input(array: int, size: int, dtype: str, negative: bool) -> np.ndarray:
+    """The same numbers as input() in tests/cpp/kernel_hashes.cpp."""
+    mantissa, bias, top = (23, 127, 31) if dtype == "float32" else (52, 1023, 63)
+    h = mix(np.uint64(array << 32) | np.arange(size, dtype=np.uint64))
+    exponent = np.uint64(bias - 20) + (h >> np.uint64(6) & np.uint64(0xFF)) % np.uint64(41)
+    fraction = h >> np.uint64(12) & np.uint64((1 << mantissa) - 1)
+    kind = h % np.uint64(256)
+    exponent[kind <= 1] = 0
+    fraction[kind == 0] = 0
+    exponent[(kind == 2) | (kind == 3)] = 2 * bias + 1
+    fraction[kind == 2] = 0
+    fraction[kind == 3] |= np.uint64(1)
+    sign = (h >> np.uint64(5) & np.uint64(1)) << np.uint64(top) if negative else np.uint64(0)
+    bits = sign | exponent << np.uint64(mantissa) | fraction
+    return bits.astype(np.uint32).view(np.float32) if top == 31 else bits.view(np.float64)
+
+
+def hash_bits(h: int, values: np.ndarray) -> int:
+    """FNV-1a over the bits as 64-bit words; every NaN counts as one."""
+    words = values.view(np.uint32 if values.dtype == np.float32 else np.uint64).astype(np.uint64)
+    words[np.isnan(values)] = np.uint64(0xFFFFFFFFFFFFFFFF)
+    for word in words.tolist():
+        h = (h ^ word) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return h
+
+
+def reference_hash(rule: str, dtype: str, size: int, step: int, options: dict[str, float]) -> int:
+    """The hash after two steps of the reference."""
+    keywords: dict[str, Any] = {k: v for k, v in options.items() if not k.startswith("beta")}
+    for key, value in keywords.items():
+        if key in {"maximize", "nesterov", "amsgrad", "centered"} or not isinstance(value, float):
+            keywords[key] = bool(value) if isinstance(value, int) and key != "eps" else value
+    if "beta1" in options:
+        keywords["betas"] = (options["beta1"], options["beta2"])
+    names = [n for n, needs in ARRAYS[rule].items() if needs is None or options.get(needs)]
+    places = {name: 2 + i for i, name in enumerate(ARRAYS[rule])}
+    param = make_input(0, size, dtype, True)
+    grad = make_input(1, size, dtype, True)
+    states = {name: make_input(places[name], size, dtype, False) for name in names}
+    for now in (step, step + 1):
+        param, *new = getattr(reference, rule)(param, grad, **states, step=now, **keywords)
+        states = dict(zip(names, new, strict=True))
+    h = 0xCBF29CE484222325
+    for array in (param, *states.values()):
+        h = hash_bits(h, array)
+    return h
+
+
+def lines() -> list[str]:
+    """The file's lines, computed from the references."""
+    return [
+        f"{rule} {dtype} {size} {step} {reference_hash(rule, dtype, size, step, options):016x} "
+        + " ".join(f"{key}={value!r}" for key, value in options.items())
+        for rule, all_options in OPTIONS.items()
+        for options in all_options
+        for dtype in ("float32", "float64")
+        for size, step in SIZES_AND_STEPS
+    ]
+
+
+def test_references_still_give_the_committed_hashes() -> None:
+    committed = [line for line in FILE.read_text().splitlines() if not line.startswith("#")]
+    assert lines() == committed
+
+
+if __name__ == "__main__":
+    FILE.parent.mkdir(exist_ok=True)
+    header = "# rule dtype size first-step hash options: written by tests/test_kernel_hashes.py"
+    FILE.write_text("\n".join([header, *lines()]) + "\n")
