@@ -34,15 +34,16 @@ void check_array(const Array& array, const Array& param, const std::string& name
     throw py::type_error(name + ": expected float32 or float64, got " + dtype_name(view));
   }
   if (dtype_of(view) != dtype_of(like)) {
-    throw py::type_error(name + ": expected " + dtype_name(like) + " like " + param_name + ", got " +
-                         dtype_name(view));
+    throw py::type_error(name + ": expected " + dtype_name(like) + " like " + param_name +
+                         ", got " + dtype_name(view));
   }
   if (!same_shape(view, like)) {
     throw py::value_error(name + ": expected shape " + shape_text(like) + " like " + param_name +
                           ", got " + shape_text(view));
   }
   if (!is_contiguous(view)) {
-    throw py::value_error(name + ": expected a C-contiguous array, got strides that leave gaps or " +
+    throw py::value_error(name +
+                          ": expected a C-contiguous array, got strides that leave gaps or " +
                           "another order; pass a contiguous copy");
   }
   if (written && array.read_only()) {
@@ -52,7 +53,8 @@ void check_array(const Array& array, const Array& param, const std::string& name
 
 // No written array may share memory with another one.
 void check_overlap(std::vector<Bytes>& all) {
-  std::sort(all.begin(), all.end(), [](const Bytes& a, const Bytes& b) { return a.begin < b.begin; });
+  std::sort(all.begin(), all.end(),
+            [](const Bytes& a, const Bytes& b) { return a.begin < b.begin; });
   const Bytes *furthest = nullptr, *furthest_written = nullptr;
   for (const Bytes& bytes : all) {
     const Bytes* other = bytes.written ? furthest : furthest_written;
@@ -71,10 +73,12 @@ double step_number(py::handle object, const std::string& name) {
   const double step = PyFloat_AsDouble(object.ptr());
   if (step == -1.0 && PyErr_Occurred()) {
     PyErr_Clear();
-    throw py::type_error(name + ": expected a whole number >= 1, got " + py::repr(object).cast<std::string>());
+    throw py::type_error(name + ": expected a whole number >= 1, got " +
+                         py::repr(object).cast<std::string>());
   }
   if (!(step >= 1) || step != std::floor(step) || step > 9007199254740992.0) {
-    throw py::value_error(name + ": expected a whole number >= 1, got " + py::repr(object).cast<std::string>());
+    throw py::value_error(name + ": expected a whole number >= 1, got " +
+                          py::repr(object).cast<std::string>());
   }
   return step;
 }
@@ -89,7 +93,8 @@ class Call {
     for (std::size_t argument = 1; argument < arrays_.size(); ++argument) {
       if (!arrays_[argument].is_none() && py::len(arrays_[argument]) != count) {
         throw py::value_error(argument_name(argument) + ": expected " + std::to_string(count) +
-                              " arrays like param, got " + std::to_string(py::len(arrays_[argument])));
+                              " arrays like param, got " +
+                              std::to_string(py::len(arrays_[argument])));
       }
     }
     if (steps_.size() != count) {
@@ -120,9 +125,12 @@ class Call {
     const Array& param = held_.emplace_back(py::list(arrays_[0])[i], name(0, i));
     check_array(param, param, name(0, i), name(0, i), true);
     const DType dtype = static_cast<DType>(dtype_of(param.view()));
-    rules_.push_back(rule_.at_step(dtype, step_number(steps_[i], indexed_ ? "step[" + std::to_string(i) + "]" : "step")));
+    rules_.push_back(rule_.at_step(
+        dtype, step_number(steps_[i], indexed_ ? "step[" + std::to_string(i) + "]" : "step")));
 
-    Item item{target().kernels[rule_.index()][static_cast<int>(dtype)], &rules_.back(), {},
+    Item item{target().kernels[rule_.index()][static_cast<int>(dtype)],
+              &rules_.back(),
+              {},
               element_count(param.view())};
     hold(item, 0, param, i);
     for (std::size_t argument = 1; argument < 2u + rule_.state_count(); ++argument) {

@@ -14,7 +14,8 @@ namespace {
 py::dict cpu_targets() {
   py::dict all;
   for (const fastopt::Target& target : fastopt::targets()) {
-    all[target.name] = py::dict("supported"_a = target.supported(), "description"_a = target.description);
+    all[target.name] =
+        py::dict("supported"_a = target.supported(), "description"_a = target.description);
   }
   return all;
 }
@@ -25,13 +26,14 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "fastopt's kernels. Internal: use fastopt.optim and fastopt.kernels.";
   m.def("step", &fastopt::step, "rule"_a, "optimizer"_a, "threads"_a,
         "One step of a fastopt.optim optimizer.");
-  m.def("apply", &fastopt::apply, "rule"_a, "arrays"_a, "steps"_a, "options"_a, "indexed"_a, "threads"_a,
-        "Apply a rule in place to whole arrays.");
+  m.def("apply", &fastopt::apply, "rule"_a, "arrays"_a, "steps"_a, "options"_a, "indexed"_a,
+        "threads"_a, "Apply a rule in place to whole arrays.");
   m.def("cpu_targets", &cpu_targets, "Every CPU target of this build, the best first.");
   m.def("cpu_target", [] { return fastopt::target().name; }, "The CPU target in use.");
   m.def("set_cpu_target", &fastopt::set_target, "name"_a,
         "Use another CPU target; ValueError if this build or machine lacks it.");
-  m.def("max_threads", [] { return omp_get_max_threads(); },
-        "The thread count of the OpenMP runtime that this extension is bound to.");
+  m.def(
+      "max_threads", [] { return omp_get_max_threads(); },
+      "The thread count of the OpenMP runtime that this extension is bound to.");
   fastopt::target();  // an unknown FASTOPT_CPU_TARGET fails the import, not the first step
 }

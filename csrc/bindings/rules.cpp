@@ -133,7 +133,7 @@ class RuleOf final : public AnyRule {
 
 std::unique_ptr<AnyRule> make_rule(const std::string& name) {
   int index = 0;
-#define FASTOPT_MAKE(Rule)                                                          \
+#define FASTOPT_MAKE(Rule)                                                                 \
   if (name == host::Rule<float>::name) return std::make_unique<RuleOf<host::Rule>>(index); \
   ++index;
   FASTOPT_RULES(FASTOPT_MAKE)

@@ -30,8 +30,8 @@ class AnyRule {
   // Throws pybind11::type_error or pybind11::value_error that names the option.
   virtual void read_options(pybind11::handle group, Checks checks) = 0;
 
-  virtual bool uses(int state) const = 0;             // with these options
-  virtual bool always_uses(int state) const = 0;      // with the default ones
+  virtual bool uses(int state) const = 0;         // with these options
+  virtual bool always_uses(int state) const = 0;  // with the default ones
   virtual bool counts_steps() const = 0;
 
   // The rule object that kernels take: all scalars of step number `step`, rounded to dtype.

@@ -64,8 +64,8 @@ struct Scratch {
   std::vector<py::object> held;  // gradients and dense copies, while the GIL is released
   std::vector<NewState> new_states;
   std::vector<CopyBack> copies;
-  py::list updated;      // parameters that were written
-  py::list left_over;    // (group, param, reason)
+  py::list updated;    // parameters that were written
+  py::list left_over;  // (group, param, reason)
 
   void clear() {
     items.clear();
@@ -120,7 +120,9 @@ bool is_set(PyObject* group, PyObject* key) {
 class Walk {
  public:
   Walk(Spec& spec, const py::object& optimizer)
-      : spec_(spec), rule_(*spec.rule), optimizer_(optimizer),
+      : spec_(spec),
+        rule_(*spec.rule),
+        optimizer_(optimizer),
         state_(py::reinterpret_borrow<py::object>(optimizer.attr("state"))) {}
 
   void read_groups() {
@@ -194,8 +196,8 @@ class Walk {
     if (dtype_of(view) < 0) throw Unfit{"dtype " + dtype_name(view)};
     const DType dtype = static_cast<DType>(dtype_of(view));
 
-    Item item{target().kernels[rule_.index()][static_cast<int>(dtype)], nullptr, {},
-              element_count(view)};
+    Item item{
+        target().kernels[rule_.index()][static_cast<int>(dtype)], nullptr, {}, element_count(view)};
     like_param_ = param;
     if (!is_contiguous(view) && !is_dense(view)) {
       like_param_ = dense_copy(param, py::none()).ptr();
@@ -237,7 +239,8 @@ class Walk {
       fresh.param = py::reinterpret_borrow<py::object>(param);
       scratch_->new_states.push_back(std::move(fresh));
     }
-    if (!rule_.counts_steps()) step = made ? 1 : 2;  // such a rule only asks whether it is the first
+    if (!rule_.counts_steps())
+      step = made ? 1 : 2;  // such a rule only asks whether it is the first
     return step;
   }
 
@@ -267,9 +270,8 @@ class Walk {
     }
     const bool is_double = static_cast<DType>(dtype_of(view)) == DType::float64;
     void* data = data_of(view);
-    const double next =
-        is_double ? *static_cast<double*>(data) + 1
-                  : static_cast<double>(*static_cast<float*>(data) + 1.0f);
+    const double next = is_double ? *static_cast<double*>(data) + 1
+                                  : static_cast<double>(*static_cast<float*>(data) + 1.0f);
     scratch_->counts.push_back({data, is_double, next});
     return next;
   }
@@ -291,7 +293,8 @@ class Walk {
     }
   }
 
-  // The memory of a gradient or state, laid out like the parameter; a copy if it is laid out otherwise.
+  // The memory of a gradient or state, laid out like the parameter; a copy if it is laid out
+  // otherwise.
   void* take(PyObject* tensor, const DLTensor& like, const char* name, bool written) {
     DLTensor view;
     if (!reader_.read(tensor, &view)) throw Unfit{std::string(name) + ": " + unreadable(tensor)};
@@ -320,7 +323,9 @@ class Walk {
     return copy;
   }
 
-  static bool is_negated(PyObject* tensor) { return py::handle(tensor).attr("is_neg")().cast<bool>(); }
+  static bool is_negated(PyObject* tensor) {
+    return py::handle(tensor).attr("is_neg")().cast<bool>();
+  }
 
   std::string unreadable(PyObject* object) const {
     if (reader_.is_plain(object)) return "sparse or without storage";

@@ -11,7 +11,8 @@ namespace fastopt {
 //
 // Every pointer is read anew. Nothing is written until every group has been read: the optimizer's
 // state, its step counts and its parameters change together or not at all. Parameters that the
-// kernels cannot take are collected and handed to optimizer._step_with_torch, before any is written.
+// kernels cannot take are collected and handed to optimizer._step_with_torch, before any is
+// written.
 void step(const std::string& rule, const pybind11::object& optimizer, int threads);
 
 }  // namespace fastopt

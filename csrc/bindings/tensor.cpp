@@ -83,7 +83,8 @@ bool is_dense(const DLTensor& view) {
   for (int d = 0; d < view.ndim; ++d) {
     if (view.shape[d] != 1) order.push_back(d);
   }
-  std::sort(order.begin(), order.end(), [&](int a, int b) { return view.strides[a] < view.strides[b]; });
+  std::sort(order.begin(), order.end(),
+            [&](int a, int b) { return view.strides[a] < view.strides[b]; });
   int64_t expected = 1;
   for (int d : order) {
     if (view.strides[d] != expected) return false;
@@ -102,13 +103,20 @@ int dtype_of(const DLTensor& view) {
 std::string dtype_name(const DLTensor& view) {
   const int bits = view.dtype.bits;
   switch (view.dtype.code) {
-    case kDLFloat: return "float" + std::to_string(bits);
-    case kDLBfloat: return "bfloat" + std::to_string(bits);
-    case kDLInt: return "int" + std::to_string(bits);
-    case kDLUInt: return "uint" + std::to_string(bits);
-    case kDLBool: return "bool";
-    case kDLComplex: return "complex" + std::to_string(bits);
-    default: return "an unknown type of " + std::to_string(bits) + " bits";
+    case kDLFloat:
+      return "float" + std::to_string(bits);
+    case kDLBfloat:
+      return "bfloat" + std::to_string(bits);
+    case kDLInt:
+      return "int" + std::to_string(bits);
+    case kDLUInt:
+      return "uint" + std::to_string(bits);
+    case kDLBool:
+      return "bool";
+    case kDLComplex:
+      return "complex" + std::to_string(bits);
+    default:
+      return "an unknown type of " + std::to_string(bits) + " bits";
   }
 }
 
@@ -124,8 +132,9 @@ Array::Array(py::handle object, const std::string& name)
   if (!TorchReader::get().is_plain(object.ptr())) {
     if (read_buffer(object, name) || read_dlpack(object)) return;
   }
-  throw py::type_error(name + ": expected a NumPy array, a dense torch tensor, or an object with DLPack or " +
-                       "the buffer protocol, got " + std::string(py::str(py::type::of(object).attr("__name__"))));
+  throw py::type_error(
+      name + ": expected a NumPy array, a dense torch tensor, or an object with DLPack or " +
+      "the buffer protocol, got " + std::string(py::str(py::type::of(object).attr("__name__"))));
 }
 
 Array::~Array() {

@@ -5,8 +5,8 @@
 
 namespace fastopt {
 
-#define FASTOPT_DECLARE_TARGET(name) \
-  namespace name {                   \
+#define FASTOPT_DECLARE_TARGET(name)          \
+  namespace name {                            \
   extern const Kernel kernels[][dtype_count]; \
   }
 FASTOPT_DECLARE_TARGET(scalar)
@@ -51,15 +51,16 @@ const Target& find(const std::string& name, const std::string& argument) {
   for (const Target& t : targets()) {
     if (t.name != name) continue;
     if (t.supported()) return t;
-    throw std::invalid_argument(argument + ": this machine does not support the CPU target '" + name +
-                                "'; it supports " + names(true));
+    throw std::invalid_argument(argument + ": this machine does not support the CPU target '" +
+                                name + "'; it supports " + names(true));
   }
   throw std::invalid_argument(argument + ": unknown CPU target '" + name + "'; this build has " +
                               names(false));
 }
 
 const Target* choose() {
-  if (const char* forced = std::getenv("FASTOPT_CPU_TARGET"); forced != nullptr && *forced != '\0') {
+  if (const char* forced = std::getenv("FASTOPT_CPU_TARGET");
+      forced != nullptr && *forced != '\0') {
     return &find(forced, "FASTOPT_CPU_TARGET");
   }
   for (const Target& t : targets()) {

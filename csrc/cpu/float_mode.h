@@ -17,7 +17,9 @@ class FloatMode {
   FloatMode(const FloatMode&) = delete;
   FloatMode& operator=(const FloatMode&) = delete;
 #if defined(__SSE2__)
-  FloatMode() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }  // all exceptions masked, no FTZ, no DAZ
+  FloatMode() : saved_(_mm_getcsr()) {
+    _mm_setcsr(0x1f80);
+  }  // all exceptions masked, no FTZ, no DAZ
   ~FloatMode() { _mm_setcsr(saved_); }
 
  private:

@@ -1,5 +1,5 @@
-// The face between the per-target object files and the rest: plain types and tables, no inline code,
-// so that it can be included on both sides without two copies of a function.
+// The face between the per-target object files and the rest: plain types and tables, no inline
+// code, so that it can be included on both sides without two copies of a function.
 #pragma once
 
 #include <stdint.h>
@@ -22,7 +22,7 @@ enum class RuleId : int;  // the position in FASTOPT_RULES
 struct Target {
   const char* name;
   const char* description;
-  bool (*supported)();               // by this machine
+  bool (*supported)();                   // by this machine
   const Kernel (*kernels)[dtype_count];  // [rule][dtype]
 };
 

@@ -39,8 +39,9 @@ struct Loop {
       update(i, [](const T* from) { return V::load(from); }, [](V v, T* to) { v.store(to); });
     }
     if (const int rest = static_cast<int>(end - i); rest > 0) {
-      update(i, [rest](const T* from) { return V::load_first(from, rest); },
-             [rest](V v, T* to) { v.store_first(to, rest); });
+      update(
+          i, [rest](const T* from) { return V::load_first(from, rest); },
+          [rest](V v, T* to) { v.store_first(to, rest); });
     }
   }
 };
@@ -48,7 +49,9 @@ struct Loop {
 template <class Rule, class T, int... State>
 FASTOPT_HOST_DEVICE void run_loop(const Rule& rule, void* const* arrays, int64_t begin, int64_t end,
                                   Indices<State...>) {
-  Loop<Rule, T, State...>{rule, static_cast<T*>(arrays[0]), static_cast<const T*>(arrays[1]),
+  Loop<Rule, T, State...>{rule,
+                          static_cast<T*>(arrays[0]),
+                          static_cast<const T*>(arrays[1]),
                           {static_cast<T*>(arrays[2 + State])...}}
       .run(begin, end);
 }

@@ -1,4 +1,5 @@
-// Stochastic gradient descent with momentum, Nesterov's momentum and the exponentially weighted form.
+// Stochastic gradient descent with momentum, Nesterov's momentum and the exponentially weighted
+// form.
 //
 // Polyak 1964 (momentum); Nesterov 1983 in the form of Sutskever et al. 2013, rewritten for the
 // looked-ahead parameters as torch.optim.SGD does.

@@ -12,7 +12,8 @@ template <class T>
 struct Vec;
 
 // Lane i of a mask for the first `count` of 8 (or 4) lanes is entry i, counted from 8 - count.
-alignas(32) constexpr int32_t first_lanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+alignas(32) constexpr int32_t first_lanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1,
+                                                 0,  0,  0,  0,  0,  0,  0,  0};
 
 template <>
 struct Vec<float> {

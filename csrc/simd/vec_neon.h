@@ -15,7 +15,9 @@ template <>
 struct Vec<float> {
   struct Mask {
     uint32x4_t bits;
-    friend FASTOPT_HOST_DEVICE Mask operator|(Mask a, Mask b) { return {vorrq_u32(a.bits, b.bits)}; }
+    friend FASTOPT_HOST_DEVICE Mask operator|(Mask a, Mask b) {
+      return {vorrq_u32(a.bits, b.bits)};
+    }
   };
   static constexpr int lanes = 4;
   float32x4_t value;
@@ -57,7 +59,9 @@ template <>
 struct Vec<double> {
   struct Mask {
     uint64x2_t bits;
-    friend FASTOPT_HOST_DEVICE Mask operator|(Mask a, Mask b) { return {vorrq_u64(a.bits, b.bits)}; }
+    friend FASTOPT_HOST_DEVICE Mask operator|(Mask a, Mask b) {
+      return {vorrq_u64(a.bits, b.bits)};
+    }
   };
   static constexpr int lanes = 2;
   float64x2_t value;

@@ -43,7 +43,7 @@ def _apply(rule: str, arrays: dict[str, Arrays | None], step: Steps, options: di
             if isinstance(tensor, torch.Tensor) and (tensor.is_neg() or tensor.is_conj()):
                 raise ValueError(f"{name}: expected plain memory, got a lazily negated view")
     count = len(columns[0] or ())
-    steps = list(step) if isinstance(step, (list, tuple)) else [step] * count
+    steps: list[Any] = list(step) if isinstance(step, (list, tuple)) else [step] * count
     _C.apply(rule, columns, steps, options, listed, torch.get_num_threads())
     written = [t for i, column in enumerate(columns) if i != 1 for t in column or ()]
     torch.autograd.graph.increment_version([t for t in written if isinstance(t, torch.Tensor)])

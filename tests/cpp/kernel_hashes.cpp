@@ -4,8 +4,9 @@
 //
 // Each line of the file names a rule, a dtype and options, and gives a hash of the bits that
 // fastopt.reference computes from inputs that are made here by the same integer arithmetic
-// (tests/test_kernel_hashes.py writes and checks the file). So one short program shows on an emulated
-// Arm, or under a sanitizer, that the kernels give NumPy's bits. Exit code 1 on the first difference.
+// (tests/test_kernel_hashes.py writes and checks the file). So one short program shows on an
+// emulated Arm, or under a sanitizer, that the kernels give NumPy's bits. Exit code 1 on the first
+// difference.
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -44,10 +45,18 @@ T input(uint64_t array, uint64_t i, bool negative) {
   Bits exponent = static_cast<Bits>(bias - 20 + (h >> 6 & 0xff) % 41);
   Bits fraction = static_cast<Bits>(h >> 12) & ((Bits{1} << mantissa) - 1);
   switch (h % 256) {
-    case 0: exponent = fraction = 0; break;                   // zero
-    case 1: exponent = 0; break;                              // denormal
-    case 2: exponent = 2 * bias + 1, fraction = 0; break;     // infinity
-    case 3: exponent = 2 * bias + 1, fraction |= 1; break;    // NaN
+    case 0:
+      exponent = fraction = 0;
+      break;  // zero
+    case 1:
+      exponent = 0;
+      break;  // denormal
+    case 2:
+      exponent = 2 * bias + 1, fraction = 0;
+      break;  // infinity
+    case 3:
+      exponent = 2 * bias + 1, fraction |= 1;
+      break;  // NaN
   }
   const Bits sign = negative ? static_cast<Bits>(h >> 5 & 1) << (sizeof(T) * 8 - 1) : 0;
   const Bits bits = sign | exponent << mantissa | fraction;
@@ -104,7 +113,8 @@ struct Case {
 
 // Two steps on a parameter that starts `offset` elements into its buffer; guards on both sides.
 template <template <class> class Rule, class T>
-uint64_t run_case(const Case& c, int index, const fastopt::Target& target, int offset, int threads) {
+uint64_t run_case(const Case& c, int index, const fastopt::Target& target, int offset,
+                  int threads) {
   typename Rule<T>::Options options;
   OptionSetter setter(c.options);
   options.visit(setter);
@@ -137,11 +147,12 @@ uint64_t run_case(const Case& c, int index, const fastopt::Target& target, int o
 
 uint64_t run_any(const Case& c, const fastopt::Target& target, int offset, int threads) {
   int index = 0;
-#define FASTOPT_RUN(R)                                                                             \
-  if (c.rule == fastopt::host::R<float>::name) {                                                   \
-    return c.dtype == "float32" ? run_case<fastopt::host::R, float>(c, index, target, offset, threads) \
-                                : run_case<fastopt::host::R, double>(c, index, target, offset, threads); \
-  }                                                                                                \
+#define FASTOPT_RUN(R)                                                                  \
+  if (c.rule == fastopt::host::R<float>::name) {                                        \
+    return c.dtype == "float32"                                                         \
+               ? run_case<fastopt::host::R, float>(c, index, target, offset, threads)   \
+               : run_case<fastopt::host::R, double>(c, index, target, offset, threads); \
+  }                                                                                     \
   ++index;
   FASTOPT_RULES(FASTOPT_RUN)
 #undef FASTOPT_RUN
@@ -172,8 +183,8 @@ int main(int argc, char** argv) {
             ++passed;
             continue;
           }
-          std::printf("%s at offset %d on %d threads: expected %016llx, got %016llx: %s\n", target.name,
-                      offset, threads, static_cast<unsigned long long>(c.expected),
+          std::printf("%s at offset %d on %d threads: expected %016llx, got %016llx: %s\n",
+                      target.name, offset, threads, static_cast<unsigned long long>(c.expected),
                       static_cast<unsigned long long>(got), line.c_str());
           return 1;
         }

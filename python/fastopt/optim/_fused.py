@@ -46,7 +46,7 @@ class Fused(Optimizer):
     _extras: ClassVar[dict[str, Any]] = {}
     """Options that torch's class lacks, with the values at which the two agree."""
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Perform one optimization step.
 
         Args:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -35,7 +37,7 @@ class AdamW(Fused, torch.optim.AdamW):
     """
 
     _rule = "adam"
-    _extras = {"bias_correction": True, "eps_inside_sqrt": False}  # noqa: RUF012
+    _extras: ClassVar[dict[str, Any]] = {"bias_correction": True, "eps_inside_sqrt": False}
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -41,7 +43,7 @@ class RMSprop(Fused, torch.optim.RMSprop):
     """
 
     _rule = "rmsprop"
-    _extras = {"eps_inside_sqrt": False}  # noqa: RUF012
+    _extras: ClassVar[dict[str, Any]] = {"eps_inside_sqrt": False}
 
     def __init__(
         self,

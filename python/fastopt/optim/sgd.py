@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -45,7 +47,7 @@ class SGD(Fused, torch.optim.SGD):
     """
 
     _rule = "sgd"
-    _extras = {"exponential_average": False, "bias_correction": False}  # noqa: RUF012
+    _extras: ClassVar[dict[str, Any]] = {"exponential_average": False, "bias_correction": False}
 
     def __init__(
         self,
