@@ -52,9 +52,7 @@ def choices(**values: tuple[Any, ...]) -> Iterator[Options]:
 def torch_options() -> Iterator[tuple[str, Options]]:
     """Every combination of the options that torch.optim has."""
     common = {"lr": (0.01,), "weight_decay": (0.0, 0.1), "maximize": (False, True)}
-    for options in choices(
-        **common, momentum=(0.0, 0.9), dampening=(0.0, 0.4), nesterov=(False, True)
-    ):
+    for options in choices(**common, momentum=(0.0, 0.9), dampening=(0.0, 0.4), nesterov=(False, True)):
         if not options["nesterov"] or (options["momentum"] > 0 and options["dampening"] == 0):
             yield "sgd", options
     for options in choices(**common, lr_decay=(0.0, 0.2), initial_accumulator_value=(0.0, 0.5)):
@@ -198,9 +196,7 @@ def steps(draw: st.DrawFn) -> tuple[str, Options, list[Array]]:
     """A rule, its options and arrays of any shape and content: subnormal, huge, Inf and NaN too."""
     name, options = draw(st.sampled_from(list(all_options())))
     options = options | {"step": draw(st.integers(1, 2**53))}
-    dtype, elements = draw(
-        st.sampled_from([("f4", st.floats(width=32)), ("f8", st.floats(width=64))])
-    )
+    dtype, elements = draw(st.sampled_from([("f4", st.floats(width=32)), ("f8", st.floats(width=64))]))
     shape = draw(hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5))
     array = hnp.arrays(dtype, shape, elements=elements)
     return name, options, [draw(array) for _ in ("param", "grad", *STATES[name])]
@@ -271,9 +267,7 @@ def test_nesterov_as_torch_writes_it_is_the_look_ahead_form(
 
 @given(
     momentum=st.floats(0.01, 0.999),
-    grads=hnp.arrays(
-        np.float64, st.tuples(st.integers(1, 30), st.just(3)), elements=st.floats(-1, 1)
-    ),
+    grads=hnp.arrays(np.float64, st.tuples(st.integers(1, 30), st.just(3)), elements=st.floats(-1, 1)),
     bias_correction=st.booleans(),
 )
 @settings(deadline=None)
@@ -345,9 +339,7 @@ def test_defaults_are_torchs(name: str) -> None:
     theirs = inspect.signature(TORCH[name]).parameters
     shared = ours.keys() & theirs.keys()
     assert {"lr", "weight_decay", "maximize"} < shared
-    assert {key: ours[key].default for key in shared} == {
-        key: theirs[key].default for key in shared
-    }
+    assert {key: ours[key].default for key in shared} == {key: theirs[key].default for key in shared}
 
 
 if __name__ == "__main__":

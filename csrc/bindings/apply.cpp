@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <deque>
 #include <vector>
 
@@ -27,11 +28,11 @@ void check_array(const Array& array, const Array& param, const std::string& name
                  const std::string& param_name, bool written) {
   const DLTensor &view = array.view(), &like = param.view();
   if (!on_cpu(view)) {
-    throw py::value_error(name + ": expected memory of the CPU, got DLPack device type " +
-                          std::to_string(static_cast<int>(view.device.device_type)));
+    throw py::value_error(name + ": expected memory of the CPU, got memory of " +
+                          device_name(view));
   }
   if (dtype_of(view) < 0) {
-    throw py::type_error(name + ": expected float32 or float64, got " + dtype_name(view));
+    throw py::type_error(name + ": expected float32 or float64, got " + array.dtype());
   }
   if (dtype_of(view) != dtype_of(like)) {
     throw py::type_error(name + ": expected " + dtype_name(like) + " like " + param_name +
@@ -46,6 +47,11 @@ void check_array(const Array& array, const Array& param, const std::string& name
                           ": expected a C-contiguous array, got strides that leave gaps or " +
                           "another order; pass a contiguous copy");
   }
+  const std::uintptr_t alignment = view.dtype.bits / 8;
+  if (reinterpret_cast<std::uintptr_t>(data_of(view)) % alignment != 0) {
+    throw py::value_error(name + ": expected memory aligned to " + std::to_string(alignment) +
+                          " bytes, got an address between elements; pass a copy");
+  }
   if (written && array.read_only()) {
     throw py::value_error(name + ": expected writable memory, got a read-only array");
   }
@@ -59,8 +65,8 @@ void check_overlap(std::vector<Bytes>& all) {
   for (const Bytes& bytes : all) {
     const Bytes* other = bytes.written ? furthest : furthest_written;
     if (other != nullptr && other->end > bytes.begin) {
-      throw py::value_error(bytes.name + ": shares memory with " + other->name +
-                            "; expected separate arrays");
+      throw py::value_error(bytes.name + ": expected memory of its own, got memory shared with " +
+                            other->name);
     }
     if (furthest == nullptr || bytes.end > furthest->end) furthest = &bytes;
     if (bytes.written && (furthest_written == nullptr || bytes.end > furthest_written->end)) {
@@ -71,14 +77,18 @@ void check_overlap(std::vector<Bytes>& all) {
 
 double step_number(py::handle object, const std::string& name) {
   const double step = PyFloat_AsDouble(object.ptr());
+  const auto message = [&] {
+    return name + ": expected a whole number from 1 to 2**53, got " +
+           py::repr(object).cast<std::string>();
+  };
   if (step == -1.0 && PyErr_Occurred()) {
+    const bool too_large = PyErr_ExceptionMatches(PyExc_OverflowError);
     PyErr_Clear();
-    throw py::type_error(name + ": expected a whole number >= 1, got " +
-                         py::repr(object).cast<std::string>());
+    if (too_large) throw py::value_error(message());
+    throw py::type_error(message());
   }
   if (!(step >= 1) || step != std::floor(step) || step > 9007199254740992.0) {
-    throw py::value_error(name + ": expected a whole number >= 1, got " +
-                          py::repr(object).cast<std::string>());
+    throw py::value_error(message());
   }
   return step;
 }
@@ -98,8 +108,10 @@ class Call {
       }
     }
     if (steps_.size() != count) {
-      throw py::value_error("step: expected one number or " + std::to_string(count) + ", got " +
-                            std::to_string(steps_.size()));
+      throw py::value_error(
+          "step: expected one number" +
+          (indexed_ ? " or a list of " + std::to_string(count) + " like param" : std::string()) +
+          ", got a list of " + std::to_string(steps_.size()));
     }
     rules_.reserve(count);
     for (std::size_t i = 0; i < count; ++i) add(i);
@@ -137,7 +149,8 @@ class Call {
       const bool used = argument == 1 || rule_.uses(static_cast<int>(argument) - 2);
       if (!used) continue;
       if (arrays_[argument].is_none()) {
-        throw py::type_error(argument_name(argument) + ": these options need this array, got None");
+        throw py::type_error(argument_name(argument) +
+                             ": expected an array like param (these options need it), got None");
       }
       const Array& array = held_.emplace_back(py::list(arrays_[argument])[i], name(argument, i));
       check_array(array, param, name(argument, i), name(0, i), argument != 1);

@@ -35,12 +35,14 @@ class OptionReader {
   void operator()(const char* name, double& first, double& second, Range range) {
     PyObject* pair = find(name);
     if (pair == nullptr) return;
-    PyObject* items = PySequence_Fast(pair, "expected two numbers");
-    if (items == nullptr) throw py::error_already_set();
+    PyObject* items = PySequence_Fast(pair, "");
+    if (items == nullptr) {
+      PyErr_Clear();
+      throw py::type_error(std::string(name) + ": expected two numbers, got " + text(pair));
+    }
     py::object owner = py::reinterpret_steal<py::object>(items);
     if (PySequence_Fast_GET_SIZE(items) != 2) {
-      throw py::value_error(std::string(name) + ": expected two numbers, got " +
-                            py::repr(pair).cast<std::string>());
+      throw py::value_error(std::string(name) + ": expected two numbers, got " + text(pair));
     }
     first = number(name, PySequence_Fast_GET_ITEM(items, 0), range);
     second = number(name, PySequence_Fast_GET_ITEM(items, 1), range);
@@ -50,7 +52,10 @@ class OptionReader {
     PyObject* object = find(name);
     if (object == nullptr) return;
     const int truth = PyObject_IsTrue(object);
-    if (truth < 0) throw py::error_already_set();
+    if (truth < 0) {
+      PyErr_Clear();
+      throw py::type_error(std::string(name) + ": expected True or False, got " + text(object));
+    }
     value = truth != 0;
   }
 
@@ -64,16 +69,23 @@ class OptionReader {
   double number(const char* name, PyObject* object, Range range) const {
     const double value = PyFloat_AsDouble(object);
     if (value == -1.0 && PyErr_Occurred()) {
+      const bool too_large = PyErr_ExceptionMatches(PyExc_OverflowError);
       PyErr_Clear();
-      throw py::type_error(std::string(name) + ": expected a number, got " +
-                           py::repr(object).cast<std::string>());
+      if (too_large) {
+        throw py::value_error(std::string(name) +
+                              ": expected a number within a double's range, got " + text(object));
+      }
+      throw py::type_error(std::string(name) + ": expected " + describe(range) + ", got " +
+                           text(object));
     }
     if (checks_ == Checks::ranges && !accepts(range, value)) {
       throw py::value_error(std::string(name) + ": expected " + describe(range) + ", got " +
-                            py::repr(object).cast<std::string>());
+                            text(object));
     }
     return value;
   }
+
+  static std::string text(PyObject* object) { return py::repr(object).cast<std::string>(); }
 
   static bool accepts(Range range, double value) {
     if (range == Range::any) return !std::isnan(value);
@@ -81,8 +93,8 @@ class OptionReader {
   }
 
   static const char* describe(Range range) {
-    if (range == Range::any) return "a number";
-    return range == Range::unit ? "0 <= value < 1" : "a number >= 0";
+    if (range == Range::any) return "a number other than NaN";
+    return range == Range::unit ? "a number in [0, 1)" : "a number >= 0";
   }
 
   py::handle group_;

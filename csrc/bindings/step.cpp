@@ -1,5 +1,6 @@
 #include "bindings/step.h"
 
+#include <algorithm>
 #include <memory>
 #include <unordered_map>
 #include <vector>
@@ -31,17 +32,6 @@ struct Names {
   }
 };
 
-// A rule and the names of its states, kept for the life of the process.
-struct Spec {
-  explicit Spec(const std::string& name) : rule(make_rule(name)) {
-    for (int i = 0; i < rule->state_count(); ++i) {
-      states.push_back(PyUnicode_InternFromString(rule->state_name(i)));
-    }
-  }
-  std::unique_ptr<AnyRule> rule;
-  std::vector<PyObject*> states;
-};
-
 // What a step gathers before it writes. Kept between steps for its capacity, one per running step.
 struct Scratch {
   struct Count {
@@ -57,6 +47,9 @@ struct Scratch {
     py::object to, from;
   };
 
+  explicit Scratch(const std::string& name) : rule(make_rule(name)) {}
+
+  std::unique_ptr<AnyRule> rule;  // with the options of the group that is being read
   std::vector<Item> items;
   std::vector<std::size_t> rule_of_item;
   std::vector<RuleStorage> rules;
@@ -64,42 +57,65 @@ struct Scratch {
   std::vector<py::object> held;  // gradients and dense copies, while the GIL is released
   std::vector<NewState> new_states;
   std::vector<CopyBack> copies;
-  py::list updated;    // parameters that were written
-  py::list left_over;  // (group, param, reason)
+  std::vector<PyObject*> updated;     // parameters that will be written; param_groups owns them
+  std::vector<py::object> left_over;  // (group, param, reason)
 
+  // How far each list has been filled, to take back what was gathered since.
+  struct Mark {
+    std::size_t items, counts, new_states, copies, updated, left_over;
+  };
+  Mark mark() const {
+    return {items.size(),  counts.size(),  new_states.size(),
+            copies.size(), updated.size(), left_over.size()};
+  }
+  void roll_back(const Mark& to) {
+    items.resize(to.items);
+    rule_of_item.resize(to.items);
+    counts.resize(to.counts);
+    new_states.resize(to.new_states);
+    copies.resize(to.copies);
+    updated.resize(to.updated);
+    left_over.resize(to.left_over);
+  }
   void clear() {
-    items.clear();
-    rule_of_item.clear();
+    roll_back({});
     rules.clear();
-    counts.clear();
     held.clear();
-    new_states.clear();
-    copies.clear();
   }
 };
 
-// Lends a thread's scratch. A step within a step (from a hook, say) gets one of its own.
+// A rule's name, the names of its states and its idle scratch; kept for the life of the process.
+struct Spec {
+  explicit Spec(const std::string& name) : name(name) {
+    const std::unique_ptr<AnyRule> rule = make_rule(name);
+    for (int i = 0; i < rule->state_count(); ++i) {
+      states.push_back(PyUnicode_InternFromString(rule->state_name(i)));
+    }
+  }
+  std::string name;
+  std::vector<PyObject*> states;
+  std::vector<std::unique_ptr<Scratch>> idle;
+};
+
+// Lends a scratch for one step. A step within a step, or in another thread, gets its own.
 class Lent {
  public:
-  Lent() : scratch_(std::move(kept())) {
-    if (!scratch_) scratch_ = std::make_unique<Scratch>();
-    scratch_->updated = py::list();
-    scratch_->left_over = py::list();
+  explicit Lent(Spec& spec) : spec_(spec) {
+    if (spec.idle.empty()) {
+      scratch_ = std::make_unique<Scratch>(spec.name);
+    } else {
+      scratch_ = std::move(spec.idle.back());
+      spec.idle.pop_back();
+    }
   }
   ~Lent() {
     scratch_->clear();
-    scratch_->updated = py::list();
-    scratch_->left_over = py::list();
-    kept() = std::move(scratch_);
+    spec_.idle.push_back(std::move(scratch_));
   }
   Scratch* operator->() { return scratch_.get(); }
 
  private:
-  static std::unique_ptr<Scratch>& kept() {
-    // Never destroyed: its Python lists must not outlive the interpreter.
-    static thread_local auto& scratch = *new std::unique_ptr<Scratch>();
-    return scratch;
-  }
+  Spec& spec_;
   std::unique_ptr<Scratch> scratch_;
 };
 
@@ -121,7 +137,8 @@ class Walk {
  public:
   Walk(Spec& spec, const py::object& optimizer)
       : spec_(spec),
-        rule_(*spec.rule),
+        scratch_(spec),
+        rule_(*scratch_->rule),
         optimizer_(optimizer),
         state_(py::reinterpret_borrow<py::object>(optimizer.attr("state"))) {}
 
@@ -132,7 +149,9 @@ class Walk {
 
   // From here on nothing can fail but torch itself.
   void write(int threads) {
-    if (py::len(scratch_->left_over) > 0) optimizer_.attr("_step_with_torch")(scratch_->left_over);
+    if (!scratch_->left_over.empty()) {
+      optimizer_.attr("_step_with_torch")(list_of(scratch_->left_over));
+    }
     for (auto& fresh : scratch_->new_states) commit(fresh);
     for (const auto& count : scratch_->counts) {
       if (count.is_double) {
@@ -149,7 +168,9 @@ class Walk {
       run(scratch_->items.data(), scratch_->items.size(), threads);
     }
     for (const auto& copy : scratch_->copies) copy.to.attr("copy_")(copy.from);
-    if (py::len(scratch_->updated) > 0) optimizer_.attr("_bump_versions")(scratch_->updated);
+    if (!scratch_->updated.empty()) {
+      optimizer_.attr("_bump_versions")(list_of(scratch_->updated));
+    }
   }
 
  private:
@@ -164,29 +185,58 @@ class Walk {
     const char* whole_group = is_set(group, names.differentiable) ? "differentiable=True"
                               : is_set(group, names.capturable)   ? "capturable=True on the CPU"
                                                                   : nullptr;
-    PyObject* params = lookup(group, names.params);
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params); ++i) {
-      PyObject* param = PyList_GET_ITEM(params, i);
-      PyObject* grad = PyObject_GetAttr(param, names.grad);
-      if (grad == nullptr) throw py::error_already_set();
-      py::object held = py::reinterpret_steal<py::object>(grad);
-      if (grad == Py_None) continue;
-      if (whole_group != nullptr) {
-        leave(group, param, whole_group);
-        continue;
-      }
-      const Mark mark = this->mark();
+    py::object params = py::reinterpret_steal<py::object>(
+        PySequence_Fast(lookup(group, names.params), "params: expected a list of parameters"));
+    if (!params) throw py::error_already_set();
+    const Scratch::Mark before = scratch_->mark();
+    if (whole_group == nullptr) read_params(group, params.ptr());
+    if (has_twice(before.updated)) {
+      scratch_->roll_back(before);
+      whole_group = "the same parameter twice in a group";
+    }
+    if (whole_group != nullptr) leave_all(group, params.ptr(), whole_group);
+  }
+
+  void read_params(PyObject* group, PyObject* params) {
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(params); ++i) {
+      PyObject* param = PySequence_Fast_GET_ITEM(params, i);
+      py::object grad = gradient(param);
+      if (grad.is_none()) continue;
+      const Scratch::Mark mark = scratch_->mark();
       try {
-        read_param(group, param, std::move(held));
+        read_param(group, param, std::move(grad));
       } catch (const Unfit& unfit) {
-        roll_back(mark);
+        scratch_->roll_back(mark);
         leave(group, param, unfit.reason);
       }
     }
   }
 
+  void leave_all(PyObject* group, PyObject* params, const char* reason) {
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(params); ++i) {
+      PyObject* param = PySequence_Fast_GET_ITEM(params, i);
+      if (!gradient(param).is_none()) leave(group, param, reason);
+    }
+  }
+
+  static py::object gradient(PyObject* param) {
+    PyObject* grad = PyObject_GetAttr(param, Names::get().grad);
+    if (grad == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(grad);
+  }
+
+  // Whether a parameter was read twice since `from`. Those whose states stood in order, each
+  // after the one before, need no look: the keys of a dict differ.
+  bool has_twice(std::size_t from) {
+    if (!out_of_order_) return false;
+    out_of_order_ = false;
+    sorted_.assign(scratch_->updated.begin() + from, scratch_->updated.end());
+    std::sort(sorted_.begin(), sorted_.end());
+    return std::adjacent_find(sorted_.begin(), sorted_.end()) != sorted_.end();
+  }
+
   void leave(PyObject* group, PyObject* param, const std::string& reason) {
-    scratch_->left_over.append(py::make_tuple(py::handle(group), py::handle(param), reason));
+    scratch_->left_over.push_back(py::make_tuple(py::handle(group), py::handle(param), reason));
   }
 
   void read_param(PyObject* group, PyObject* param, py::object grad) {
@@ -214,7 +264,7 @@ class Walk {
       scratch_->items.push_back(item);
       scratch_->rule_of_item.push_back(rule_at(step, dtype));
     }
-    if (PyList_Append(scratch_->updated.ptr(), param) != 0) throw py::error_already_set();
+    scratch_->updated.push_back(param);
   }
 
   // Fills the item's states and tells the number of this step.
@@ -253,6 +303,7 @@ class Walk {
       state_position_ = position;
       return value;
     }
+    out_of_order_ = true;
     return lookup(state_.ptr(), param);
   }
 
@@ -307,10 +358,10 @@ class Walk {
       throw Unfit{std::string(name) + " of shape " + shape_text(view) + " for a parameter of " +
                   shape_text(like)};
     }
-    // Strides that are not even written alike may belong to a lazily negated view (z.conj().imag).
-    if (same_strides(view, like) || (same_layout(view, like) && !is_negated(tensor))) {
-      return data_of(view);
-    }
+    // A lazily negated view (z.conj().imag) reads as its memory. Such views have strides of their
+    // own, or one element.
+    const bool alike = same_strides(view, like) && element_count(view) > 1;
+    if (alike || (same_layout(view, like) && !is_negated(tensor))) return data_of(view);
     py::object copy = dense_copy(tensor, py::handle(like_param_));
     if (written) scratch_->copies.push_back({py::reinterpret_borrow<py::object>(tensor), copy});
     reader_.read(copy.ptr(), &view);
@@ -342,26 +393,22 @@ class Walk {
     return scratch_->rules.size() - 1;
   }
 
-  // What a parameter that turns out unfit must leave as it was.
-  struct Mark {
-    std::size_t counts, copies, new_states;
-  };
-  Mark mark() {
-    return {scratch_->counts.size(), scratch_->copies.size(), scratch_->new_states.size()};
-  }
-  void roll_back(const Mark& mark) {
-    scratch_->counts.resize(mark.counts);
-    scratch_->copies.resize(mark.copies);
-    scratch_->new_states.resize(mark.new_states);
+  template <class Objects>
+  static py::list list_of(const Objects& objects) {
+    py::list list(objects.size());
+    for (std::size_t i = 0; i < objects.size(); ++i) list[i] = py::handle(objects[i]);
+    return list;
   }
 
   Spec& spec_;
+  Lent scratch_;
   AnyRule& rule_;
   const py::object& optimizer_;
   py::object state_;
   const TorchReader& reader_ = TorchReader::get();
-  Lent scratch_;
   Py_ssize_t state_position_ = 0;
+  bool out_of_order_ = false;
+  std::vector<PyObject*> sorted_;
   PyObject* like_param_ = nullptr;
   double last_step_ = -1;
   DType last_dtype_ = DType::float32;

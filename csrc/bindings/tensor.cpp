@@ -9,6 +9,15 @@ namespace fastopt {
 
 namespace {
 
+// A tensor whose storage was freed reads as its offset from a null pointer, so low addresses are
+// looked at more closely.
+bool has_memory(PyObject* object, const DLTensor& view) {
+  constexpr uint64_t low = uint64_t{1} << 40;
+  if (view.device.device_type != kDLCPU || reinterpret_cast<uint64_t>(view.data) >= low)
+    return true;
+  return py::handle(object).attr("untyped_storage")().attr("data_ptr")().cast<uint64_t>() != 0;
+}
+
 const DLPackExchangeAPI* exchange_api(py::handle type) {
   py::object capsule = type.attr("__dlpack_c_exchange_api__");
   void* api = PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api");
@@ -20,6 +29,7 @@ const DLPackExchangeAPI* exchange_api(py::handle type) {
 
 TorchReader::TorchReader() {
   py::module_ torch = py::module_::import("torch");
+  strided_ = py::object(torch.attr("strided")).release().ptr();
   py::object tensor = torch.attr("Tensor"), parameter = torch.attr("nn").attr("Parameter");
   tensor_api_ = exchange_api(tensor);
   parameter_api_ = exchange_api(parameter);
@@ -36,13 +46,17 @@ bool TorchReader::read(PyObject* object, DLTensor* view) const {
   const DLPackExchangeAPI* api = Py_TYPE(object) == tensor_type_      ? tensor_api_
                                  : Py_TYPE(object) == parameter_type_ ? parameter_api_
                                                                       : nullptr;
-  if (api == nullptr) return false;
+  if (api == nullptr || (wary_ && !is_strided(object))) return false;
   if (api->dltensor_from_py_object_no_sync(object, view) != 0) {
     PyErr_Clear();
+    wary_ = true;
     return false;
   }
-  // A tensor whose storage was freed reads as a null pointer.
-  return view->data != nullptr || element_count(*view) == 0;
+  return has_memory(object, *view) || element_count(*view) == 0;
+}
+
+bool TorchReader::is_strided(PyObject* object) const {
+  return py::handle(object).attr("layout").ptr() == strided_;
 }
 
 int64_t element_count(const DLTensor& view) {
@@ -67,10 +81,10 @@ bool same_layout(const DLTensor& a, const DLTensor& b) {
 }
 
 bool is_contiguous(const DLTensor& view) {
-  if (view.strides == nullptr) return true;
+  // Without elements, strides mean nothing; NumPy sets them to 0.
+  if (view.strides == nullptr || element_count(view) == 0) return true;
   int64_t expected = 1;
   for (int d = view.ndim - 1; d >= 0; --d) {
-    if (view.shape[d] == 0) return true;
     if (view.shape[d] != 1 && view.strides[d] != expected) return false;
     expected *= view.shape[d];
   }
@@ -120,30 +134,78 @@ std::string dtype_name(const DLTensor& view) {
   }
 }
 
+std::string device_name(const DLTensor& view) {
+  switch (view.device.device_type) {
+    case kDLCPU:
+      return "the CPU";
+    case kDLCUDA:
+      return "a CUDA device";
+    case kDLROCM:
+      return "a ROCm device";
+    case kDLMetal:
+      return "a Metal device";
+    default:
+      return "DLPack device type " + std::to_string(static_cast<int>(view.device.device_type));
+  }
+}
+
 std::string shape_text(const DLTensor& view) {
   std::string text = "(";
   for (int d = 0; d < view.ndim; ++d) text += (d ? ", " : "") + std::to_string(view.shape[d]);
   return text + (view.ndim == 1 ? ",)" : ")");
 }
 
+namespace {
+
+std::string type_name(py::handle object) {
+  return py::str(py::type::of(object).attr("__name__")).cast<std::string>();
+}
+
+// A torch tensor without memory that a kernel could use: sparse, quantised, freed, on "meta".
+[[noreturn]] void refuse_torch(py::handle tensor, const std::string& name) {
+  const auto text = [&](const char* attribute) {
+    return py::str(tensor.attr(attribute)).cast<std::string>();
+  };
+  const std::string device = text("device");
+  const std::string message =
+      name + ": expected a dense torch tensor with memory on the CPU, got one of " +
+      text("layout") + ", " + text("dtype") + " on device " + device;
+  if (device != "cpu") throw py::value_error(message);
+  throw py::type_error(message);
+}
+
+}  // namespace
+
 Array::Array(py::handle object, const std::string& name)
     : owner_(py::reinterpret_borrow<py::object>(object)) {
-  if (TorchReader::get().read(object.ptr(), &view_)) return;
-  if (!TorchReader::get().is_plain(object.ptr())) {
-    if (read_buffer(object, name) || read_dlpack(object)) return;
+  const TorchReader& torch = TorchReader::get();
+  if (!torch.read(object.ptr(), &view_)) {
+    if (torch.is_plain(object.ptr())) refuse_torch(object, name);
+    if (!read_buffer(object) && !read_dlpack(object, name)) {
+      throw py::type_error(name + ": expected a NumPy array, a dense torch tensor, or an object " +
+                           "with DLPack or the buffer protocol, got " + type_name(object));
+    }
   }
-  throw py::type_error(
-      name + ": expected a NumPy array, a dense torch tensor, or an object with DLPack or " +
-      "the buffer protocol, got " + std::string(py::str(py::type::of(object).attr("__name__"))));
+  if (view_.data == nullptr && element_count(view_) != 0) {  // a torch subclass that wraps others
+    throw py::type_error(name + ": expected an array with memory of its own, got " +
+                         type_name(object) + ", which has none");
+  }
 }
 
 Array::~Array() {
   if (has_buffer_) PyBuffer_Release(&buffer_);
 }
 
+std::string Array::dtype() const {
+  if (has_buffer_ && view_.dtype.code == kDLOpaqueHandle && buffer_.format != nullptr) {
+    return "buffer format '" + std::string(buffer_.format) + "'";
+  }
+  return dtype_name(view_);
+}
+
 namespace {
 
-// The DLPack type of a buffer's format, for native-order scalars; bits = 0 for anything else.
+// The DLPack type of a buffer's format, for native-order scalars; opaque for anything else.
 DLDataType buffer_dtype(const char* format, Py_ssize_t itemsize) {
   DLDataType type{kDLOpaqueHandle, 0, 1};
   if (format == nullptr) return type;
@@ -166,7 +228,7 @@ DLDataType buffer_dtype(const char* format, Py_ssize_t itemsize) {
 
 }  // namespace
 
-bool Array::read_buffer(py::handle object, const std::string& name) {
+bool Array::read_buffer(py::handle object) {
   if (!PyObject_CheckBuffer(object.ptr())) return false;
   if (PyObject_GetBuffer(object.ptr(), &buffer_, PyBUF_STRIDES | PyBUF_FORMAT) != 0) {
     PyErr_Clear();
@@ -175,39 +237,68 @@ bool Array::read_buffer(py::handle object, const std::string& name) {
   has_buffer_ = true;
   read_only_ = buffer_.readonly != 0;
   extents_.assign(buffer_.shape, buffer_.shape + buffer_.ndim);
-  for (int d = 0; d < buffer_.ndim; ++d) {
-    if (buffer_.shape[d] > 1 && buffer_.strides[d] % buffer_.itemsize != 0) {
-      throw py::value_error(name + ": the strides are not whole elements");
-    }
-    extents_.push_back(buffer_.strides[d] / buffer_.itemsize);
+  const bool has_strides = buffer_.strides != nullptr;  // ctypes leaves them out
+  for (int d = 0; has_strides && d < buffer_.ndim; ++d) {
+    // Not whole elements (one field of a record): 0 then stands for "not contiguous".
+    const Py_ssize_t stride = buffer_.strides[d], size = buffer_.itemsize;
+    extents_.push_back(size > 0 && stride % size == 0 ? stride / size : 0);
   }
   view_.data = buffer_.buf;
   view_.device = {kDLCPU, 0};
   view_.ndim = buffer_.ndim;
   view_.dtype = buffer_dtype(buffer_.format, buffer_.itemsize);
   view_.shape = extents_.data();
-  view_.strides = extents_.data() + buffer_.ndim;
+  view_.strides = has_strides ? extents_.data() + buffer_.ndim : nullptr;
   return true;
 }
 
-bool Array::read_dlpack(py::handle object) {
-  if (!py::hasattr(object, "__dlpack__")) return false;
-  py::object capsule;
+namespace {
+
+// What object.__dlpack__ returns. A refusal (BufferError, mostly) becomes a TypeError with a name.
+py::object dlpack_capsule(py::handle object, const std::string& name) {
   try {
-    capsule = object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
+    try {
+      return object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
+    } catch (py::error_already_set& error) {
+      if (!error.matches(PyExc_TypeError)) throw;
+      return object.attr("__dlpack__")();  // from before max_version
+    }
   } catch (py::error_already_set& error) {
-    if (!error.matches(PyExc_TypeError)) throw;
-    capsule = object.attr("__dlpack__")();  // from before max_version
+    const bool refusal = error.matches(PyExc_BufferError) || error.matches(PyExc_RuntimeError) ||
+                         error.matches(PyExc_TypeError) || error.matches(PyExc_ValueError);
+    if (!refusal) throw;
+    const std::string reason = py::str(error.value()).cast<std::string>();
+    const std::string message = name + ": expected an array that DLPack can export, got " +
+                                type_name(object) + " (" + reason + ")";
+    py::raise_from(error, PyExc_TypeError, message.c_str());
+    throw py::error_already_set();
   }
-  if (void* versioned = PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned")) {
-    const auto* managed = static_cast<const DLManagedTensorVersioned*>(versioned);
-    view_ = managed->dl_tensor;
-    read_only_ = (managed->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0;
+}
+
+// The struct in a capsule of this name, or nullptr.
+template <class Managed>
+const Managed* unpack(const py::object& capsule, const char* name) {
+  if (!PyCapsule_IsValid(capsule.ptr(), name)) return nullptr;
+  return static_cast<const Managed*>(PyCapsule_GetPointer(capsule.ptr(), name));
+}
+
+}  // namespace
+
+bool Array::read_dlpack(py::handle object, const std::string& name) {
+  if (!py::hasattr(object, "__dlpack__")) return false;
+  py::object capsule = dlpack_capsule(object, name);
+  if (const auto* versioned = unpack<DLManagedTensorVersioned>(capsule, "dltensor_versioned")) {
+    if (versioned->version.major != DLPACK_MAJOR_VERSION) {
+      throw py::type_error(name + ": expected DLPack version 1, got version " +
+                           std::to_string(versioned->version.major));
+    }
+    view_ = versioned->dl_tensor;
+    read_only_ = (versioned->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0;
+  } else if (const auto* plain = unpack<DLManagedTensor>(capsule, "dltensor")) {
+    view_ = plain->dl_tensor;
   } else {
-    PyErr_Clear();
-    void* plain = PyCapsule_GetPointer(capsule.ptr(), "dltensor");
-    if (plain == nullptr) throw py::error_already_set();
-    view_ = static_cast<const DLManagedTensor*>(plain)->dl_tensor;
+    throw py::type_error(name + ": expected __dlpack__ to return a DLPack capsule, got " +
+                         type_name(capsule));
   }
   owner_ = capsule;  // not consumed: its destructor gives the memory back
   return true;

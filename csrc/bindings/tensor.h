@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <string>
+#include <vector>
 
 #include "cpu/kernel.h"
 #include "dlpack.h"
@@ -27,8 +28,14 @@ class TorchReader {
 
  private:
   TorchReader();
+  bool is_strided(PyObject* object) const;
+
   PyTypeObject *tensor_type_, *parameter_type_;
   const DLPackExchangeAPI *tensor_api_, *parameter_api_;
+  PyObject* strided_;  // torch.strided
+  // torch's refusal of a sparse tensor costs a millisecond (it collects a stack trace), so after
+  // the first one the layout is asked for beforehand, at 40 ns a tensor.
+  mutable bool wary_ = false;
 };
 
 int64_t element_count(const DLTensor& view);
@@ -37,7 +44,7 @@ bool same_shape(const DLTensor& a, const DLTensor& b);
 // Strides equal wherever a dimension has more than one element.
 bool same_layout(const DLTensor& a, const DLTensor& b);
 
-// Strides equal as they are written, which also tells that neither is a lazily negated view.
+// Strides equal as they are written.
 bool same_strides(const DLTensor& a, const DLTensor& b);
 
 bool is_contiguous(const DLTensor& view);
@@ -50,6 +57,7 @@ inline bool on_cpu(const DLTensor& view) { return view.device.device_type == kDL
 // -1 if the kernels do not know the type.
 int dtype_of(const DLTensor& view);
 std::string dtype_name(const DLTensor& view);
+std::string device_name(const DLTensor& view);
 std::string shape_text(const DLTensor& view);
 
 inline void* data_of(const DLTensor& view) {
@@ -59,7 +67,8 @@ inline void* data_of(const DLTensor& view) {
 // Any array, held for the length of a call.
 class Array {
  public:
-  // Throws pybind11::type_error if `object` offers no way to its memory. `name` is the argument's.
+  // Throws pybind11::type_error or value_error if `object` offers no way to its memory. `name` is
+  // the argument's.
   Array(pybind11::handle object, const std::string& name);
   ~Array();
   Array(const Array&) = delete;
@@ -67,10 +76,11 @@ class Array {
 
   const DLTensor& view() const { return view_; }
   bool read_only() const { return read_only_; }
+  std::string dtype() const;  // for people
 
  private:
-  bool read_buffer(pybind11::handle object, const std::string& name);
-  bool read_dlpack(pybind11::handle object);
+  bool read_buffer(pybind11::handle object);
+  bool read_dlpack(pybind11::handle object, const std::string& name);
 
   DLTensor view_{};
   bool read_only_ = false;

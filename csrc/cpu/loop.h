@@ -2,6 +2,8 @@
 //
 // Only the tail is masked: masking every iteration would halve the speed. The rule is copied to a
 // local first; through a pointer, the compiler would have to assume that each store changes it.
+// Each array is prefetched a little ahead, because hardware prefetchers stop at page boundaries
+// and square roots and divisions leave them too few loads to look at (bench/NOTES.md, 1).
 #pragma once
 
 #include <stdint.h>
@@ -22,6 +24,12 @@ struct Loop {
   const T* const grad;
   T* const states[sizeof...(State)];
 
+  static constexpr int64_t ahead = 1024;  // bytes
+
+  FASTOPT_HOST_DEVICE static void prefetch(const T* from) {
+    __builtin_prefetch(reinterpret_cast<const char*>(from) + ahead);
+  }
+
   template <class Load, class Store>
   FASTOPT_HOST_DEVICE void update(int64_t i, Load load, Store store) const {
     using V = Vec<T>;
@@ -36,6 +44,9 @@ struct Loop {
     using V = Vec<T>;
     int64_t i = begin;
     for (; i <= end - V::lanes; i += V::lanes) {
+      prefetch(param + i);
+      prefetch(grad + i);
+      ((states[State] ? prefetch(states[State] + i) : void()), ...);
       update(i, [](const T* from) { return V::load(from); }, [](V v, T* to) { v.store(to); });
     }
     if (const int rest = static_cast<int>(end - i); rest > 0) {

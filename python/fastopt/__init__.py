@@ -1,7 +1,7 @@
 """Fused SIMD optimizers for PyTorch and NumPy, equal to their NumPy references bit for bit.
 
     optimizer = fastopt.optim.AdamW(model.parameters(), lr=1e-3)   # torch.optim.AdamW's signature
-    fastopt.kernels.adam_(param, grad, exp_avg, exp_avg_sq, step=1)  # the same kernel, in place on arrays
+    fastopt.kernels.adam_(param, grad, exp_avg, exp_avg_sq, step=1)  # the same, on arrays
     fastopt.reference.adam(param, grad, exp_avg, exp_avg_sq, step=1)  # its definition, in NumPy
 
 On the command line: ``python -m fastopt info | verify | demo``.

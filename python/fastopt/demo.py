@@ -184,8 +184,7 @@ class Comparison:
         gap = abs(self.fastopt.accuracy - self.torch.accuracy)
         if gap > MAX_GAP + 1e-9:
             found.append(
-                f"{self.name}: {gap:.2f} points lie between fastopt and torch, "
-                f"more than {MAX_GAP:g}"
+                f"{self.name}: {gap:.2f} points lie between fastopt and torch, more than {MAX_GAP:g}"
             )
         return found
 
@@ -304,8 +303,7 @@ def save_json(
         "seed": options.seed,
         "threads": torch.get_num_threads(),
         "optimizers": [
-            {**asdict(c), "arguments": OPTIMIZERS[c.name], "speedup": c.speedup}
-            for c in comparisons
+            {**asdict(c), "arguments": OPTIMIZERS[c.name], "speedup": c.speedup} for c in comparisons
         ],
         "shortfalls": shortfalls,
         "passed": not shortfalls,

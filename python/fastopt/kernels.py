@@ -16,6 +16,7 @@ The formulas, with their sources, stand in :mod:`fastopt.reference`, whose bits 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -32,6 +33,8 @@ __all__ = ["adagrad_", "adam_", "adamw_", "rmsprop_", "sgd_"]
 
 def _apply(rule: str, arrays: dict[str, Arrays | None], step: Steps, options: dict[str, Any]) -> None:
     param = arrays["param"]
+    if param is None:
+        raise TypeError("param: expected an array or a list of arrays, got None")
     listed = isinstance(param, (list, tuple))
     columns: list[Sequence[Array] | None] = []
     for name, column in arrays.items():
@@ -39,14 +42,23 @@ def _apply(rule: str, arrays: dict[str, Arrays | None], step: Steps, options: di
             expected = "a list of arrays like param" if listed else "one array like param"
             raise TypeError(f"{name}: expected {expected}, got {type(column).__name__}")
         columns.append(column if column is None else list(column) if listed else [column])
-        for tensor in columns[-1] or ():
+        for i, tensor in enumerate(columns[-1] or ()):
             if isinstance(tensor, torch.Tensor) and (tensor.is_neg() or tensor.is_conj()):
-                raise ValueError(f"{name}: expected plain memory, got a lazily negated view")
+                index = f"[{i}]" if listed else ""
+                raise ValueError(f"{name}{index}: expected plain memory, got a lazily negated view")
     count = len(columns[0] or ())
     steps: list[Any] = list(step) if isinstance(step, (list, tuple)) else [step] * count
     _C.apply(rule, columns, steps, options, listed, torch.get_num_threads())
     written = [t for i, column in enumerate(columns) if i != 1 for t in column or ()]
     torch.autograd.graph.increment_version([t for t in written if isinstance(t, torch.Tensor)])
+
+
+def _number(name: str, value: Any) -> float:
+    """The value as a float, for a check that compares it before the kernel sees it."""
+    try:
+        return math.ldexp(value, 0)  # float() would take text, too
+    except (TypeError, ValueError, RuntimeError):  # the last two from arrays
+        raise TypeError(f"{name}: expected a number, got {value!r}") from None
 
 
 def sgd_(
@@ -69,6 +81,8 @@ def sgd_(
     ``step=1`` starts the momentum buffer from the gradient, whatever the buffer holds (except with
     ``exponential_average``, which starts from the buffer).
     """
+    if nesterov or exponential_average:
+        momentum, dampening = _number("momentum", momentum), _number("dampening", dampening)
     if nesterov and (momentum <= 0 or dampening != 0):
         raise ValueError(
             "nesterov: expected momentum > 0 and dampening = 0 with it, got "
@@ -187,7 +201,10 @@ def adam_(
     eps_inside_sqrt: bool = False,
     maximize: bool = False,
 ) -> None:
-    """Adam in place; see :func:`fastopt.reference.adam`. ``max_exp_avg_sq`` is needed with ``amsgrad``."""
+    """Adam in place; see :func:`fastopt.reference.adam`.
+
+    ``max_exp_avg_sq`` is needed with ``amsgrad``.
+    """
     _apply(
         "adam",
         {

@@ -56,7 +56,8 @@ class Fused(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        _C.step(self._rule, self, torch.get_num_threads())
+        with torch.no_grad():
+            _C.step(self._rule, self, torch.get_num_threads())
         return loss
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -77,19 +78,19 @@ class Fused(Optimizer):
     def _new_state(self, group: Group, param: Tensor, name: str) -> Tensor:
         """A state tensor as torch's class would make it."""
         if name == "step":
-            double = torch.get_default_dtype() == torch.float64
+            double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
             return torch.zeros((), dtype=torch.float64 if double else torch.float32)
         return torch.zeros_like(param, memory_format=torch.preserve_format)
 
     def _dense_copy(self, tensor: Tensor, like: Tensor | None) -> Tensor:
         """``tensor`` laid out like ``like``, or without gaps where that is None."""
-        with torch.no_grad():
-            if like is None and 0 in tensor.stride() and tensor.numel() > 1:
-                raise RuntimeError(
-                    f"parameter of shape {tuple(tensor.shape)} and strides {tensor.stride()}: "
-                    "several elements share one place in memory; expected one place each"
-                )
-            return torch.empty_like(tensor if like is None else like).copy_(tensor)
+        shared = any(n > 1 and s == 0 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+        if like is None and shared and tensor.numel() > 0:
+            raise RuntimeError(
+                f"parameter of shape {tuple(tensor.shape)} and strides {tensor.stride()}: "
+                "several elements share one place in memory; expected one place each"
+            )
+        return torch.empty_like(tensor if like is None else like).copy_(tensor)
 
     def _bump_versions(self, params: list[Tensor]) -> None:
         """Tell autograd that the kernels have written to these."""
@@ -98,6 +99,8 @@ class Fused(Optimizer):
     def _step_with_torch(self, leftovers: list[Leftover]) -> None:
         """Step the parameters that the kernels do not take with torch's own code."""
         by_group: dict[int, Group] = {}
+        # Most of torch's classes refuse a sparse gradient: they are to meet it before they write.
+        leftovers = sorted(leftovers, key=lambda it: it[1].grad is None or not it[1].grad.is_sparse)
         for group, param, reason in leftovers:
             for key, neutral in self._extras.items():
                 if group.get(key, neutral) != neutral:

@@ -40,4 +40,4 @@ class Adagrad(Fused, torch.optim.Adagrad):
 
     def _new_state(self, group: dict[str, Any], param: Tensor, name: str) -> Tensor:
         state = super()._new_state(group, param, name)
-        return state.fill_(group["initial_accumulator_value"]) if name == "sum" else state
+        return state.fill_(self.defaults["initial_accumulator_value"]) if name == "sum" else state

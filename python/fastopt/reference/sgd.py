@@ -64,9 +64,7 @@ def sgd(
     lr, momentum, weight_decay = check_numbers(lr=lr, momentum=momentum, weight_decay=weight_decay)
     (dampening,) = check_numbers("other than NaN", dampening=dampening)
     if nesterov and not (momentum > 0 and dampening == 0):
-        raise ValueError(
-            f"nesterov needs momentum > 0 and dampening 0, not {momentum} and {dampening}"
-        )
+        raise ValueError(f"nesterov needs momentum > 0 and dampening 0, not {momentum} and {dampening}")
     if exponential_average and not (0 < momentum < 1 and dampening == 0 and not nesterov):
         raise ValueError(
             "exponential_average needs 0 < momentum < 1, dampening 0 and nesterov False, "

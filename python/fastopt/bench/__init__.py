@@ -1,0 +1,110 @@
+"""Measure fastopt beside the memory limit, torch.optim and whatever other package is installed.
+
+    python -m fastopt bench [SUITE ...] [--threads N ...] [--target NAME ...] [--optimizers NAME ...]
+                            [--rounds N] [--quick] [--compile] [--device cpu]
+                            [--json FILE] [--plot FILE] [--compare OLD.json]
+
+Contenders take turns in rounds (timing.py), on the same arrays (workload.py). What is measured is
+`step()` of the optimizer, hooks and all, as a training loop calls it, on float32. The limit is a loop
+over the same arrays that reads and writes what the step must and adds once in between. Beside each
+time stand the fraction of the limit that it reaches, the bandwidth, and how many times as fast
+fastopt is; ratios are taken within a round. suites.py says which cases are warm or cold.
+
+The exit status is 0, 1 with --compare if fastopt has become slower than in OLD.json beyond the spread
+(compare.py), and 2 if an argument or a package is missing or wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from fastopt.bench import compare, peers, report
+from fastopt.bench.options import parse_options
+from fastopt.bench.results import Report, group_by_suite
+from fastopt.bench.run import Run
+from fastopt.bench.suites import SUITES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def missing_packages(plot: bool) -> list[str]:
+    """What the output needs and is not installed."""
+    return [name for name in ("rich", *["matplotlib"] * plot) if find_spec(name) is None]
+
+
+def measure_with_progress(run: Run, console: Console) -> None:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description:<30}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+    )
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task("", total=run.total_rounds)
+        run.measure_all(
+            lambda text: progress.update(task, description=text),
+            lambda rounds: progress.advance(task, rounds),
+        )
+
+
+def print_report(measured: Report, console: Console) -> None:
+    console.print(report.machine_line(measured.machine), highlight=False)
+    for (suite, threads), results in group_by_suite(measured.results).items():
+        number = f"{threads} thread{'s' if threads > 1 else ''}"
+        console.rule(f"[bold]{suite}[/]: {SUITES[suite].description}; {number}", align="left")
+        for table in report.tables(results):
+            console.print(table)
+            console.print()
+    console.print(report.EXPLANATION, style="dim", highlight=False)
+    if absent := peers.absent():
+        console.print(f"not installed: {', '.join(absent)}", style="dim", highlight=False)
+    for note in measured.notes:
+        console.print(f"left out: {note}", style="yellow", highlight=False, markup=False)
+
+
+def print_changes(old: Report, new: Report, console: Console) -> int:
+    """The exit status: 1 for a regression, 2 if there is nothing to compare."""
+    found = compare.changes(old.results, new.results)
+    if not found:
+        console.print("the two runs have no case in common", style="bold red")
+        return 2
+    if old.machine["cpu"] != new.machine["cpu"]:
+        console.print(f"another machine then: {old.machine['cpu']}", style="yellow", markup=False)
+    console.print(compare.make_table(found))
+    slower = sum(change.verdict == "slower" for change in found)
+    console.print(f"{slower} of {len(found)} figures slower beyond the spread")
+    return 1 if slower else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the bench; its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    options = parse_options(argv)
+    if missing := missing_packages(bool(options.plot)):
+        print(
+            f'the bench needs {", ".join(missing)}, not installed here: pip install "fastopt[demo]"',
+            file=sys.stderr,
+        )
+        return 2
+    from rich.console import Console
+
+    console = Console()
+    run = Run(options, argv)
+    measure_with_progress(run, console)
+    print_report(run.report, console)
+    if options.json:
+        text = json.dumps(run.report.to_json(), indent=1)
+        options.json.write_text(text + "\n", encoding="utf-8")
+    if options.plot and run.report.results:
+        from fastopt.bench import plot
+
+        plot.save(run.report.results, options.plot)
+        console.print(f"plot: {options.plot}")
+    if options.compare:
+        return print_changes(options.compare, run.report, console)
+    return 0

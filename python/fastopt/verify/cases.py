@@ -1,0 +1,155 @@
+"""What is verified: every rule with every combination of its options that makes sense.
+
+A new rule is one `Rule` in `RULES`. Its reference, kernel and optimizer are looked up by name at the
+moment of each call.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Options = dict[str, Any]
+
+STEPS = (1, 2, 10, 1000, 10**6)
+"""Numbers of the first step of a trial; each is followed by the next ones."""
+
+
+def always(options: Options) -> bool:
+    """The default of `State.used` and of `Rule.allowed`."""
+    return True
+
+
+@dataclass(frozen=True)
+class State:
+    """A state array of a rule."""
+
+    name: str
+    square: bool = False  # made of squares, hence mostly not negative
+    used: Callable[[Options], bool] = always
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule and its options.
+
+    The kernel is fastopt.kernels' `name` with an underscore, the reference fastopt.reference's `name`.
+    """
+
+    name: str
+    optimizer: str  # the class in fastopt.optim
+    states: tuple[State, ...]
+    choices: Mapping[str, tuple[Any, ...]]  # every combination of these is verified ...
+    numbers: Mapping[str, tuple[Any, ...]]  # ... with values drawn from these, where a choice is not 0
+    allowed: Callable[[Options], bool] = field(default=always)
+
+    def combinations(self) -> list[Options]:
+        """Every combination of the choices that is allowed."""
+        values = itertools.product(*self.choices.values())
+        every = [dict(zip(self.choices, combination, strict=True)) for combination in values]
+        return [options for options in every if self.allowed(options)]
+
+    def draw(self, combination: Options, rng: np.random.Generator) -> Options:
+        """The combination with its numbers drawn."""
+        options = dict(combination)
+        for name, values in self.numbers.items():
+            if combination.get(name, True):
+                options[name] = values[rng.integers(len(values))]
+        return options
+
+
+def sgd_allowed(options: Options) -> bool:
+    """Forms of momentum exclude each other and need a momentum."""
+    forms = [options[n] for n in ("dampening", "nesterov", "exponential_average")]
+    if sum(map(bool, forms)) > (1 if options["momentum"] else 0):
+        return False
+    return bool(options["exponential_average"] or not options["bias_correction"])
+
+
+SWITCH = (False, True)
+COMMON_CHOICES = {"weight_decay": (0.0, 0.1), "maximize": SWITCH}
+COMMON_NUMBERS = {"lr": (1e-3, 1e-2, 0.3), "weight_decay": (0.1, 1e-2, 1e-4)}
+# 1e-40 is a denormal in float32, 1e-60 rounds to 0 there
+EPS = (1e-8, 1e-3, 1e-40, 1e-60, 0.0)
+
+ADAM_STATES = (
+    State("exp_avg"),
+    State("exp_avg_sq", square=True),
+    State("max_exp_avg_sq", square=True, used=lambda options: bool(options["amsgrad"])),
+)
+ADAM_CHOICES = {
+    **COMMON_CHOICES,
+    "amsgrad": SWITCH,
+    "bias_correction": SWITCH,
+    "eps_inside_sqrt": SWITCH,
+}
+ADAM_NUMBERS = {
+    **COMMON_NUMBERS,
+    "betas": ((0.9, 0.999), (0.8, 0.95), (0.0, 0.5), (0.99, 0.9)),
+    "eps": EPS,
+}
+
+RULES = (
+    Rule(
+        "sgd",
+        "SGD",
+        states=(State("momentum_buffer", used=lambda options: options["momentum"] != 0),),
+        choices={
+            **COMMON_CHOICES,
+            "momentum": (0.0, 0.9),
+            "dampening": (0.0, 0.3),
+            "nesterov": SWITCH,
+            "exponential_average": SWITCH,
+            "bias_correction": SWITCH,
+        },
+        numbers={**COMMON_NUMBERS, "momentum": (0.9, 0.5, 0.99), "dampening": (0.3, -0.5, 1.0)},
+        allowed=sgd_allowed,
+    ),
+    Rule(
+        "adagrad",
+        "Adagrad",
+        states=(State("sum", square=True),),
+        choices={**COMMON_CHOICES, "lr_decay": (0.0, 0.01)},
+        numbers={**COMMON_NUMBERS, "lr_decay": (0.01, 1e-5, 1.0), "eps": (1e-10, *EPS)},
+    ),
+    Rule(
+        "rmsprop",
+        "RMSprop",
+        states=(
+            State("square_avg", square=True),
+            State("grad_avg", used=lambda options: bool(options["centered"])),
+            State("momentum_buffer", used=lambda options: options["momentum"] != 0),
+        ),
+        choices={
+            **COMMON_CHOICES,
+            "momentum": (0.0, 0.9),
+            "centered": SWITCH,
+            "eps_inside_sqrt": SWITCH,
+        },
+        numbers={
+            **COMMON_NUMBERS,
+            "alpha": (0.99, 0.9, 0.5, 0.0),
+            "eps": EPS,
+            "momentum": (0.9, 0.5, 1.0),
+        },
+    ),
+    Rule(
+        "adam",
+        "Adam",
+        states=ADAM_STATES,
+        choices={**ADAM_CHOICES, "decoupled_weight_decay": SWITCH},
+        numbers=ADAM_NUMBERS,
+        allowed=lambda options: options["weight_decay"] or not options["decoupled_weight_decay"],
+    ),
+    Rule(
+        "adamw",
+        "AdamW",
+        states=ADAM_STATES,
+        choices=ADAM_CHOICES,
+        numbers=ADAM_NUMBERS,
+    ),
+)

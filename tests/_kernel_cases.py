@@ -1,0 +1,173 @@
+"""What the kernel tests share: the rules with options and arrays for them, and how bits compare."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fastopt import kernels, reference
+
+Array = npt.NDArray[Any]
+Options = dict[str, Any]
+
+STATES = {
+    "sgd": ["momentum_buffer"],
+    "adagrad": ["sum"],
+    "rmsprop": ["square_avg", "grad_avg", "momentum_buffer"],
+    "adam": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
+    "adamw": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
+}
+USING_ALL_STATES: dict[str, Options] = {
+    "sgd": {"momentum": 0.9},
+    "adagrad": {},
+    "rmsprop": {"centered": True, "momentum": 0.9},
+    "adam": {"amsgrad": True},
+    "adamw": {"amsgrad": True},
+}
+DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
+
+
+def kernel(name: str) -> Callable[..., None]:
+    function: Callable[..., None] = getattr(kernels, name + "_")
+    return function
+
+
+def rule(name: str) -> Callable[..., tuple[Array, ...]]:
+    function: Callable[..., tuple[Array, ...]] = getattr(reference, name)
+    return function
+
+
+def arguments_of(name: str) -> list[str]:
+    """The names of the array arguments."""
+    return ["param", "grad", *STATES[name]]
+
+
+# ---- values ---------------------------------------------------------------------------------------
+
+KINDS = ["normal", "bits", "extreme", "special"]
+
+
+def values(random: np.random.Generator, shape: Any, dtype: Any, kind: str = "normal") -> Array:
+    """Random numbers: normal ones; any bits at all; of any magnitude; the corners of the format."""
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape))
+    limits = np.finfo(dtype)
+    if kind == "bits":
+        return np.frombuffer(random.bytes(size * dtype.itemsize), dtype).reshape(shape).copy()
+    if kind == "extreme":
+        exponents = random.uniform(limits.minexp - limits.nmant, limits.maxexp, size)
+        numbers = random.choice([-1.0, 1.0], size) * np.exp2(exponents)
+    elif kind == "special":
+        positive = [0, 1, limits.smallest_subnormal, limits.tiny, limits.max, np.inf, np.nan]
+        numbers = random.choice([*positive, *(-x for x in positive)], size)
+    else:
+        numbers = random.standard_normal(size)
+    return numbers.astype(dtype).reshape(shape)
+
+
+def make_arrays(name: str, random: np.random.Generator, shape: Any, dtype: Any) -> dict[str, Array]:
+    """Ordinary arrays for one step of a rule; every state is >= 0."""
+    drawn = {argument: values(random, shape, dtype) for argument in arguments_of(name)}
+    for state in STATES[name]:
+        np.abs(drawn[state], out=drawn[state])
+    return drawn
+
+
+# ---- bits -----------------------------------------------------------------------------------------
+
+
+def assert_same_bits(actual: Array, expected: Array, about: object = "") -> None:
+    """Equal dtype, shape and bits; any NaN equals any other."""
+    assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape), about
+    unsigned = f"u{actual.dtype.itemsize}"
+    same = np.ascontiguousarray(actual).view(unsigned) == np.ascontiguousarray(expected).view(unsigned)
+    wrong = np.argwhere(~(same | (np.isnan(actual) & np.isnan(expected))).reshape(actual.shape))
+    if len(wrong):
+        first = tuple(wrong[0])
+        raise AssertionError(
+            f"{about}: {len(wrong)} of {actual.size} elements differ, the first at {first}: "
+            f"{actual[first].item().hex()}, expected {expected[first].item().hex()}"
+        )
+
+
+def assert_step(
+    name: str, before: dict[str, Array], after: dict[str, Array], **options: Any
+) -> None:
+    """The arrays after a kernel are those that the reference makes of the arrays before it."""
+    expected = rule(name)(**before, **options)
+    for key, array in zip(["param", *STATES[name]], expected, strict=True):
+        assert_same_bits(after[key], array, key)
+    assert after["grad"].tobytes() == before["grad"].tobytes(), "the gradient was written"
+
+
+# ---- options --------------------------------------------------------------------------------------
+
+flags = st.booleans()
+decays = st.sampled_from([0.0, 0.5, 0.9, 0.999]) | st.floats(0, 1, exclude_max=True)
+numbers = st.sampled_from([0.0, 1e-8, 1e-3, 0.1, 1.0]) | st.floats(min_value=0)  # inf, too
+penalties = st.just(0.0) | numbers
+STEPS = st.integers(1, 10) | st.integers(1, 2**53)
+
+
+@st.composite
+def sgd_options(draw: st.DrawFn) -> Options:
+    form = draw(st.sampled_from(["plain", "momentum", "nesterov", "average"]))
+    options: Options = {"lr": draw(numbers), "weight_decay": draw(penalties)}
+    options["maximize"] = draw(flags)
+    if form == "momentum":
+        return options | {"momentum": draw(numbers), "dampening": draw(st.floats(-2, 2))}
+    if form == "nesterov":
+        return options | {"momentum": draw(decays.filter(bool)), "nesterov": True}
+    if form == "average":
+        options |= {"momentum": draw(decays.filter(bool)), "exponential_average": True}
+        options["bias_correction"] = draw(flags)
+    return options
+
+
+def adam_options(**more: st.SearchStrategy[Any]) -> st.SearchStrategy[Options]:
+    return st.fixed_dictionaries(
+        {
+            "lr": numbers,
+            "betas": st.tuples(decays, decays),
+            "eps": numbers,
+            "weight_decay": penalties,
+            "amsgrad": flags,
+            "bias_correction": flags,
+            "eps_inside_sqrt": flags,
+            "maximize": flags,
+            **more,
+        }
+    )
+
+
+OPTIONS: dict[str, st.SearchStrategy[Options]] = {
+    "sgd": sgd_options(),
+    "adagrad": st.fixed_dictionaries(
+        {
+            "lr": numbers,
+            "lr_decay": penalties,
+            "weight_decay": penalties,
+            "eps": numbers,
+            "maximize": flags,
+        }
+    ),
+    "rmsprop": st.fixed_dictionaries(
+        {
+            "lr": numbers,
+            "alpha": decays | numbers,
+            "eps": numbers,
+            "weight_decay": penalties,
+            "momentum": st.just(0.0) | decays | numbers,
+            "centered": flags,
+            "eps_inside_sqrt": flags,
+            "maximize": flags,
+        }
+    ),
+    "adam": adam_options(decoupled_weight_decay=flags),
+    "adamw": adam_options(),
+}
+SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=7)
+SEEDS = st.integers(0, 2**32 - 1).map(np.random.default_rng)

@@ -1,0 +1,292 @@
+"""What the optimizer tests share: the five classes with their options, and the reference beside them.
+
+`Mirror` is the specification of fastopt.optim: fastopt.reference, applied to each parameter by
+itself, with the options that its group holds at the time.
+"""
+
+import inspect
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+import fastopt
+from fastopt import reference
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Options = dict[str, Any]
+
+
+class Case(NamedTuple):
+    """An optimizer: fastopt's class, torch's, the reference, the states in the reference's order."""
+
+    ours: type[Optimizer]
+    torchs: type[Optimizer]
+    rule: Callable[..., tuple[Array, ...]]
+    states: tuple[str, ...]
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+CASES = {
+    "SGD": Case(fastopt.optim.SGD, torch.optim.SGD, reference.sgd, ("momentum_buffer",)),
+    "Adagrad": Case(fastopt.optim.Adagrad, torch.optim.Adagrad, reference.adagrad, ("sum",)),
+    "RMSprop": Case(
+        fastopt.optim.RMSprop,
+        torch.optim.RMSprop,
+        reference.rmsprop,
+        ("square_avg", "grad_avg", "momentum_buffer"),
+    ),
+    "Adam": Case(fastopt.optim.Adam, torch.optim.Adam, reference.adam, MOMENTS),
+    "AdamW": Case(fastopt.optim.AdamW, torch.optim.AdamW, reference.adamw, MOMENTS),
+}
+
+# Every option that torch has, alone and where options meet.
+TORCH_OPTIONS: dict[str, list[Options]] = {
+    "SGD": [
+        {},
+        {"weight_decay": 0.1},
+        {"maximize": True, "weight_decay": 0.1},
+        {"momentum": 0.9},
+        {"momentum": 0.9, "dampening": 0.4, "weight_decay": 0.1},
+        {"momentum": 0.9, "nesterov": True},
+        {"momentum": 0.8, "nesterov": True, "maximize": True, "weight_decay": 0.01},
+    ],
+    "Adagrad": [
+        {},
+        {"lr_decay": 0.1},
+        {"initial_accumulator_value": 0.5, "eps": 1e-3},
+        {"weight_decay": 0.1},
+        {"maximize": True, "lr_decay": 0.01, "weight_decay": 0.1},
+    ],
+    "RMSprop": [
+        {},
+        {"alpha": 0.5, "eps": 1e-2},
+        {"momentum": 0.9},
+        {"centered": True},
+        {"weight_decay": 0.1, "maximize": True},
+        {"momentum": 0.9, "centered": True, "weight_decay": 0.1},
+    ],
+    "Adam": [
+        {},
+        {"betas": (0.5, 0.75), "eps": 1e-2},
+        {"betas": (0.0, 0.0)},
+        {"amsgrad": True, "betas": (0.9, 0.5)},
+        {"weight_decay": 0.1},
+        {"weight_decay": 0.1, "decoupled_weight_decay": True},
+        {"maximize": True, "amsgrad": True, "weight_decay": 0.1},
+    ],
+    "AdamW": [
+        {},
+        {"betas": (0.5, 0.75), "eps": 1e-2},
+        {"weight_decay": 0.0},
+        {"amsgrad": True, "betas": (0.9, 0.5), "weight_decay": 0.1},
+        {"maximize": True, "weight_decay": 0.1},
+    ],
+}
+
+# Options of fastopt's own, with what they need.
+EXTRA_OPTIONS: dict[str, list[Options]] = {
+    "SGD": [
+        {"momentum": 0.9, "exponential_average": True},
+        {"momentum": 0.9, "exponential_average": True, "bias_correction": True},
+    ],
+    "Adagrad": [],
+    "RMSprop": [
+        {"eps_inside_sqrt": True},
+        {"eps_inside_sqrt": True, "momentum": 0.9, "centered": True},
+    ],
+    "Adam": [
+        {"bias_correction": False},
+        {"eps_inside_sqrt": True},
+        {"bias_correction": False, "eps_inside_sqrt": True, "amsgrad": True},
+    ],
+    "AdamW": [
+        {"bias_correction": False},
+        {"eps_inside_sqrt": True, "amsgrad": True},
+    ],
+}
+
+# One set of options each that keeps every state.
+FULL: dict[str, Options] = {
+    "SGD": {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
+    "Adagrad": {"lr": 0.1, "lr_decay": 0.01, "initial_accumulator_value": 0.1},
+    "RMSprop": {"lr": 0.01, "momentum": 0.9, "centered": True},
+    "Adam": {"lr": 0.01, "amsgrad": True, "weight_decay": 0.01},
+    "AdamW": {"lr": 0.01, "amsgrad": True},
+}
+
+DTYPES = [torch.float32, torch.float64]
+
+
+def option_cases() -> Iterator[tuple[str, Options]]:
+    for name in CASES:
+        for options in itertools.chain(TORCH_OPTIONS[name], EXTRA_OPTIONS[name]):
+            yield name, options
+
+
+def option_id(value: object) -> str | None:
+    """A short name for a parametrized value."""
+    if isinstance(value, dict):
+        return ",".join(f"{key}={it}" for key, it in value.items()) or "defaults"
+    return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else None
+
+
+SHAPES = [(67, 3), (257,), (1,), (), (0,), (3, 1, 5)]
+
+
+def parameters(
+    dtype: torch.dtype = torch.float32, shapes: Sequence[tuple[int, ...]] = tuple(SHAPES)
+) -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        torch.nn.Parameter(torch.randn(shape, dtype=dtype, generator=generator)) for shape in shapes
+    ]
+
+
+def gradients(params: Iterable[Tensor], seed: int) -> list[Tensor]:
+    """One for each parameter, of magnitudes from 1e-4 to 1e4."""
+    generator = torch.Generator().manual_seed(seed)
+    grads = []
+    for param in params:
+        grad = torch.randn(param.shape, dtype=torch.float64, generator=generator)
+        scale = torch.rand(param.shape, dtype=torch.float64, generator=generator)
+        grads.append((grad * 10.0 ** (8 * scale - 4)).to(param.dtype))
+    return grads
+
+
+def set_gradients(params: Iterable[Tensor], seed: int) -> None:
+    params = list(params)
+    for param, grad in zip(params, gradients(params, seed), strict=True):
+        param.grad = grad
+
+
+def array_of(tensor: Tensor) -> Array:
+    """A copy, as NumPy sees it: dense, and not lazily negated."""
+    return np.array(tensor.detach().resolve_neg().numpy(), order="C")
+
+
+def assert_same_bits(actual: Tensor, expected: Array | Tensor, what: str = "") -> None:
+    ours = array_of(actual)
+    theirs = array_of(expected) if isinstance(expected, Tensor) else expected
+    assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype), what
+    if ours.tobytes() != theirs.tobytes():
+        wrong = np.flatnonzero(ours.view(f"u{ours.itemsize}") != theirs.view(f"u{ours.itemsize}"))
+        first = np.unravel_index(wrong[0], ours.shape) if ours.shape else ()
+        raise AssertionError(
+            f"{what}: {wrong.size} of {ours.size} elements differ, the first at "
+            f"{tuple(map(int, first))}: {ours[first]!r}, expected {theirs[first]!r}"
+        )
+
+
+class Mirror:
+    """fastopt.reference on a copy of an optimizer's parameters, fed the same gradients."""
+
+    def __init__(self, name: str, optimizer: Optimizer) -> None:
+        self.case, self.optimizer = CASES[name], optimizer
+        keywords = inspect.signature(self.case.rule).parameters.values()
+        self.keys = {it.name for it in keywords if it.kind == it.KEYWORD_ONLY} - {"step"}
+        self.params: dict[Tensor, Array] = {}
+        self.states: dict[Tensor, dict[str, Array]] = {}
+        self.steps: dict[Tensor, int] = {}
+
+    def follow(self) -> None:
+        """Take in the parameters and step them by the gradients that they have now."""
+        for group in self.optimizer.param_groups:
+            options = {key: _plain(group[key]) for key in self.keys & group.keys()}
+            for param in group["params"]:
+                if param not in self.params:
+                    self._take_in(param)
+                if param.grad is not None:
+                    self._step(param, options)
+
+    def _take_in(self, param: Tensor) -> None:
+        array = self.params[param] = array_of(param)
+        start = self.optimizer.defaults.get("initial_accumulator_value", 0)
+        self.states[param] = {key: np.full_like(array, start) for key in self.case.states}
+        self.steps[param] = 0
+
+    def _step(self, param: Tensor, options: Options) -> None:
+        assert param.grad is not None
+        self.steps[param] += 1
+        states = self.states[param]
+        self.params[param], *new = self.case.rule(
+            self.params[param],
+            array_of(param.grad),
+            *states.values(),
+            step=self.steps[param],
+            **options,
+        )
+        states.update(zip(states, new, strict=True))
+
+    def check(self) -> None:
+        """Parameters, states and step counts equal the optimizer's, bit for bit."""
+        for index, (param, array) in enumerate(self.params.items()):
+            assert_same_bits(param, array, f"parameter {index}")
+            for key, value in self.optimizer.state.get(param, {}).items():
+                if key == "step":
+                    assert value == self.steps[param], f"step of parameter {index}"
+                else:
+                    assert_same_bits(value, self.states[param][key], f"{key} of {index}")
+
+
+def _plain(value: Any) -> Any:
+    """A hyperparameter as a number: tensors are worth their values in double."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, Tensor) else value
+
+
+def step_and_check(mirror: Mirror) -> None:
+    mirror.follow()
+    mirror.optimizer.step()
+    mirror.check()
+
+
+class Snapshot:
+    """All that a step may write: parameters, states, their keys and identities."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        params = [param for group in optimizer.param_groups for param in group["params"]]
+        self.params = [(param, param.detach().clone(), param._version) for param in params]
+        self.states = {
+            param: {key: (value, _clone(value)) for key, value in state.items()}
+            for param, state in optimizer.state.items()
+        }
+
+    def assert_unchanged(self) -> None:
+        for param, before, version in self.params:
+            assert torch.equal(param.detach(), before)
+            assert param._version == version
+        assert self.optimizer.state.keys() == self.states.keys()
+        for param, state in self.states.items():
+            assert self.optimizer.state[param].keys() == state.keys()
+            for key, (value, before) in state.items():
+                now = self.optimizer.state[param][key]
+                assert now is value
+                assert torch.equal(now, before) if isinstance(now, Tensor) else now == before
+
+
+def _clone(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def run_python(code: str, *arguments: str, timeout: float = 120) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

@@ -1,0 +1,60 @@
+"""What every test may use: the CPU targets, the thread count, a fresh Python process."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from fastopt import _C
+
+# A step's time depends on what else the machine does, so no test has a deadline. The fixtures of
+# this file hold for all examples of a test alike. In CI every run tries the same examples.
+settings.register_profile(
+    "default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+TARGETS = [name for name, about in _C.cpu_targets().items() if about["supported"]]
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each CPU target that this machine supports, in use for the length of the test."""
+    before = _C.cpu_target()
+    _C.set_cpu_target(request.param)
+    yield request.param
+    _C.set_cpu_target(before)
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """torch.set_num_threads, undone after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+RunPython = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run_python() -> RunPython:
+    """Run ``python *arguments`` with no settings of threads or targets but those of ``env``."""
+
+    def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        settled = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "FASTOPT_")
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(settled)}
+        return subprocess.run(
+            [sys.executable, *arguments],
+            env=clean | env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run
