@@ -7,7 +7,7 @@ function(fastopt_add_target name)
   string(TOUPPER ${name} upper)
   add_library(fastopt_target_${name} OBJECT csrc/cpu/target.cpp)
   target_link_libraries(fastopt_target_${name} PRIVATE fastopt_numerics)
-  target_compile_options(fastopt_target_${name} PRIVATE -O3 ${ARGN})
+  target_compile_options(fastopt_target_${name} PRIVATE $<$<NOT:$<CONFIG:Debug>>:-O3> ${ARGN})
   target_compile_definitions(fastopt_target_${name}
     PRIVATE FASTOPT_TARGET=${name} FASTOPT_SIMD_${upper})
   target_sources(fastopt_cpu PRIVATE $<TARGET_OBJECTS:fastopt_target_${name}>)

@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$(command -v python)
-cmake --preset asan -Wno-dev -DPython_EXECUTABLE="$python" \
+cmake --preset asan -DPython_EXECUTABLE="$python" \
   -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" >/dev/null
 cmake --build --preset asan
 ./build/asan/tests/cpp/kernel_hashes tests/data/kernel_hashes.txt
@@ -17,10 +17,15 @@ rm -rf "$stage" && mkdir -p "$stage"
 cp -r python/fastopt "$stage/fastopt"
 cp build/asan/_C.*.so "$stage/fastopt/"
 
+# Leaks are Python's own business; torch's libraries are not built with the sanitizers.
+sanitized() {
+  LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)" \
+    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$stage" "$python" "$@"
+}
+sanitized -c 'import sys, fastopt._C as c; "asan" in c.__file__ or sys.exit(
+    f"{c.__file__} is in the way: run this where fastopt is not installed editably")'
+
 arguments=("$@")
 ((${#arguments[@]})) || arguments=(tests/test_kernels.py tests/test_kernel_errors.py tests/test_optim.py
   tests/test_optim_layout.py tests/test_optim_fallback.py -k "not subprocess")
-# Leaks are Python's own business; torch's libraries are not built with the sanitizers.
-LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)" \
-  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$stage" \
-  "$python" -m pytest -q -p no:cacheprovider "${arguments[@]}"
+sanitized -m pytest -q -p no:cacheprovider "${arguments[@]}"

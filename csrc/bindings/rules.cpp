@@ -107,7 +107,7 @@ class RuleOf final : public AnyRule {
   explicit RuleOf(int index) : index_(index) {}
 
   int index() const override { return index_; }
-  int state_count() const override { return sizeof(Rule<float>::states) / sizeof(const char*); }
+  int state_count() const override { return Rule<float>::state_count; }
   const char* state_name(int state) const override { return Rule<float>::states[state]; }
 
   void read_options(py::handle group, Checks checks) override {

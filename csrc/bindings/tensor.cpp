@@ -116,21 +116,23 @@ int dtype_of(const DLTensor& view) {
 
 std::string dtype_name(const DLTensor& view) {
   const int bits = view.dtype.bits;
+  const int lanes = view.dtype.lanes;
+  const std::string size = std::to_string(bits) + (lanes == 1 ? "" : "x" + std::to_string(lanes));
   switch (view.dtype.code) {
     case kDLFloat:
-      return "float" + std::to_string(bits);
+      return "float" + size;
     case kDLBfloat:
-      return "bfloat" + std::to_string(bits);
+      return "bfloat" + size;
     case kDLInt:
-      return "int" + std::to_string(bits);
+      return "int" + size;
     case kDLUInt:
-      return "uint" + std::to_string(bits);
+      return "uint" + size;
     case kDLBool:
       return "bool";
     case kDLComplex:
-      return "complex" + std::to_string(bits);
+      return "complex" + size;
     default:
-      return "an unknown type of " + std::to_string(bits) + " bits";
+      return "an unknown type of " + size + " bits";
   }
 }
 

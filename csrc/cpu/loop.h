@@ -22,7 +22,7 @@ struct Loop {
   const Rule rule;
   T* const param;
   const T* const grad;
-  T* const states[sizeof...(State)];
+  T* const states[sizeof...(State) + 1];  // and one more, since no array may be empty
 
   static constexpr int64_t ahead = 1024;  // bytes
 
@@ -34,7 +34,7 @@ struct Loop {
   FASTOPT_HOST_DEVICE void update(int64_t i, Load load, Store store) const {
     using V = Vec<T>;
     V p = load(param + i), g = load(grad + i);
-    V s[] = {states[State] ? load(states[State] + i) : V()...};
+    V s[sizeof...(State) + 1] = {states[State] ? load(states[State] + i) : V()...};
     rule(p, g, s[State]...);
     store(p, param + i);
     ((states[State] ? store(s[State], states[State] + i) : void()), ...);
@@ -63,7 +63,7 @@ FASTOPT_HOST_DEVICE void run_loop(const Rule& rule, void* const* arrays, int64_t
   Loop<Rule, T, State...>{rule,
                           static_cast<T*>(arrays[0]),
                           static_cast<const T*>(arrays[1]),
-                          {static_cast<T*>(arrays[2 + State])...}}
+                          {static_cast<T*>(arrays[2 + State])..., nullptr}}
       .run(begin, end);
 }
 
@@ -76,10 +76,9 @@ struct IndicesTo<0, State...> {
 
 template <class Rule, class T>
 void kernel(const void* rule, void* const* arrays, int64_t begin, int64_t end) {
-  constexpr int states = sizeof(Rule::states) / sizeof(Rule::states[0]);
-  static_assert(states <= max_states, "raise max_states in cpu/kernel.h");
+  static_assert(Rule::state_count <= max_states, "raise max_states in cpu/kernel.h");
   run_loop<Rule, T>(*static_cast<const Rule*>(rule), arrays, begin, end,
-                    typename IndicesTo<states>::type{});
+                    typename IndicesTo<Rule::state_count>::type{});
 }
 
 FASTOPT_TARGET_END

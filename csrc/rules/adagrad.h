@@ -23,7 +23,8 @@ template <class T>
 struct Adagrad {
   using Options = AdagradOptions;
   static constexpr const char* name = "adagrad";
-  static constexpr const char* states[] = {"sum"};
+  static constexpr int state_count = 1;
+  static constexpr const char* states[state_count] = {"sum"};
   static bool uses(const Options&, int) { return true; }
   static bool counts_steps(const Options&) { return true; }
 

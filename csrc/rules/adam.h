@@ -34,7 +34,8 @@ template <class T>
 struct Adam {
   using Options = AdamOptions;
   static constexpr const char* name = "adam";
-  static constexpr const char* states[] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
+  static constexpr int state_count = 3;
+  static constexpr const char* states[state_count] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
   static bool uses(const Options& o, int state) { return state < 2 || o.amsgrad; }
   static bool counts_steps(const Options&) { return true; }
 

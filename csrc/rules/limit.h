@@ -21,7 +21,8 @@ template <class T>
 struct Limit {
   using Options = LimitOptions;
   static constexpr const char* name = "limit";
-  static constexpr const char* states[] = {"state0", "state1", "state2"};
+  static constexpr int state_count = 3;
+  static constexpr const char* states[state_count] = {"state0", "state1", "state2"};
   static bool uses(const Options& o, int state) { return state < o.states; }
   static bool counts_steps(const Options&) { return false; }
 

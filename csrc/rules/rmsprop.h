@@ -26,7 +26,8 @@ template <class T>
 struct RMSprop {
   using Options = RMSpropOptions;
   static constexpr const char* name = "rmsprop";
-  static constexpr const char* states[] = {"square_avg", "grad_avg", "momentum_buffer"};
+  static constexpr int state_count = 3;
+  static constexpr const char* states[state_count] = {"square_avg", "grad_avg", "momentum_buffer"};
   static bool uses(const Options& o, int state) {
     return state == 0 || (state == 1 ? o.centered : o.momentum != 0);
   }

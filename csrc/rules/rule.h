@@ -5,7 +5,7 @@
 //   Options        its hyperparameters as they stand in a parameter group, in double;
 //                  visit() names each for the bindings, with the range that is accepted
 //   name           what Python calls it
-//   states[]       the state arrays that it keeps, by their names in torch's state_dict
+//   states         the state_count arrays that it keeps, by their names in torch's state_dict
 //   uses()         whether these options touch states[i] at all
 //   counts_steps() whether these options need the number of the step
 //   Rule(o, step)  rounds every scalar to T, once; `step` is 1 for the first update

@@ -30,7 +30,8 @@ template <class T>
 struct SGD {
   using Options = SGDOptions;
   static constexpr const char* name = "sgd";
-  static constexpr const char* states[] = {"momentum_buffer"};
+  static constexpr int state_count = 1;
+  static constexpr const char* states[state_count] = {"momentum_buffer"};
   static bool uses(const Options& o, int) { return o.momentum != 0; }
   static bool counts_steps(const Options& o) { return o.bias_correction; }
 

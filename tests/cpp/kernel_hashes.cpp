@@ -118,7 +118,7 @@ uint64_t run_case(const Case& c, int index, const fastopt::Target& target, int o
   typename Rule<T>::Options options;
   OptionSetter setter(c.options);
   options.visit(setter);
-  constexpr int states = sizeof(Rule<T>::states) / sizeof(const char*);
+  constexpr int states = Rule<T>::state_count;
   constexpr int guard = 32;
 
   std::vector<std::vector<T>> buffers;
