@@ -1,4 +1,4 @@
-"""What the optimizer tests share: the five classes with their options, and the reference beside them.
+"""What the optimizer tests share: five classes with their options, and the reference beside them.
 
 `Mirror` is the specification of fastopt.optim: fastopt.reference, applied to each parameter by
 itself, with the options that its group holds at the time.
@@ -6,7 +6,6 @@ itself, with the options that its group holds at the time.
 
 import inspect
 import itertools
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,12 +24,16 @@ Options = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """An optimizer: fastopt's class, torch's, the reference, the states in the reference's order."""
+    """An optimizer: fastopt's class, torch's, the reference, its states in its order."""
 
     ours: type[Optimizer]
     torchs: type[Optimizer]
     rule: Callable[..., tuple[Array, ...]]
     states: tuple[str, ...]
+
+    @property
+    def classes(self) -> tuple[type[Optimizer], type[Optimizer]]:
+        return self.ours, self.torchs
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
@@ -167,6 +170,48 @@ def set_gradients(params: Iterable[Tensor], seed: int) -> None:
         param.grad = grad
 
 
+class Subclass(torch.Tensor):
+    """As plain as a subclass can be."""
+
+
+def bfloat16() -> Tensor:
+    return parameters(torch.bfloat16, [(5, 7)])[0]
+
+
+def float16() -> Tensor:
+    return parameters(torch.float16, [(5, 7)])[0]
+
+
+def complex64() -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.nn.Parameter(torch.randn(5, 7, dtype=torch.complex64, generator=generator))
+
+
+def subclass() -> Tensor:
+    return parameters(shapes=[(5, 7)])[0].detach().as_subclass(Subclass).requires_grad_()
+
+
+ODD: dict[str, Callable[[], Tensor]] = {
+    "bfloat16": bfloat16,
+    "float16": float16,
+    "complex64": complex64,
+    "subclass": subclass,
+}
+
+
+def set_odd_gradient(param: Tensor, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    grad = torch.randn(param.shape, dtype=param.dtype, generator=generator)
+    param.grad = grad.as_subclass(type(param)) if type(param) is Subclass else grad
+
+
+def sparse_gradient(step: int, shape: tuple[int, int] = (9, 3)) -> Tensor:
+    generator = torch.Generator().manual_seed(step)
+    indices = torch.randint(shape[0], (1, 4), generator=generator)  # uncoalesced now and then
+    values = torch.randn(4, shape[1], generator=generator)
+    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=True)
+
+
 def array_of(tensor: Tensor) -> Array:
     """A copy, as NumPy sees it: dense, and not lazily negated."""
     return np.array(tensor.detach().resolve_neg().numpy(), order="C")
@@ -225,6 +270,11 @@ class Mirror:
         )
         states.update(zip(states, new, strict=True))
 
+    def reread(self) -> None:
+        """Take the parameters' values as they are now."""
+        for param in self.params:
+            self.params[param] = array_of(param)
+
     def check(self) -> None:
         """Parameters, states and step counts equal the optimizer's, bit for bit."""
         for index, (param, array) in enumerate(self.params.items()):
@@ -250,22 +300,26 @@ def step_and_check(mirror: Mirror) -> None:
 
 
 class Snapshot:
-    """All that a step may write: parameters, states, their keys and identities."""
+    """All that a step may write: parameters, states, their keys and identities.
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    Of every group, or of the `first` ones.
+    """
+
+    def __init__(self, optimizer: Optimizer, first: int | None = None) -> None:
         self.optimizer = optimizer
-        params = [param for group in optimizer.param_groups for param in group["params"]]
+        params = [param for group in optimizer.param_groups[:first] for param in group["params"]]
         self.params = [(param, param.detach().clone(), param._version) for param in params]
         self.states = {
-            param: {key: (value, _clone(value)) for key, value in state.items()}
-            for param, state in optimizer.state.items()
+            param: {key: (value, _clone(value)) for key, value in optimizer.state[param].items()}
+            for param in params
+            if param in optimizer.state
         }
 
     def assert_unchanged(self) -> None:
         for param, before, version in self.params:
             assert torch.equal(param.detach(), before)
             assert param._version == version
-        assert self.optimizer.state.keys() == self.states.keys()
+            assert (param in self.optimizer.state) == (param in self.states)
         for param, state in self.states.items():
             assert self.optimizer.state[param].keys() == state.keys()
             for key, (value, before) in state.items():
@@ -278,15 +332,40 @@ def _clone(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
 
-def run_python(code: str, *arguments: str, timeout: float = 120) -> str:
-    """What a fresh interpreter prints."""
+CHILDREN = """
+import os, sys, traceback
+import torch._dynamo  # by torch's first step, which would be each child's
+
+exec(sys.argv[1])
+for argument in sys.argv[2:]:
+    child = os.fork()
+    if child == 0:
+        try:
+            check(argument)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    print(os.waitpid(child, 0)[1])
+"""
+
+
+def failures_in_fresh_processes(code: str, arguments: Iterable[str]) -> dict[str, str]:
+    """What went wrong in `check(argument)`, a function in `code`, called once in a process each.
+
+    They are forks of one interpreter, so what `code` imports is imported once.
+    """
+    arguments = list(arguments)
     done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", code, *arguments],
+        [sys.executable, "-c", CHILDREN, code, *arguments],
         capture_output=True,
         text=True,
-        timeout=timeout,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        timeout=120,
+        check=True,
     )
-    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    statuses = dict(zip(arguments, done.stdout.split(), strict=True))
+    return {
+        argument: f"wait status {status}\n{done.stderr}"
+        for argument, status in statuses.items()
+        if status != "0"
+    }

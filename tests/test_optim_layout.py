@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from torch import Tensor
+
 from _optim_cases import (
     CASES,
     DTYPES,
@@ -22,7 +24,6 @@ from _optim_cases import (
     set_gradients,
     step_and_check,
 )
-from torch import Tensor
 
 each_optimizer = pytest.mark.parametrize("name", CASES)
 
@@ -94,14 +95,19 @@ def test_parameters_in_any_layout(name: str, layout: Layout, dtype: torch.dtype)
 @each_layout
 def test_states_have_torchs_strides(name: str, layout: Layout) -> None:
     strides = []
-    for optimizer_class in (CASES[name].ours, CASES[name].torchs):
+    for optimizer_class in CASES[name].classes:
         param = torch.nn.Parameter(view(layout))
         param.grad = param.detach().clone()
         optimizer = optimizer_class([param], **FULL[name])
         optimizer.step()
         state = optimizer.state[param]
-        strides.append({key: (value.size(), value.stride()) for key, value in state.items()})
+        strides.append({key: _strides_that_matter(value) for key, value in state.items()})
     assert strides[0] == strides[1]
+
+
+def _strides_that_matter(tensor: Tensor) -> list[int]:
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    return [stride for size, stride in pairs if size > 1 and tensor.numel() > 0]
 
 
 GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -247,12 +253,7 @@ def test_replaced_parameter_data_is_seen(name: str) -> None:
         elif step == 2:
             params[0].data = params[0].data.t().contiguous().t()
             params[1].data = torch.cat([params[1].data] * 2, 1)[:, :3]
-        for param in params:
-            mirror.params[param] = param.detach().numpy().copy(order="C")
-            mirror.states.setdefault(param, {})
-        if step == 0:
-            mirror.params.clear()
-            mirror.states.clear()
+        mirror.reread()
         set_gradients(params, seed=step)
         step_and_check(mirror)
         if step in (1, 2):
@@ -263,7 +264,7 @@ def test_replaced_parameter_data_is_seen(name: str) -> None:
 def test_parameters_that_change_their_dtype(name: str) -> None:
     """torch casts neither the states; the step is then torch's, as in test_optim_fallback.py."""
     results = []
-    for optimizer_class in (CASES[name].ours, CASES[name].torchs):
+    for optimizer_class in CASES[name].classes:
         params = parameters(shapes=[(5, 7)])
         optimizer = optimizer_class(params, **FULL[name])
         params[0].data = params[0].data.double()

@@ -143,7 +143,8 @@ class Call {
     Item item{target().kernels[rule_.index()][static_cast<int>(dtype)],
               &rules_.back(),
               {},
-              element_count(param.view())};
+              element_count(param.view()),
+              param.view().dtype.bits / 8};
     hold(item, 0, param, i);
     for (std::size_t argument = 1; argument < 2u + rule_.state_count(); ++argument) {
       const bool used = argument == 1 || rule_.uses(static_cast<int>(argument) - 2);

@@ -57,7 +57,7 @@ struct Scratch {
   std::vector<py::object> held;  // gradients and dense copies, while the GIL is released
   std::vector<NewState> new_states;
   std::vector<CopyBack> copies;
-  std::vector<PyObject*> updated;     // parameters that will be written; param_groups owns them
+  std::vector<py::object> updated;    // parameters that will be written
   std::vector<py::object> left_over;  // (group, param, reason)
 
   // How far each list has been filled, to take back what was gathered since.
@@ -145,6 +145,9 @@ class Walk {
   void read_groups() {
     py::list groups = optimizer_.attr("param_groups");
     for (py::handle group : groups) read_group(group.ptr());
+    if (ever_out_of_order_ && has_twice(0)) {
+      throw py::value_error("some parameters appear in more than one parameter group");
+    }
   }
 
   // From here on nothing can fail but torch itself.
@@ -190,11 +193,13 @@ class Walk {
     if (!params) throw py::error_already_set();
     const Scratch::Mark before = scratch_->mark();
     if (whole_group == nullptr) read_params(group, params.ptr());
-    if (has_twice(before.updated)) {
+    if (out_of_order_ && has_twice(before.updated)) {
       scratch_->roll_back(before);
       whole_group = "the same parameter twice in a group";
     }
     if (whole_group != nullptr) leave_all(group, params.ptr(), whole_group);
+    ever_out_of_order_ |= out_of_order_;
+    out_of_order_ = false;
   }
 
   void read_params(PyObject* group, PyObject* params) {
@@ -228,9 +233,10 @@ class Walk {
   // Whether a parameter was read twice since `from`. Those whose states stood in order, each
   // after the one before, need no look: the keys of a dict differ.
   bool has_twice(std::size_t from) {
-    if (!out_of_order_) return false;
-    out_of_order_ = false;
-    sorted_.assign(scratch_->updated.begin() + from, scratch_->updated.end());
+    sorted_.clear();
+    for (std::size_t i = from; i < scratch_->updated.size(); ++i) {
+      sorted_.push_back(scratch_->updated[i].ptr());
+    }
     std::sort(sorted_.begin(), sorted_.end());
     return std::adjacent_find(sorted_.begin(), sorted_.end()) != sorted_.end();
   }
@@ -246,11 +252,16 @@ class Walk {
     if (dtype_of(view) < 0) throw Unfit{"dtype " + dtype_name(view)};
     const DType dtype = static_cast<DType>(dtype_of(view));
 
-    Item item{
-        target().kernels[rule_.index()][static_cast<int>(dtype)], nullptr, {}, element_count(view)};
+    Item item{target().kernels[rule_.index()][static_cast<int>(dtype)],
+              nullptr,
+              {},
+              element_count(view),
+              view.dtype.bits / 8};
     like_param_ = param;
-    if (!is_contiguous(view) && !is_dense(view)) {
-      like_param_ = dense_copy(param, py::none()).ptr();
+    // A lazily negated parameter of more than one element has gaps.
+    const bool negated = item.size == 1 && is_negated(param);
+    if (negated || (!is_contiguous(view) && !is_dense(view))) {
+      like_param_ = dense_copy(param, py::none(), true).ptr();
       reader_.read(like_param_, &view);
       scratch_->copies.push_back({py::reinterpret_borrow<py::object>(param),
                                   py::reinterpret_borrow<py::object>(like_param_)});
@@ -264,7 +275,7 @@ class Walk {
       scratch_->items.push_back(item);
       scratch_->rule_of_item.push_back(rule_at(step, dtype));
     }
-    scratch_->updated.push_back(param);
+    scratch_->updated.push_back(py::reinterpret_borrow<py::object>(param));
   }
 
   // Fills the item's states and tells the number of this step.
@@ -362,14 +373,14 @@ class Walk {
     // own, or one element.
     const bool alike = same_strides(view, like) && element_count(view) > 1;
     if (alike || (same_layout(view, like) && !is_negated(tensor))) return data_of(view);
-    py::object copy = dense_copy(tensor, py::handle(like_param_));
+    py::object copy = dense_copy(tensor, py::handle(like_param_), written);
     if (written) scratch_->copies.push_back({py::reinterpret_borrow<py::object>(tensor), copy});
     reader_.read(copy.ptr(), &view);
     return data_of(view);
   }
 
-  py::object dense_copy(PyObject* tensor, py::handle like) {
-    py::object copy = optimizer_.attr("_dense_copy")(py::handle(tensor), like);
+  py::object dense_copy(PyObject* tensor, py::handle like, bool written) {
+    py::object copy = optimizer_.attr("_dense_copy")(py::handle(tensor), like, written);
     scratch_->held.push_back(copy);
     return copy;
   }
@@ -386,6 +397,7 @@ class Walk {
   // The index of the rule object for this step; parameters at the same step share one.
   std::size_t rule_at(double step, DType dtype) {
     if (step != last_step_ || dtype != last_dtype_) {
+      FloatMode mode;
       scratch_->rules.push_back(rule_.at_step(dtype, step));
       last_step_ = step;
       last_dtype_ = dtype;
@@ -407,7 +419,7 @@ class Walk {
   py::object state_;
   const TorchReader& reader_ = TorchReader::get();
   Py_ssize_t state_position_ = 0;
-  bool out_of_order_ = false;
+  bool out_of_order_ = false, ever_out_of_order_ = false;
   std::vector<PyObject*> sorted_;
   PyObject* like_param_ = nullptr;
   double last_step_ = -1;
@@ -424,7 +436,6 @@ Spec& spec_of(const std::string& rule) {
 }  // namespace
 
 void step(const std::string& rule, const py::object& optimizer, int threads) {
-  FloatMode mode;
   Walk walk(spec_of(rule), optimizer);
   walk.read_groups();
   walk.write(threads);

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <utility>
+#include <vector>
 
 #include "cpu/float_mode.h"
 
@@ -39,13 +41,28 @@ void run_range(const Item* items, std::size_t count, int64_t begin, int64_t end)
   }
 }
 
+// Whether two parameters lie in one memory, as weights do that are tied by their data.
+bool share_memory(const Item* items, std::size_t count) {
+  using Range = std::pair<const char*, const char*>;
+  static thread_local std::vector<Range> ranges;
+  ranges.clear();
+  for (std::size_t i = 0; i < count; ++i) {
+    const char* begin = static_cast<const char*>(items[i].arrays[0]);
+    ranges.push_back({begin, begin + items[i].size * items[i].element_bytes});
+  }
+  std::sort(ranges.begin(), ranges.end());
+  const auto overlap = [](const Range& a, const Range& b) { return b.first < a.second; };
+  return std::adjacent_find(ranges.begin(), ranges.end(), overlap) != ranges.end();
+}
+
 }  // namespace
 
 void run(const Item* items, std::size_t count, int threads) {
   int64_t total = 0;
   for (std::size_t i = 0; i < count; ++i) total += items[i].size;
 
-  if (threads <= 1 || total < serial_below || forked.load(std::memory_order_relaxed)) {
+  if (threads <= 1 || total < serial_below || forked.load(std::memory_order_relaxed) ||
+      share_memory(items, count)) {
     FloatMode mode;
     return run_range(items, count, 0, total);
   }

@@ -14,9 +14,11 @@ struct Item {
   const void* rule;
   void* arrays[max_arrays];
   int64_t size;
+  int element_bytes;
 };
 
-// Every item, once. `threads` is an upper bound: small work stays on the calling thread.
+// Every item, once. `threads` is an upper bound: small work stays on the calling thread, and so do
+// parameters that lie in one memory.
 void run(const Item* items, std::size_t count, int threads);
 
 }  // namespace fastopt

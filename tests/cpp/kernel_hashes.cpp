@@ -122,7 +122,8 @@ uint64_t run_case(const Case& c, int index, const fastopt::Target& target, int o
   constexpr int guard = 32;
 
   std::vector<std::vector<T>> buffers;
-  fastopt::Item item{target.kernels[index][sizeof(T) == 4 ? 0 : 1], nullptr, {}, c.size};
+  const fastopt::Kernel kernel = target.kernels[index][sizeof(T) == 4 ? 0 : 1];
+  fastopt::Item item{kernel, nullptr, {}, c.size, sizeof(T)};
   for (int array = 0; array < 2 + states; ++array) {
     if (array >= 2 && !Rule<T>::uses(options, array - 2)) continue;
     buffers.emplace_back(c.size + offset + guard, T(7));

@@ -60,6 +60,15 @@ class Fused(Optimizer):
             _C.step(self._rule, self, torch.get_num_threads())
         return loss
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """No: a GradScaler is to unscale and skip by itself, with ``fused=True`` as without."""
+        return False
+
+    @_step_supports_amp_scaling.setter
+    def _step_supports_amp_scaling(self, value: bool) -> None:
+        """torch's constructors set it for ``fused=True``."""
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:  # a state_dict of torch.optim does not have these
@@ -82,12 +91,13 @@ class Fused(Optimizer):
             return torch.zeros((), dtype=torch.float64 if double else torch.float32)
         return torch.zeros_like(param, memory_format=torch.preserve_format)
 
-    def _dense_copy(self, tensor: Tensor, like: Tensor | None) -> Tensor:
+    def _dense_copy(self, tensor: Tensor, like: Tensor | None, written: bool) -> Tensor:
         """``tensor`` laid out like ``like``, or without gaps where that is None."""
         shared = any(n > 1 and s == 0 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-        if like is None and shared and tensor.numel() > 0:
+        if written and shared and tensor.numel() > 0:
+            what = "parameter" if like is None else "state"
             raise RuntimeError(
-                f"parameter of shape {tuple(tensor.shape)} and strides {tensor.stride()}: "
+                f"{what} of shape {tuple(tensor.shape)} and strides {tensor.stride()}: "
                 "several elements share one place in memory; expected one place each"
             )
         return torch.empty_like(tensor if like is None else like).copy_(tensor)

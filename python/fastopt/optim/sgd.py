@@ -35,8 +35,8 @@ class SGD(Fused, torch.optim.SGD):
         maximize: ascend instead of descend.
         foreach, differentiable, fused: as for torch; dense CPU parameters take fastopt's kernel
             unless ``differentiable`` is set.
-        exponential_average: the exponentially weighted form (needs a momentum; excludes dampening
-            and ``nesterov``). Not in torch.
+        exponential_average: the exponentially weighted form (needs 0 < momentum < 1; excludes
+            dampening and ``nesterov``). Not in torch.
         bias_correction: correct that average for its start at 0. Not in torch.
 
     Raises:
@@ -65,9 +65,9 @@ class SGD(Fused, torch.optim.SGD):
         exponential_average: bool = False,
         bias_correction: bool = False,
     ) -> None:
-        if exponential_average and (momentum <= 0 or dampening != 0 or nesterov):
+        if exponential_average and (not 0 < momentum < 1 or dampening != 0 or nesterov):
             raise ValueError(
-                "exponential_average needs momentum > 0, dampening = 0 and nesterov=False, got "
+                "exponential_average needs 0 < momentum < 1, dampening = 0 and nesterov=False, got "
                 f"momentum={momentum}, dampening={dampening}, nesterov={nesterov}"
             )
         if bias_correction and not exponential_average:
