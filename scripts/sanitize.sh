@@ -26,6 +26,7 @@ sanitized -c 'import sys, fastopt._C as c; "asan" in c.__file__ or sys.exit(
     f"{c.__file__} is in the way: run this where fastopt is not installed editably")'
 
 arguments=("$@")
-((${#arguments[@]})) || arguments=(tests/test_kernels.py tests/test_kernel_errors.py tests/test_optim.py
+((${#arguments[@]})) || arguments=(tests/test_kernels.py tests/test_kernel_errors.py
+  tests/test_kernel_options.py tests/test_float_mode.py tests/test_optim.py tests/test_optim_atomic.py
   tests/test_optim_layout.py tests/test_optim_fallback.py -k "not subprocess")
 sanitized -m pytest -q -p no:cacheprovider "${arguments[@]}"

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
+import torch
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -76,6 +78,20 @@ def make_arrays(name: str, random: np.random.Generator, shape: Any, dtype: Any) 
     return drawn
 
 
+class Producer:
+    """Offers nothing of an array but DLPack, and counts how often it was asked."""
+
+    def __init__(self, contents: Array) -> None:
+        self.contents, self.asked = contents, 0
+
+    def __dlpack__(self, *, max_version: tuple[int, int] | None = None, **others: Any) -> object:
+        self.asked += 1
+        return self.contents.__dlpack__(max_version=max_version, **others)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.contents.__dlpack_device__()
+
+
 # ---- bits -----------------------------------------------------------------------------------------
 
 
@@ -93,9 +109,7 @@ def assert_same_bits(actual: Array, expected: Array, about: object = "") -> None
         )
 
 
-def assert_step(
-    name: str, before: dict[str, Array], after: dict[str, Array], **options: Any
-) -> None:
+def assert_step(name: str, before: dict[str, Array], after: dict[str, Array], **options: Any) -> None:
     """The arrays after a kernel are those that the reference makes of the arrays before it."""
     expected = rule(name)(**before, **options)
     for key, array in zip(["param", *STATES[name]], expected, strict=True):
@@ -171,3 +185,43 @@ OPTIONS: dict[str, st.SearchStrategy[Options]] = {
 }
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=7)
 SEEDS = st.integers(0, 2**32 - 1).map(np.random.default_rng)
+
+
+# ---- refusals -------------------------------------------------------------------------------------
+
+Arrays = dict[str, Any]
+SHAPE = (3, 4)
+
+
+def arrays_for(name: str) -> Arrays:
+    """Good arguments: one float32 array each."""
+    return dict(make_arrays(name, np.random.default_rng(0), SHAPE, np.float32))
+
+
+def lists_for(name: str, count: int = 3) -> Arrays:
+    """Good arguments: a list of arrays each."""
+    sets = [arrays_for(name) for _ in range(count)]
+    return {argument: [arrays[argument] for arrays in sets] for argument in arguments_of(name)}
+
+
+def memory(thing: Any) -> Any:
+    """The bytes of all memory that an argument reaches, so far as it has any."""
+    if isinstance(thing, (list, tuple)):
+        return [memory(each) for each in thing]
+    if isinstance(thing, Producer):
+        return memory(thing.contents)
+    if isinstance(thing, np.ndarray):
+        while isinstance(thing.base, np.ndarray):
+            thing = thing.base
+        return thing.tobytes()
+    if type(thing) is torch.Tensor and thing.layout == torch.strided and not thing.is_quantized:
+        return bytes(thing.untyped_storage()) if thing.device.type == "cpu" else None
+    return None
+
+
+def refuse(name: str, arrays: Arrays, error: type[Exception], match: str, **options: Any) -> None:
+    """The kernel raises this error and writes to none of the arrays."""
+    before = memory(list(arrays.values()))
+    with pytest.raises(error, match=match):
+        kernel(name)(**arrays, **USING_ALL_STATES[name] | options)
+    assert memory(list(arrays.values())) == before, "written before it was refused"

@@ -23,6 +23,7 @@ from _kernel_cases import (
     USING_ALL_STATES,
     Array,
     Options,
+    Producer,
     arguments_of,
     assert_same_bits,
     assert_step,
@@ -67,7 +68,7 @@ def placed(contents: Array, offset: int) -> tuple[Array, Array]:
     offsets=st.lists(st.integers(0, 20), min_size=5, max_size=5),
     random=SEEDS,
 )
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_a_step_equals_the_reference(
     target: str,
     case: tuple[str, Options],
@@ -157,7 +158,7 @@ def test_a_state_that_the_options_do_not_use_stays_as_it_was(random: np.random.G
     container=st.sampled_from([list, tuple]),
     random=SEEDS,
 )
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_a_list_steps_each_array_by_itself(
     target: str,
     case: tuple[str, Options],
@@ -223,20 +224,6 @@ def test_more_threads_than_work(set_threads: Callable[[int], None]) -> None:
 # ---- kinds of arrays ------------------------------------------------------------------------------
 
 
-class Producer:
-    """Offers nothing of an array but DLPack, and counts how often it was asked."""
-
-    def __init__(self, contents: Array) -> None:
-        self.contents, self.asked = contents, 0
-
-    def __dlpack__(self, *, max_version: tuple[int, int] | None = None, **others: Any) -> object:
-        self.asked += 1
-        return self.contents.__dlpack__(max_version=max_version, **others)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self.contents.__dlpack_device__()
-
-
 class OldProducer(Producer):
     """From before DLPack had versions."""
 
@@ -291,14 +278,11 @@ def test_any_kind_of_array(maker: str, dtype: np.dtype[Any], random: np.random.G
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3), (3, 5), (2, 3, 4), (2, 1, 3, 2)])
-def test_kinds_of_arrays_may_be_mixed(
-    shape: tuple[int, ...], random: np.random.Generator
-) -> None:
+def test_kinds_of_arrays_may_be_mixed(shape: tuple[int, ...], random: np.random.Generator) -> None:
     before = make_arrays("adam", random, shape, np.float64)
     makers = ["torch Parameter", "DLPack", "numpy", "torch", "memoryview"]
     things = {
-        key: MAKERS[maker](value)
-        for (key, value), maker in zip(before.items(), makers, strict=True)
+        key: MAKERS[maker](value) for (key, value), maker in zip(before.items(), makers, strict=True)
     }
     kernels.adam_(**{key: [thing] for key, thing in things.items()}, amsgrad=True)
     after = {key: contents_of(thing) for key, thing in things.items()}

@@ -120,7 +120,7 @@ class Call {
 
   void run(int threads) {
     py::gil_scoped_release released;
-    fastopt::run(items_.data(), items_.size(), threads);
+    fastopt::run(items_, threads);
   }
 
  private:
@@ -144,7 +144,7 @@ class Call {
               &rules_.back(),
               {},
               element_count(param.view()),
-              param.view().dtype.bits / 8};
+              dtype};
     hold(item, 0, param, i);
     for (std::size_t argument = 1; argument < 2u + rule_.state_count(); ++argument) {
       const bool used = argument == 1 || rule_.uses(static_cast<int>(argument) - 2);
@@ -173,7 +173,7 @@ class Call {
   const py::list &arrays_, &steps_;
   bool indexed_;
   std::deque<Array> held_;
-  std::vector<RuleStorage> rules_;
+  std::vector<BoundRule> rules_;
   std::vector<Item> items_;
   std::vector<Bytes> bytes_;
 };

@@ -24,7 +24,7 @@ py::dict cpu_targets() {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "fastopt's kernels. Internal: use fastopt.optim and fastopt.kernels.";
-  m.def("step", &fastopt::step, "rule"_a, "optimizer"_a, "threads"_a,
+  m.def("step", &fastopt::step, "rule"_a, "optimizer"_a, "threads"_a, "grad_scale"_a = 1.0,
         "One step of a fastopt.optim optimizer.");
   m.def("apply", &fastopt::apply, "rule"_a, "arrays"_a, "steps"_a, "options"_a, "indexed"_a,
         "threads"_a, "Apply a rule in place to whole arrays.");

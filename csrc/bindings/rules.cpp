@@ -120,21 +120,21 @@ class RuleOf final : public AnyRule {
   bool always_uses(int state) const override { return Rule<float>::uses({}, state); }
   bool counts_steps() const override { return Rule<float>::counts_steps(options_); }
 
-  RuleStorage at_step(DType dtype, double step) const override {
-    RuleStorage storage;
+  BoundRule at_step(DType dtype, double step) const override {
+    BoundRule bound;
     if (dtype == DType::float32) {
-      put(storage, Rule<float>(options_, step));
+      put(bound, Rule<float>(options_, step));
     } else {
-      put(storage, Rule<double>(options_, step));
+      put(bound, Rule<double>(options_, step));
     }
-    return storage;
+    return bound;
   }
 
  private:
   template <class R>
-  static void put(RuleStorage& storage, const R& rule) {
-    static_assert(sizeof(R) <= sizeof(storage.bytes) && std::is_trivially_copyable_v<R>);
-    new (storage.bytes) R(rule);
+  static void put(BoundRule& bound, const R& rule) {
+    static_assert(sizeof(R) <= sizeof(bound.rule) && std::is_trivially_copyable_v<R>);
+    new (bound.rule) R(rule);
   }
 
   int index_;

@@ -12,11 +12,6 @@ namespace fastopt {
 
 enum class Checks { none, ranges };  // whether options outside their range are refused
 
-// Storage for a rule object of any rule and dtype.
-struct alignas(16) RuleStorage {
-  unsigned char bytes[112];
-};
-
 // An update rule with its options.
 class AnyRule {
  public:
@@ -34,8 +29,8 @@ class AnyRule {
   virtual bool always_uses(int state) const = 0;  // with the default ones
   virtual bool counts_steps() const = 0;
 
-  // The rule object that kernels take: all scalars of step number `step`, rounded to dtype.
-  virtual RuleStorage at_step(DType dtype, double step) const = 0;
+  // What kernels take: all scalars of step number `step`, rounded to dtype.
+  virtual BoundRule at_step(DType dtype, double step) const = 0;
 };
 
 // Throws pybind11::value_error if there is no rule of this name.

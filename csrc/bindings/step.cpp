@@ -1,11 +1,13 @@
 #include "bindings/step.h"
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <unordered_map>
 #include <vector>
 
 #include "bindings/rules.h"
+#include "bindings/scratch.h"
 #include "bindings/tensor.h"
 #include "cpu/dispatch.h"
 #include "cpu/float_mode.h"
@@ -24,99 +26,17 @@ struct Names {
   PyObject* capturable = PyUnicode_InternFromString("capturable");
   PyObject* differentiable = PyUnicode_InternFromString("differentiable");
   PyObject* param_groups = PyUnicode_InternFromString("param_groups");
-  PyObject* state = PyUnicode_InternFromString("state");
+  PyObject* max_grad_norm = PyUnicode_InternFromString("max_grad_norm");
+  PyObject* error_if_nonfinite = PyUnicode_InternFromString("error_if_nonfinite");
+  PyObject* ema_decay = PyUnicode_InternFromString("ema_decay");
+  PyObject* ema_bias_correction = PyUnicode_InternFromString("ema_bias_correction");
+  PyObject* ema = PyUnicode_InternFromString("ema");
+  PyObject* ema_step = PyUnicode_InternFromString("ema_step");
 
   static const Names& get() {
     static const Names& names = *new Names();
     return names;
   }
-};
-
-// What a step gathers before it writes. Kept between steps for its capacity, one per running step.
-struct Scratch {
-  struct Count {
-    void* step;  // the step tensor's one element
-    bool is_double;
-    double value;  // the number that it will hold
-  };
-  struct NewState {
-    py::object param;
-    py::object entries;  // a dict, made with its first entry
-  };
-  struct CopyBack {
-    py::object to, from;
-  };
-
-  explicit Scratch(const std::string& name) : rule(make_rule(name)) {}
-
-  std::unique_ptr<AnyRule> rule;  // with the options of the group that is being read
-  std::vector<Item> items;
-  std::vector<std::size_t> rule_of_item;
-  std::vector<RuleStorage> rules;
-  std::vector<Count> counts;
-  std::vector<py::object> held;  // gradients and dense copies, while the GIL is released
-  std::vector<NewState> new_states;
-  std::vector<CopyBack> copies;
-  std::vector<py::object> updated;    // parameters that will be written
-  std::vector<py::object> left_over;  // (group, param, reason)
-
-  // How far each list has been filled, to take back what was gathered since.
-  struct Mark {
-    std::size_t items, counts, new_states, copies, updated, left_over;
-  };
-  Mark mark() const {
-    return {items.size(),  counts.size(),  new_states.size(),
-            copies.size(), updated.size(), left_over.size()};
-  }
-  void roll_back(const Mark& to) {
-    items.resize(to.items);
-    rule_of_item.resize(to.items);
-    counts.resize(to.counts);
-    new_states.resize(to.new_states);
-    copies.resize(to.copies);
-    updated.resize(to.updated);
-    left_over.resize(to.left_over);
-  }
-  void clear() {
-    roll_back({});
-    rules.clear();
-    held.clear();
-  }
-};
-
-// A rule's name, the names of its states and its idle scratch; kept for the life of the process.
-struct Spec {
-  explicit Spec(const std::string& name) : name(name) {
-    const std::unique_ptr<AnyRule> rule = make_rule(name);
-    for (int i = 0; i < rule->state_count(); ++i) {
-      states.push_back(PyUnicode_InternFromString(rule->state_name(i)));
-    }
-  }
-  std::string name;
-  std::vector<PyObject*> states;
-  std::vector<std::unique_ptr<Scratch>> idle;
-};
-
-// Lends a scratch for one step. A step within a step, or in another thread, gets its own.
-class Lent {
- public:
-  explicit Lent(Spec& spec) : spec_(spec) {
-    if (spec.idle.empty()) {
-      scratch_ = std::make_unique<Scratch>(spec.name);
-    } else {
-      scratch_ = std::move(spec.idle.back());
-      spec.idle.pop_back();
-    }
-  }
-  ~Lent() {
-    scratch_->clear();
-    spec_.idle.push_back(std::move(scratch_));
-  }
-  Scratch* operator->() { return scratch_.get(); }
-
- private:
-  Spec& spec_;
-  std::unique_ptr<Scratch> scratch_;
 };
 
 PyObject* lookup(PyObject* dict, PyObject* key) {
@@ -132,6 +52,43 @@ bool is_set(PyObject* group, PyObject* key) {
   if (truth < 0) throw py::error_already_set();
   return truth != 0;
 }
+
+double number(PyObject* object, const char* name) {
+  const double value = PyFloat_AsDouble(object);
+  if (value == -1.0 && PyErr_Occurred()) {
+    PyErr_Clear();
+    throw py::type_error(std::string(name) + ": expected a number or None, got " +
+                         py::repr(object).cast<std::string>());
+  }
+  return value;
+}
+
+// What a group asks for around the rule.
+struct TailOptions {
+  bool clips = false, error_if_nonfinite = false, averages = false, bias_correction = false;
+  double max_grad_norm = 0, ema_decay = 0;
+
+  static TailOptions of(PyObject* group) {
+    const Names& names = Names::get();
+    TailOptions tail;
+    if (PyObject* norm = lookup(group, names.max_grad_norm)) {
+      tail.clips = true;
+      tail.max_grad_norm = number(norm, "max_grad_norm");
+      tail.error_if_nonfinite = is_set(group, names.error_if_nonfinite);
+    }
+    if (PyObject* decay = lookup(group, names.ema_decay)) {
+      tail.averages = true;
+      tail.ema_decay = number(decay, "ema_decay");
+      tail.bias_correction = is_set(group, names.ema_bias_correction);
+    }
+    return tail;
+  }
+
+  bool clips_alike(const TailOptions& other) const {
+    return clips == other.clips && max_grad_norm == other.max_grad_norm &&
+           error_if_nonfinite == other.error_if_nonfinite;
+  }
+};
 
 class Walk {
  public:
@@ -150,25 +107,27 @@ class Walk {
     }
   }
 
-  // From here on nothing can fail but torch itself.
-  void write(int threads) {
+  // Once the norm has been taken, nothing can fail but torch itself.
+  void write(int threads, double grad_scale) {
+    const double factor = grad_factor(threads, grad_scale);
     if (!scratch_->left_over.empty()) {
-      optimizer_.attr("_step_with_torch")(list_of(scratch_->left_over));
+      optimizer_.attr("_step_with_torch")(list_of(scratch_->left_over), grad_scale);
     }
     for (auto& fresh : scratch_->new_states) commit(fresh);
     for (const auto& count : scratch_->counts) {
       if (count.is_double) {
-        *static_cast<double*>(count.step) = count.value;
+        *static_cast<double*>(count.counter) = count.value;
       } else {
-        *static_cast<float*>(count.step) = static_cast<float>(count.value);
+        *static_cast<float*>(count.counter) = static_cast<float>(count.value);
       }
     }
+    for (BoundRule& rule : scratch_->rules) rule.tail.grad_factor = factor;
     for (std::size_t i = 0; i < scratch_->items.size(); ++i) {
       scratch_->items[i].rule = &scratch_->rules[scratch_->rule_of_item[i]];
     }
     {
       py::gil_scoped_release released;
-      run(scratch_->items.data(), scratch_->items.size(), threads);
+      run(scratch_->items, threads);
     }
     for (const auto& copy : scratch_->copies) copy.to.attr("copy_")(copy.from);
     if (!scratch_->updated.empty()) {
@@ -181,15 +140,58 @@ class Walk {
     std::string reason;
   };
 
+  // What the gradients are multiplied by: 1 / grad_scale, and less where their norm is too large.
+  double grad_factor(int threads, double grad_scale) {
+    if (!tail_.clips) return 1 / grad_scale;
+    if (!scratch_->left_over.empty()) {
+      throw py::value_error(
+          "max_grad_norm: expected every parameter on fastopt's kernels, but one needs torch's "
+          "step (" +
+          scratch_->left_over[0].cast<py::tuple>()[2].cast<std::string>() +
+          "); clip with torch.nn.utils.clip_grad_norm_ instead");
+    }
+    scratch_->grads.clear();
+    for (const Item& item : scratch_->items) {
+      scratch_->grads.push_back({item.arrays[1], item.size, item.dtype});
+    }
+    double squares;
+    {
+      py::gil_scoped_release released;
+      squares = sum_of_squares(scratch_->grads, threads, scratch_->partials);
+    }
+    const double norm = std::sqrt(squares) / grad_scale;
+    if (tail_.error_if_nonfinite && !std::isfinite(norm)) {
+      throw std::runtime_error("The total norm of the gradients is non-finite (" +
+                               std::to_string(norm) +
+                               "), so they cannot be clipped; "
+                               "error_if_nonfinite=False would let the step go on");
+    }
+    optimizer_.attr("_grad_norm") = norm;
+    const double clip = tail_.max_grad_norm / (norm + 1e-6);  // as torch.nn.utils.clip_grad_norm_
+    return (clip > 1 ? 1 : clip) / grad_scale;
+  }
+
+  void read_tail(PyObject* group) {
+    const TailOptions tail = TailOptions::of(group);
+    if (groups_read_++ > 0 && !tail.clips_alike(tail_)) {
+      throw py::value_error(
+          "max_grad_norm: expected the same in every group, since the norm is over all of them");
+    }
+    tail_ = tail;
+  }
+
   void read_group(PyObject* group) {
     const Names& names = Names::get();
     rule_.read_options(group, Checks::none);
+    read_tail(group);
     last_step_ = -1;
     const char* whole_group = is_set(group, names.differentiable) ? "differentiable=True"
                               : is_set(group, names.capturable)   ? "capturable=True on the CPU"
                                                                   : nullptr;
+    PyObject* listed = lookup(group, names.params);
+    if (listed == nullptr) throw py::key_error("params");
     py::object params = py::reinterpret_steal<py::object>(
-        PySequence_Fast(lookup(group, names.params), "params: expected a list of parameters"));
+        PySequence_Fast(listed, "params: expected a list of parameters"));
     if (!params) throw py::error_already_set();
     const Scratch::Mark before = scratch_->mark();
     if (whole_group == nullptr) read_params(group, params.ptr());
@@ -256,7 +258,7 @@ class Walk {
               nullptr,
               {},
               element_count(view),
-              view.dtype.bits / 8};
+              dtype};
     like_param_ = param;
     // A lazily negated parameter of more than one element has gaps.
     const bool negated = item.size == 1 && is_negated(param);
@@ -284,7 +286,10 @@ class Walk {
     const bool empty = entries == nullptr || PyDict_GET_SIZE(entries) == 0;
     Scratch::NewState fresh;
     double step = 0;
-    if (rule_.counts_steps()) step = count_step(group, param, entries, empty, fresh);
+    if (rule_.counts_steps()) {
+      if (!empty && lookup(entries, Names::get().step) == nullptr) throw py::key_error("step");
+      step = count(group, param, entries, Names::get().step, fresh);
+    }
     bool made = false;
     for (int i = 0; i < rule_.state_count(); ++i) {
       if (!rule_.uses(i)) continue;
@@ -295,6 +300,12 @@ class Walk {
         made = true;
       }
       item.arrays[2 + i] = take(tensor, view, rule_.state_name(i), true);
+    }
+    if (tail_.averages) {
+      PyObject* tensor = entries == nullptr ? nullptr : lookup(entries, Names::get().ema);
+      if (tensor == nullptr) tensor = make_state(group, param, Names::get().ema, fresh);
+      item.arrays[ema_array] = take(tensor, view, "ema", true);
+      if (tail_.bias_correction) count(group, param, entries, Names::get().ema_step, fresh);
     }
     if (fresh.entries) {
       fresh.param = py::reinterpret_borrow<py::object>(param);
@@ -318,13 +329,11 @@ class Walk {
     return lookup(state_.ptr(), param);
   }
 
-  double count_step(PyObject* group, PyObject* param, PyObject* entries, bool empty,
-                    Scratch::NewState& fresh) {
-    PyObject* tensor = entries == nullptr ? nullptr : lookup(entries, Names::get().step);
-    if (tensor == nullptr) {
-      if (!empty) throw py::key_error("step");
-      tensor = make_state(group, param, Names::get().step, fresh);
-    }
+  // One more on a step tensor, to be stored with the rest; the number that it will hold.
+  double count(PyObject* group, PyObject* param, PyObject* entries, PyObject* name,
+               Scratch::NewState& fresh) {
+    PyObject* tensor = entries == nullptr ? nullptr : lookup(entries, name);
+    if (tensor == nullptr) tensor = make_state(group, param, name, fresh);
     DLTensor view;
     if (!reader_.read(tensor, &view) || !on_cpu(view) || dtype_of(view) < 0 ||
         element_count(view) != 1) {
@@ -399,6 +408,7 @@ class Walk {
     if (step != last_step_ || dtype != last_dtype_) {
       FloatMode mode;
       scratch_->rules.push_back(rule_.at_step(dtype, step));
+      scratch_->rules.back().tail.ema_decay = tail_.ema_decay;
       last_step_ = step;
       last_dtype_ = dtype;
     }
@@ -418,6 +428,8 @@ class Walk {
   const py::object& optimizer_;
   py::object state_;
   const TorchReader& reader_ = TorchReader::get();
+  TailOptions tail_;  // of the group that is being read; what clips is the same in all
+  int groups_read_ = 0;
   Py_ssize_t state_position_ = 0;
   bool out_of_order_ = false, ever_out_of_order_ = false;
   std::vector<PyObject*> sorted_;
@@ -435,10 +447,10 @@ Spec& spec_of(const std::string& rule) {
 
 }  // namespace
 
-void step(const std::string& rule, const py::object& optimizer, int threads) {
+void step(const std::string& rule, const py::object& optimizer, int threads, double grad_scale) {
   Walk walk(spec_of(rule), optimizer);
   walk.read_groups();
-  walk.write(threads);
+  walk.write(threads, grad_scale);
 }
 
 }  // namespace fastopt

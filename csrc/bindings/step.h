@@ -13,6 +13,9 @@ namespace fastopt {
 // state, its step counts and its parameters change together or not at all. Parameters that the
 // kernels cannot take are collected and handed to optimizer._step_with_torch, before any is
 // written.
-void step(const std::string& rule, const pybind11::object& optimizer, int threads);
+//
+// The gradients count as divided by grad_scale, the factor of a torch.amp.GradScaler.
+void step(const std::string& rule, const pybind11::object& optimizer, int threads,
+          double grad_scale);
 
 }  // namespace fastopt

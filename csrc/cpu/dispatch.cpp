@@ -5,9 +5,11 @@
 
 namespace fastopt {
 
-#define FASTOPT_DECLARE_TARGET(name)          \
-  namespace name {                            \
-  extern const Kernel kernels[][dtype_count]; \
+#define FASTOPT_DECLARE_TARGET(name)             \
+  namespace name {                               \
+  extern const Kernel kernels[][dtype_count];    \
+  extern const Sum sums_of_squares[dtype_count]; \
+  extern const Sum sum;                          \
   }
 FASTOPT_DECLARE_TARGET(scalar)
 FASTOPT_DECLARE_TARGET(avx2)
@@ -23,15 +25,17 @@ const std::vector<Target>& targets() {
          return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
        },
-       avx512::kernels},
+       avx512::kernels, avx512::sums_of_squares, &avx512::sum},
 #endif
 #ifdef FASTOPT_HAVE_AVX2
-      {"avx2", "AVX2", [] { return __builtin_cpu_supports("avx2") != 0; }, avx2::kernels},
+      {"avx2", "AVX2", [] { return __builtin_cpu_supports("avx2") != 0; }, avx2::kernels,
+       avx2::sums_of_squares, &avx2::sum},
 #endif
 #ifdef FASTOPT_HAVE_NEON
-      {"neon", "Arm NEON", [] { return true; }, neon::kernels},
+      {"neon", "Arm NEON", [] { return true; }, neon::kernels, neon::sums_of_squares, &neon::sum},
 #endif
-      {"scalar", "no explicit SIMD", [] { return true; }, scalar::kernels},
+      {"scalar", "no explicit SIMD", [] { return true; }, scalar::kernels, scalar::sums_of_squares,
+       &scalar::sum},
   };
   return all;
 }

@@ -7,23 +7,40 @@
 namespace fastopt {
 
 constexpr int max_states = 3;
-constexpr int max_arrays = 2 + max_states;  // param, grad, states
+constexpr int ema_array = 2 + max_states;  // the running average of the parameter, where kept
+constexpr int max_arrays = ema_array + 1;
 
 enum class DType : int { float32, float64 };
 constexpr int dtype_count = 2;
 
-// Applies a rule (an object of the rule's class for this dtype) to elements [begin, end) of one
-// parameter. arrays: param, grad, then the states in the rule's order; nullptr where not used.
-using Kernel = void (*)(const void* rule, void* const* arrays, int64_t begin, int64_t end);
+// What happens around a rule, in the same pass over memory. Rounded to the dtype once.
+struct Tail {
+  double grad_factor = 1;  // multiplies the gradient before the rule sees it: clipping, unscaling
+  double ema_decay = 0;    // average = decay average + (1 - decay) param after it
+};
 
-enum class RuleId : int;  // the position in FASTOPT_RULES
+// What a kernel applies: the rule's object for one dtype and one step, and its tail.
+struct BoundRule {
+  Tail tail;
+  alignas(16) unsigned char rule[112];
+};
+
+// Applies a rule to elements [begin, end) of one parameter. arrays: param, grad, the states in the
+// rule's order, the average; nullptr where not used.
+using Kernel = void (*)(const BoundRule& rule, void* const* arrays, int64_t begin, int64_t end);
+
+// The sum of up to sum_chunk elements (or of their squares) by the tree in cpu/sum.h.
+using Sum = double (*)(const void* values, int64_t count);
+constexpr int64_t sum_chunk = 4096;
 
 // One instruction set's kernels, and what it takes to run them.
 struct Target {
   const char* name;
   const char* description;
   bool (*supported)();                   // by this machine
-  const Kernel (*kernels)[dtype_count];  // [rule][dtype]
+  const Kernel (*kernels)[dtype_count];  // [rule, by its place in FASTOPT_RULES][dtype]
+  const Sum* sums_of_squares;            // [dtype]
+  const Sum* sum;                        // of doubles
 };
 
 }  // namespace fastopt

@@ -32,23 +32,24 @@ int64_t cut(int64_t position, int64_t size) {
 }
 
 // Elements [begin, end) of the concatenated index space, each cut moved to the grain before it.
-void run_range(const Item* items, std::size_t count, int64_t begin, int64_t end) {
+void run_range(const std::vector<Item>& items, int64_t begin, int64_t end) {
   int64_t start = 0;  // where the item starts in the index space
-  for (std::size_t i = 0; i < count && start < end; start += items[i].size, ++i) {
-    const int64_t from = cut(begin - start, items[i].size);
-    const int64_t to = cut(end - start, items[i].size);
-    if (from < to) items[i].kernel(items[i].rule, items[i].arrays, from, to);
+  for (const Item& item : items) {
+    if (start >= end) break;
+    const int64_t from = cut(begin - start, item.size), to = cut(end - start, item.size);
+    if (from < to) item.kernel(*item.rule, item.arrays, from, to);
+    start += item.size;
   }
 }
 
 // Whether two parameters lie in one memory, as weights do that are tied by their data.
-bool share_memory(const Item* items, std::size_t count) {
+bool share_memory(const std::vector<Item>& items) {
   using Range = std::pair<const char*, const char*>;
   static thread_local std::vector<Range> ranges;
   ranges.clear();
-  for (std::size_t i = 0; i < count; ++i) {
-    const char* begin = static_cast<const char*>(items[i].arrays[0]);
-    ranges.push_back({begin, begin + items[i].size * items[i].element_bytes});
+  for (const Item& item : items) {
+    const char* begin = static_cast<const char*>(item.arrays[0]);
+    ranges.push_back({begin, begin + item.size * (item.dtype == DType::float32 ? 4 : 8)});
   }
   std::sort(ranges.begin(), ranges.end());
   const auto overlap = [](const Range& a, const Range& b) { return b.first < a.second; };
@@ -57,22 +58,31 @@ bool share_memory(const Item* items, std::size_t count) {
 
 }  // namespace
 
-void run(const Item* items, std::size_t count, int threads) {
-  int64_t total = 0;
-  for (std::size_t i = 0; i < count; ++i) total += items[i].size;
+int usable_threads(int64_t elements, int threads) {
+  const bool serial = elements < serial_below || forked.load(std::memory_order_relaxed);
+  return serial ? 1 : threads;
+}
 
-  if (threads <= 1 || total < serial_below || forked.load(std::memory_order_relaxed) ||
-      share_memory(items, count)) {
+void split(int64_t total, int threads, const std::function<void(int64_t, int64_t)>& body) {
+  if (threads <= 1) {
     FloatMode mode;
-    return run_range(items, count, 0, total);
+    return body(0, total);
   }
 #pragma omp parallel num_threads(threads)
   {
     FloatMode mode;
     const int64_t parts = omp_get_num_threads(), part = omp_get_thread_num();
     const int64_t share = (total + parts - 1) / parts;
-    run_range(items, count, share * part, std::min(share * (part + 1), total));
+    body(std::min(share * part, total), std::min(share * (part + 1), total));
   }
+}
+
+void run(const std::vector<Item>& items, int threads) {
+  int64_t total = 0;
+  for (const Item& item : items) total += item.size;
+  threads = usable_threads(total, threads);
+  if (threads > 1 && share_memory(items)) threads = 1;
+  split(total, threads, [&](int64_t begin, int64_t end) { run_range(items, begin, end); });
 }
 
 }  // namespace fastopt

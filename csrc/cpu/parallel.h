@@ -1,8 +1,9 @@
 // Runs a list of parameters as one concatenated index space, on one thread or on OpenMP's pool.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <vector>
 
 #include "cpu/kernel.h"
 
@@ -11,14 +12,20 @@ namespace fastopt {
 // One parameter of a step: a kernel, the rule that it applies and the arrays that it works on.
 struct Item {
   Kernel kernel;
-  const void* rule;
+  const BoundRule* rule;
   void* arrays[max_arrays];
   int64_t size;
-  int element_bytes;
+  DType dtype;
 };
 
 // Every item, once. `threads` is an upper bound: small work stays on the calling thread, and so do
 // parameters that lie in one memory.
-void run(const Item* items, std::size_t count, int threads);
+void run(const std::vector<Item>& items, int threads);
+
+// How many of `threads` are worth waking for so many elements; 1 in a forked child.
+int usable_threads(int64_t elements, int threads);
+
+// body(begin, end) over equal parts of [0, total), in the default floating-point mode.
+void split(int64_t total, int threads, const std::function<void(int64_t, int64_t)>& body);
 
 }  // namespace fastopt

@@ -1,8 +1,8 @@
 // Vec<T> of the target that is being compiled. CMake sets exactly one FASTOPT_SIMD_ macro.
 //
 // Every Vec offers: lanes, load, store, load_first and store_first (the tail: no byte past `count`
-// elements is touched), construction from a scalar, + - * / unary -, sqrt, < >= !=, | on masks,
-// and select(mask, if_true, if_false).
+// elements is touched, and the other lanes read as 0), construction from a scalar, + - * / unary -,
+// sqrt, < >= !=, | on masks, and select(mask, if_true, if_false). Vec<double> also loads floats.
 #pragma once
 
 #if defined(FASTOPT_SIMD_AVX512)

@@ -90,6 +90,13 @@ struct Vec<double> {
   FASTOPT_HOST_DEVICE void store_first(double* to, int count) const {
     _mm256_maskstore_pd(to, first(count), value);
   }
+  FASTOPT_HOST_DEVICE static Vec load(const float* from) {
+    return _mm256_cvtps_pd(_mm_loadu_ps(from));
+  }
+  FASTOPT_HOST_DEVICE static Vec load_first(const float* from, int count) {
+    const auto* mask = reinterpret_cast<const __m128i*>(first_lanes + 8 - count);
+    return _mm256_cvtps_pd(_mm_maskload_ps(from, _mm_loadu_si128(mask)));
+  }
 
   friend FASTOPT_HOST_DEVICE Vec operator+(Vec a, Vec b) { return _mm256_add_pd(a.value, b.value); }
   friend FASTOPT_HOST_DEVICE Vec operator-(Vec a, Vec b) { return _mm256_sub_pd(a.value, b.value); }

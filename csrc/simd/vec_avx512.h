@@ -86,6 +86,12 @@ struct Vec<double> {
   FASTOPT_HOST_DEVICE void store_first(double* to, int count) const {
     _mm512_mask_storeu_pd(to, first(count), value);
   }
+  FASTOPT_HOST_DEVICE static Vec load(const float* from) {
+    return _mm512_cvtps_pd(_mm256_loadu_ps(from));
+  }
+  FASTOPT_HOST_DEVICE static Vec load_first(const float* from, int count) {
+    return _mm512_cvtps_pd(_mm256_maskz_loadu_ps(first(count), from));
+  }
 
   friend FASTOPT_HOST_DEVICE Vec operator+(Vec a, Vec b) { return _mm512_add_pd(a.value, b.value); }
   friend FASTOPT_HOST_DEVICE Vec operator-(Vec a, Vec b) { return _mm512_sub_pd(a.value, b.value); }

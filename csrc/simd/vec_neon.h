@@ -72,8 +72,14 @@ struct Vec<double> {
 
   FASTOPT_HOST_DEVICE static Vec load(const double* from) { return vld1q_f64(from); }
   FASTOPT_HOST_DEVICE void store(double* to) const { vst1q_f64(to, value); }
-  FASTOPT_HOST_DEVICE static Vec load_first(const double* from, int) { return Vec(*from); }
+  FASTOPT_HOST_DEVICE static Vec load_first(const double* from, int) {
+    return vsetq_lane_f64(*from, vdupq_n_f64(0), 0);
+  }
   FASTOPT_HOST_DEVICE void store_first(double* to, int) const { *to = vgetq_lane_f64(value, 0); }
+  FASTOPT_HOST_DEVICE static Vec load(const float* from) { return vcvt_f64_f32(vld1_f32(from)); }
+  FASTOPT_HOST_DEVICE static Vec load_first(const float* from, int) {
+    return vsetq_lane_f64(*from, vdupq_n_f64(0), 0);
+  }
 
   friend FASTOPT_HOST_DEVICE Vec operator+(Vec a, Vec b) { return vaddq_f64(a.value, b.value); }
   friend FASTOPT_HOST_DEVICE Vec operator-(Vec a, Vec b) { return vsubq_f64(a.value, b.value); }

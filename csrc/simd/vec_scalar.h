@@ -18,9 +18,15 @@ struct Vec {
   FASTOPT_HOST_DEVICE Vec() : value(0) {}
   FASTOPT_HOST_DEVICE Vec(T x) : value(x) {}
 
-  FASTOPT_HOST_DEVICE static Vec load(const T* from) { return *from; }
+  template <class From>
+  FASTOPT_HOST_DEVICE static Vec load(const From* from) {
+    return static_cast<T>(*from);
+  }
   FASTOPT_HOST_DEVICE void store(T* to) const { *to = value; }
-  FASTOPT_HOST_DEVICE static Vec load_first(const T* from, int) { return *from; }
+  template <class From>
+  FASTOPT_HOST_DEVICE static Vec load_first(const From* from, int) {
+    return load(from);
+  }
   FASTOPT_HOST_DEVICE void store_first(T* to, int) const { *to = value; }
 
   friend FASTOPT_HOST_DEVICE Vec operator+(Vec a, Vec b) { return a.value + b.value; }

@@ -5,7 +5,7 @@ class _Target(TypedDict):
     supported: bool
     description: str
 
-def step(rule: str, optimizer: object, threads: int) -> None: ...
+def step(rule: str, optimizer: object, threads: int, grad_scale: float = 1.0) -> None: ...
 def apply(
     rule: str,
     arrays: list[Sequence[Any] | None],

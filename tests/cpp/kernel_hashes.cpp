@@ -11,7 +11,7 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
-#include <iostream>
+#include <new>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -123,7 +123,7 @@ uint64_t run_case(const Case& c, int index, const fastopt::Target& target, int o
 
   std::vector<std::vector<T>> buffers;
   const fastopt::Kernel kernel = target.kernels[index][sizeof(T) == 4 ? 0 : 1];
-  fastopt::Item item{kernel, nullptr, {}, c.size, sizeof(T)};
+  fastopt::Item item{kernel, nullptr, {}, c.size, sizeof(T) == 4 ? DType::float32 : DType::float64};
   for (int array = 0; array < 2 + states; ++array) {
     if (array >= 2 && !Rule<T>::uses(options, array - 2)) continue;
     buffers.emplace_back(c.size + offset + guard, T(7));
@@ -132,9 +132,10 @@ uint64_t run_case(const Case& c, int index, const fastopt::Target& target, int o
     item.arrays[array] = begin;
   }
   for (double step = c.step; step < c.step + 2; ++step) {
-    const Rule<T> rule(options, step);
-    item.rule = &rule;
-    fastopt::run(&item, 1, threads);
+    fastopt::BoundRule bound;
+    new (bound.rule) Rule<T>(options, step);
+    item.rule = &bound;
+    fastopt::run({item}, threads);
   }
   uint64_t h = 0xcbf29ce484222325u;
   for (std::size_t b = 0; b < buffers.size(); ++b) {

@@ -46,10 +46,9 @@ def measure_with_progress(run: Run, console: Console) -> None:
     )
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("", total=run.total_rounds)
-        run.measure_all(
-            lambda text: progress.update(task, description=text),
-            lambda rounds: progress.advance(task, rounds),
-        )
+        run.show = lambda text: progress.update(task, description=text)
+        run.advance = lambda rounds: progress.advance(task, rounds)
+        run.measure()
 
 
 def print_report(measured: Report, console: Console) -> None:
@@ -75,7 +74,9 @@ def print_changes(old: Report, new: Report, console: Console) -> int:
         return 2
     if old.machine["cpu"] != new.machine["cpu"]:
         console.print(f"another machine then: {old.machine['cpu']}", style="yellow", markup=False)
-    console.print(compare.make_table(found))
+    for table in compare.make_tables(found):
+        console.print(table)
+        console.print()
     slower = sum(change.verdict == "slower" for change in found)
     console.print(f"{slower} of {len(found)} figures slower beyond the spread")
     return 1 if slower else 0

@@ -3,17 +3,19 @@
 fastopt's figures are compared, not the peers'. Two runs rarely find the machine in the same state,
 so a figure is first divided, round by round, by a yardstick that fastopt's code cannot move: the
 fastest implementation in torch, if the same version was measured in both runs; failing that, the
-times themselves are compared. A change counts when it exceeds the quartile distances of both runs,
-taken together as the root of the sum of squares, and FLOOR.
+times themselves are compared. A change counts when it exceeds FLOOR and the quartile distances of
+both runs, taken together as the root of the sum of squares, and the quartiles do not overlap. Runs of
+few rounds on a busy machine know too little of their spread: compare full ones.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fastopt.bench.report import bare_table
 from fastopt.bench.results import Entry, Result
 from fastopt.bench.timing import Spread, ratio
 
@@ -46,16 +48,17 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        if self.relative > self.tolerance:
+        if self.relative > self.tolerance and self.new.low > self.old.high:
             return "slower"
-        return "faster" if 1 / (1 + self.relative) - 1 > self.tolerance else "same"
+        gain = self.old.median / self.new.median - 1
+        return "faster" if gain > self.tolerance and self.new.high < self.old.low else "same"
 
 
 def key(result: Result, entry: Entry) -> Key:
     return (
         result.suite,
         result.case,
-        result.optimizer,
+        result.work,
         result.threads,
         result.tensors,
         result.elements,
@@ -92,28 +95,34 @@ def changes(old: Sequence[Result], new: Sequence[Result]) -> list[Change]:
     return found
 
 
-def make_table(found: Sequence[Change]) -> Table:
-    """The changes for people."""
-    from rich.table import Table
+def label(change: Change, all_changes: Sequence[Change]) -> str:
+    """The case, with its size and target where it takes them to tell it from others."""
+    same = [c for c in all_changes if c.result.title == change.result.title]
+    text = change.result.title
+    if len({c.result.elements for c in same}) > 1:
+        text += f", {change.result.elements:,}"
+    return text + (f", {change.target}" if len({c.target for c in same}) > 1 else "")
 
-    table = Table(title="fastopt's time, then and now", title_justify="left")
-    for title in ("suite", "case", "threads", "target", "compared with"):
-        table.add_column(title)
-    for title in ("then", "now", "change", "tolerance", ""):
-        table.add_column(title, justify="right")
+
+def make_tables(found: Sequence[Change]) -> Iterator[Table]:
+    """The changes for people: a table for each suite and thread count."""
     styles = {"slower": "bold red", "faster": "green", "same": None}
-    for c in found:
-        table.add_row(
-            c.result.suite,
-            f"{c.result.title}, {c.result.elements:,}",
-            str(c.result.threads),
-            c.target or "",
-            c.yardstick or "(seconds)",
-            f"{c.old.median:.4g}",
-            f"{c.new.median:.4g}",
-            f"{100 * c.relative:+.1f}%",
-            f"{100 * c.tolerance:.1f}%",
-            c.verdict,
-            style=styles[c.verdict],
-        )
-    return table
+    columns = [("", 20), ("", 6), ("over", 11), ("then", 5), ("now", 5), ("change", 6), ("spread", 6)]
+    groups: dict[tuple[str, int], list[Change]] = {}
+    for change in found:
+        groups.setdefault((change.result.suite, change.result.threads), []).append(change)
+    for (suite, threads), members in groups.items():
+        number = f"{threads} thread{'s' if threads > 1 else ''}"
+        table = bare_table(f"fastopt's time then and now: {suite}, {number}", columns)
+        for c in members:
+            table.add_row(
+                label(c, members),
+                c.verdict,
+                c.yardstick or "(seconds)",
+                f"{c.old.median:.3g}",
+                f"{c.new.median:.3g}",
+                f"{100 * c.relative:+.1f}%",
+                f"{100 * c.tolerance:.1f}%",
+                style=styles[c.verdict],
+            )
+        yield table

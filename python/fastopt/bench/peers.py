@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -24,7 +24,7 @@ from fastopt.bench.workload import Workload
 
 # From an optimizer's name in torch.optim, the parameters and the options, to the package's own; None
 # if the package has no such optimizer.
-Build = Callable[[str, list[Tensor], dict[str, float]], Optimizer | None]
+Build = Callable[[str, list[Tensor], dict[str, Any]], Optimizer | None]
 
 
 def step_of(optimizer: Optimizer) -> Callable[[], object]:
@@ -51,9 +51,8 @@ class Peer:
     distribution: str
     build: Build
     run: Callable[[Optimizer], Callable[[], object]] = step_of
-    compiles: bool = False  # takes long to start, so only on request
+    compiles: bool = False  # with torch.compile, for every case anew: only on request
     state_size: int = 4  # bytes of one element of state
-    suites: frozenset[str] | None = None  # None: all
 
     @property
     def installed(self) -> bool:
@@ -87,7 +86,7 @@ class Peer:
 def torch_with(**flags: bool) -> Build:
     """torch.optim's own, with the flags that choose the implementation."""
 
-    def build(name: str, params: list[Tensor], options: dict[str, float]) -> Optimizer | None:
+    def build(name: str, params: list[Tensor], options: dict[str, Any]) -> Optimizer | None:
         cls: Any = getattr(torch.optim, name)
         if not flags.keys() <= inspect.signature(cls).parameters.keys():
             return None
@@ -100,7 +99,7 @@ def torch_with(**flags: bool) -> Build:
 def attribute_of(module: str, suffix: str = "", **fixed: object) -> Build:
     """A package that names its optimizers like torch.optim, perhaps with something appended."""
 
-    def build(name: str, params: list[Tensor], options: dict[str, float]) -> Optimizer | None:
+    def build(name: str, params: list[Tensor], options: dict[str, Any]) -> Optimizer | None:
         cls: Any = getattr(importlib.import_module(module), name + suffix, None)
         if cls is None:
             return None
@@ -110,7 +109,7 @@ def attribute_of(module: str, suffix: str = "", **fixed: object) -> Build:
     return build
 
 
-def build_deepspeed(name: str, params: list[Tensor], options: dict[str, float]) -> Optimizer | None:
+def build_deepspeed(name: str, params: list[Tensor], options: dict[str, Any]) -> Optimizer | None:
     """DeepSpeed's CPU optimizers, which compile their C++ on first use."""
     optimizer: Optimizer | None = None
     if name in ("Adam", "AdamW"):
@@ -121,8 +120,6 @@ def build_deepspeed(name: str, params: list[Tensor], options: dict[str, float]) 
         optimizer = adagrad.DeepSpeedCPUAdagrad(params, **options)
     return optimizer
 
-
-LARGE = frozenset({"large"})
 
 PEERS = (
     Peer("torch fused", "torch", "torch", torch_with(fused=True)),
@@ -143,7 +140,6 @@ PEERS = (
         "bitsandbytes",
         attribute_of("bitsandbytes.optim", suffix="8bit"),
         state_size=1,
-        suites=LARGE,
     ),
     Peer(
         "torchao 8-bit",
@@ -152,20 +148,23 @@ PEERS = (
         attribute_of("torchao.optim", suffix="8bit"),
         compiles=True,
         state_size=1,
-        suites=LARGE,
     ),
 )
 
 
 def join(
-    workload: Workload, suite: str, compile: bool, names: frozenset[str] | None, failed: set[str]
+    workload: Workload,
+    joining: Sequence[Peer],
+    compile: bool,
+    failed: set[str],
+    show: Callable[[str], object],
 ) -> Iterator[Contender]:
-    """The peers that can be measured; the errors of those that cannot are added to ``failed``."""
-    for peer in PEERS:
+    """Those of ``joining`` that can be measured; the errors of those that cannot are added to
+    ``failed``. ``show`` is told who is preparing, which for some means compiling."""
+    for peer in joining:
         if not peer.installed or (peer.compiles and not compile):
             continue
-        if (names and peer.name not in names) or (peer.suites and suite not in peer.suites):
-            continue
+        show(f"{peer.name} prepares")
         try:
             contender = peer.enter(workload)
         except Exception as error:  # whatever it is, the others are measured

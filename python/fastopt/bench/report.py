@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 STYLES = {"limit": "dim", "fastopt": "bold"}  # of the two that are always there
 
 EXPLANATION = """\
-time      of one step, median over the rounds; spread: half the quartiles' distance
+time      of one step, median over the rounds
+spread    half the distance between the quartiles
 limit     a loop that reads and writes the same bytes and adds once in between
 of limit  limit's time / time, the median of the ratios within each round
 GB/s      every array counted once for each read and once for each write
-speed-up  of fastopt over this contender, the median of the ratios within a round"""
+speed-up  this time / fastopt's time, the median of the ratios within each round"""
 
 
 def digits(value: float) -> str:

@@ -46,7 +46,7 @@ class Result:
 
     suite: str
     case: str
-    optimizer: str
+    work: str
     threads: int
     tensors: int
     elements: int
@@ -54,7 +54,7 @@ class Result:
 
     @property
     def title(self) -> str:
-        return f"{self.case}, {self.optimizer}"
+        return f"{self.case}, {self.work}"
 
     def matching(self, name: str, entry: Entry) -> Entry:
         """The fastopt or limit entry with ``entry``'s target; the first one for other packages."""

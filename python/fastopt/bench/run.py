@@ -9,12 +9,11 @@ from collections.abc import Callable
 import torch
 
 from fastopt import _C
-from fastopt.bench import machine, peers
+from fastopt.bench import machine
 from fastopt.bench.results import Entry, Report, Result
 from fastopt.bench.shapes import count
-from fastopt.bench.suites import SUITES, Case
+from fastopt.bench.suites import SUITES, Case, Scene
 from fastopt.bench.timing import interleave
-from fastopt.bench.workload import Workload, needed_bytes
 
 SHORTEST = 2e-3  # seconds of a measurement, at least
 QUICK_SHORTEST = 5e-4
@@ -22,12 +21,17 @@ QUICK_ROUNDS = 5
 
 
 class Run:
-    """A run with its options."""
+    """A run with its options.
+
+    ``show`` is told what is running, ``advance`` how many rounds are over.
+    """
 
     def __init__(self, options: argparse.Namespace, argv: list[str]) -> None:
         self.options = options
         self.report = Report(machine.describe(argv))
         self.failed: set[str] = set()
+        self.show: Callable[[str], object] = lambda text: None
+        self.advance: Callable[[int], object] = lambda rounds: None
         self.plan = [
             (suite, case)
             for suite in options.suites
@@ -42,57 +46,46 @@ class Run:
     def total_rounds(self) -> int:
         return sum(self.rounds(suite) for suite, _ in self.plan) * len(self.options.threads)
 
-    def measure_all(self, show: Callable[[str], object], advance: Callable[[int], object]) -> None:
-        """Fill the report; ``show`` tells what is running, ``advance`` how many rounds are over."""
+    def measure(self) -> None:
+        """Fill the report."""
         threads, target = torch.get_num_threads(), _C.cpu_target()
         try:
             for suite, case in self.plan:
-                show(f"{suite}: {case.name}, {case.optimizer}")
-                self.measure_case(suite, case, advance)
+                self.measure_case(suite, case)
         finally:
             torch.set_num_threads(threads)
             _C.set_cpu_target(target)
         self.report.machine["load_average"].append(machine.load_average())
         self.report.notes.extend(sorted(self.failed))
 
-    def measure_case(self, suite: str, case: Case, advance: Callable[[int], object]) -> None:
+    def measure_case(self, suite: str, case: Case) -> None:
+        """One case at every thread count."""
+        title = f"{suite}: {case.name}, {case.work}"
+        self.show(title)
         gc.collect()  # the last case's arrays
-        needed, free = needed_bytes(case.optimizer, case.shapes), machine.available_bytes()
+        needed, free = SUITES[suite].needed_bytes(case), machine.available_bytes()
         if free is not None and needed > free:
-            self.failed.add(
-                f"{suite}, {case.name}, {case.optimizer}: needs {needed / 2**30:.1f} GiB of memory, "
-                f"{free / 2**30:.1f} are free"
-            )
-            advance(self.rounds(suite) * len(self.options.threads))
+            gibibytes = f"{needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free"
+            self.failed.add(f"{title}: needs {gibibytes}")
+            self.advance(self.rounds(suite) * len(self.options.threads))
             return
-        workload = Workload(case.optimizer, case.shapes)
+        shortest = QUICK_SHORTEST if self.options.quick else SHORTEST
+        enter = SUITES[suite].prepare(case)
         for threads in self.options.threads:
             torch.set_num_threads(threads)
-            self.report.results.append(self.measure(suite, case, workload, threads, advance))
-
-    def measure(
-        self,
-        suite: str,
-        case: Case,
-        workload: Workload,
-        threads: int,
-        advance: Callable[[int], object],
-    ) -> Result:
-        contenders = [
-            contender
-            for target in self.options.target
-            for contender in (workload.limit(target, threads), workload.ours(target))
-        ]
-        allowed = SUITES[suite].peers
-        contenders += peers.join(workload, suite, self.options.compile, allowed, self.failed)
-        shortest = QUICK_SHORTEST if self.options.quick else SHORTEST
-        interleave(contenders, self.rounds(suite), shortest, lambda: advance(1))
-        return Result(
-            suite,
-            case.name,
-            case.optimizer,
-            threads,
-            tensors=len(case.shapes),
-            elements=count(case.shapes),
-            entries=[Entry.of(contender) for contender in contenders],
-        )
+            contenders = enter(
+                Scene(self.options.target, threads, self.options.compile, self.show, self.failed)
+            )
+            self.show(title)
+            interleave(contenders, self.rounds(suite), shortest, lambda: self.advance(1))
+            self.report.results.append(
+                Result(
+                    suite,
+                    case.name,
+                    case.work,
+                    threads,
+                    tensors=len(case.shapes),
+                    elements=count(case.shapes),
+                    entries=[Entry.of(contender) for contender in contenders],
+                )
+            )

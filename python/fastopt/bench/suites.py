@@ -1,30 +1,52 @@
-"""The suites: which tensors are stepped with which optimizers.
+"""The suites: which tensors are worked on, and by whom.
 
-A new suite is one entry in SUITES. Whether a step finds its arrays in a cache is not steered but
-follows from their size, as it does in training:
+A new suite is one entry in SUITES: its cases, and a function that makes a case's arrays and enters
+the contenders, among them one named "limit" and one named "fastopt" for each CPU target.
+
+Whether a step finds its arrays in a cache is not steered but follows from their size, as it does in
+training:
 
 - large: cold. The arrays are far larger than any cache; each step streams them from memory.
 - small: warm. Everything fits in the second-level cache, and step follows step; what is measured is
-  the way from Python to the kernel and back.
+  the way from Python to the kernel and back. The limit is then what one call into C++ costs.
 - models: cold, but for what a very large last-level cache keeps of the smaller models.
 - curve: from warm to cold; the bends are the caches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
+from fastopt.bench import peers
 from fastopt.bench.shapes import MODELS, Shape, shrink
+from fastopt.bench.timing import Contender
+from fastopt.bench.workload import Workload, needed_bytes
+
+Tensors = dict[str, list[tuple[Shape, ...]]]  # by the name of the case
 
 
 @dataclass(frozen=True)
 class Case:
-    """Tensors of these shapes, float32, stepped with one optimizer of workload.SETTINGS."""
+    """One piece of work on float32 tensors of these shapes."""
 
     name: str
-    optimizer: str
+    work: str  # an optimizer of workload.SETTINGS
     shapes: tuple[Shape, ...]
+
+
+@dataclass
+class Scene:
+    """What a run asks of a case."""
+
+    targets: list[str]
+    threads: int
+    compile: bool = False  # whether peers that need torch.compile join
+    show: Callable[[str], object] = lambda text: None  # told who prepares
+    failed: set[str] = field(default_factory=set)  # takes the errors of those that cannot join
+
+
+Enter = Callable[[Scene], list[Contender]]
 
 
 @dataclass(frozen=True)
@@ -32,34 +54,64 @@ class Suite:
     """What ``python -m fastopt bench NAME`` measures."""
 
     description: str
-    tensors: Callable[[bool], dict[str, list[tuple[Shape, ...]]]]  # by the name of the case
-    optimizers: tuple[str, ...]  # unless others are asked for
     rounds: int
-    peers: frozenset[str] | None = None  # those measured; None: all
+    cases: Callable[[bool, Sequence[str] | None], list[Case]]  # quick or not; optimizers asked for
+    prepare: Callable[[Case], Enter]  # makes the arrays
+    needed_bytes: Callable[[Case], int]
 
-    def cases(self, quick: bool, optimizers: list[str] | None) -> list[Case]:
+
+def step_suite(
+    description: str,
+    rounds: int,
+    tensors: Callable[[bool], Tensors],
+    optimizers: Sequence[str],
+    allowed: Callable[[peers.Peer], bool] = lambda peer: peer.state_size == 4,
+) -> Suite:
+    """A suite of optimizers' steps; ``optimizers`` unless others are asked for."""
+
+    def cases(quick: bool, chosen: Sequence[str] | None) -> list[Case]:
         return [
             Case(name, optimizer, shapes)
-            for name, series in self.tensors(quick).items()
-            for optimizer in optimizers or self.optimizers
+            for name, series in tensors(quick).items()
+            for optimizer in chosen or optimizers
             for shapes in series
         ]
 
+    def prepare(case: Case) -> Enter:
+        workload = Workload(case.work, case.shapes)
 
-def large(quick: bool) -> dict[str, list[tuple[Shape, ...]]]:
+        def enter(scene: Scene) -> list[Contender]:
+            ours = [
+                contender
+                for target in scene.targets
+                for contender in (workload.limit(target, scene.threads), workload.ours(target))
+            ]
+            joining = [peer for peer in peers.PEERS if allowed(peer)]
+            theirs = peers.join(workload, joining, scene.compile, scene.failed, scene.show)
+            return ours + list(theirs)
+
+        return enter
+
+    def needed(case: Case) -> int:
+        return needed_bytes(case.work, case.shapes)
+
+    return Suite(description, rounds, cases, prepare, needed)
+
+
+def large(quick: bool) -> Tensors:
     return {"1 x 1M": [((1 << 20,),)]} if quick else {"1 x 64M": [((64 << 20,),)]}
 
 
-def small(quick: bool) -> dict[str, list[tuple[Shape, ...]]]:
+def small(quick: bool) -> Tensors:
     return {"200 x 64": [((64,),) * 200], "1 x 64": [((64,),)]}
 
 
-def models(quick: bool) -> dict[str, list[tuple[Shape, ...]]]:
+def models(quick: bool) -> Tensors:
     factor = 8 if quick else 1
     return {name: [tuple(shrink(shapes(), factor))] for name, shapes in MODELS.items()}
 
 
-def curve(quick: bool) -> dict[str, list[tuple[Shape, ...]]]:
+def curve(quick: bool) -> Tensors:
     largest, most = (100_000, 100) if quick else (100_000_000, 10_000)
     return {
         "one tensor": [((size,),) for size in half_decades(100, largest)],
@@ -69,24 +121,34 @@ def curve(quick: bool) -> dict[str, list[tuple[Shape, ...]]]:
 
 def half_decades(first: int, last: int) -> list[int]:
     """1, 3, 10, 30, ... times ``first``, up to ``last``."""
-    values = [first]
+    values = [first, 3 * first]
     while values[-1] < last:
-        previous = values[-2] if len(values) > 1 else 0
-        values.append(10 * previous if previous else 3 * first)
-    return values
+        values.append(10 * values[-2])
+    return [value for value in values if value <= last]
 
 
 ALL = ("AdamW", "SGD", "Adagrad", "RMSprop")
 
 SUITES = {
-    "large": Suite("one tensor far larger than the caches", large, ALL, rounds=15),
-    "small": Suite("many small tensors, and one", small, ALL, rounds=31),
-    "models": Suite("the tensors of well-known networks", models, ("AdamW", "SGD"), rounds=11),
-    "curve": Suite(
-        "from 100 to 100 million elements, from 1 to 10,000 tensors",
-        curve,
-        ("AdamW",),
+    "large": step_suite(
+        "one tensor far larger than the caches (cold)",
+        rounds=15,
+        tensors=large,
+        optimizers=ALL,
+        allowed=lambda peer: True,  # also those that keep less state and so move less
+    ),
+    "small": step_suite("many small tensors, and one (warm)", rounds=31, tensors=small, optimizers=ALL),
+    "models": step_suite(
+        "the tensors of well-known networks (cold)",
         rounds=11,
-        peers=frozenset({"torch fused", "DeepSpeed CPU"}),
+        tensors=models,
+        optimizers=("AdamW", "SGD"),
+    ),
+    "curve": step_suite(
+        "from small to large (warm to cold)",
+        rounds=11,
+        tensors=curve,
+        optimizers=("AdamW",),
+        allowed=lambda peer: peer.name in ("torch fused", "DeepSpeed CPU"),
     ),
 }

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ MAX_STATES = 3  # of the limit's loop
 class Setting:
     """One optimizer as it is measured."""
 
-    options: dict[str, float]
+    options: dict[str, Any]  # with what packages have other defaults for
     states: int  # arrays of the parameter's size that a step reads and writes
 
     def moved_bytes(self, elements: int, state_size: int = 4) -> int:
@@ -42,9 +43,11 @@ class Setting:
         return elements * (3 * 4 + self.states * 2 * state_size)
 
 
+ADAM = {"betas": (0.9, 0.999), "eps": 1e-8}
+
 SETTINGS = {
-    "AdamW": Setting({"lr": 1e-4, "weight_decay": 1e-2}, states=2),
-    "Adam": Setting({"lr": 1e-4}, states=2),
+    "AdamW": Setting({"lr": 1e-4, "weight_decay": 1e-2, **ADAM}, states=2),
+    "Adam": Setting({"lr": 1e-4, **ADAM}, states=2),
     "SGD": Setting({"lr": 1e-4, "momentum": 0.9}, states=1),
     "Adagrad": Setting({"lr": 1e-4}, states=1),
     "RMSprop": Setting({"lr": 1e-4}, states=1),

@@ -106,7 +106,7 @@ class Fused(Optimizer):
         """Tell autograd that the kernels have written to these."""
         torch.autograd.graph.increment_version(params)
 
-    def _step_with_torch(self, leftovers: list[Leftover]) -> None:
+    def _step_with_torch(self, leftovers: list[Leftover], grad_scale: float) -> None:
         """Step the parameters that the kernels do not take with torch's own code."""
         by_group: dict[int, Group] = {}
         # Most of torch's classes refuse a sparse gradient: they are to meet it before they write.

@@ -1,7 +1,7 @@
 """What is verified: every rule with every combination of its options that makes sense.
 
-A new rule is one `Rule` in `RULES`. Its reference, kernel and optimizer are looked up by name at the
-moment of each call.
+A new rule is one `Rule` in `RULES`. Its reference, kernel and optimizer are looked up by name, at
+each call anew.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class State:
 class Rule:
     """A rule and its options.
 
-    The kernel is fastopt.kernels' `name` with an underscore, the reference fastopt.reference's `name`.
+    Its reference is fastopt.reference's `name`, its kernel fastopt.kernels' with an underscore.
     """
 
     name: str
     optimizer: str  # the class in fastopt.optim
     states: tuple[State, ...]
-    choices: Mapping[str, tuple[Any, ...]]  # every combination of these is verified ...
-    numbers: Mapping[str, tuple[Any, ...]]  # ... with values drawn from these, where a choice is not 0
+    choices: Mapping[str, tuple[Any, ...]]  # every combination of these is verified,
+    numbers: Mapping[str, tuple[Any, ...]]  # with values drawn from these where it has no 0
     allowed: Callable[[Options], bool] = field(default=always)
 
     def combinations(self) -> list[Options]:
@@ -72,8 +72,9 @@ def sgd_allowed(options: Options) -> bool:
 
 SWITCH = (False, True)
 COMMON_CHOICES = {"weight_decay": (0.0, 0.1), "maximize": SWITCH}
-COMMON_NUMBERS = {"lr": (1e-3, 1e-2, 0.3), "weight_decay": (0.1, 1e-2, 1e-4)}
-# 1e-40 is a denormal in float32, 1e-60 rounds to 0 there
+# In float32, 1e-40 is denormal and 1e-60 rounds to 0, which does not switch an option off.
+COMMON_NUMBERS = {"lr": (1e-3, 1e-2, 0.3), "weight_decay": (0.1, 1e-2, 1e-4, 1e-60)}
+MOMENTUM = (0.9, 0.5, 0.99, 1e-60)
 EPS = (1e-8, 1e-3, 1e-40, 1e-60, 0.0)
 
 ADAM_STATES = (
@@ -101,12 +102,12 @@ RULES = (
         choices={
             **COMMON_CHOICES,
             "momentum": (0.0, 0.9),
-            "dampening": (0.0, 0.3),
+            "dampening": (0.0, 0.97),
             "nesterov": SWITCH,
             "exponential_average": SWITCH,
             "bias_correction": SWITCH,
         },
-        numbers={**COMMON_NUMBERS, "momentum": (0.9, 0.5, 0.99), "dampening": (0.3, -0.5, 1.0)},
+        numbers={**COMMON_NUMBERS, "momentum": MOMENTUM, "dampening": (0.97, -0.5, 1.0)},
         allowed=sgd_allowed,
     ),
     Rule(
@@ -134,7 +135,7 @@ RULES = (
             **COMMON_NUMBERS,
             "alpha": (0.99, 0.9, 0.5, 0.0),
             "eps": EPS,
-            "momentum": (0.9, 0.5, 1.0),
+            "momentum": MOMENTUM,
         },
     ),
     Rule(

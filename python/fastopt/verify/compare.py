@@ -6,15 +6,14 @@ sign of zero included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .cases import Options, Rule
-from .inputs import Array
+from .pools import Array
 
 MAX_EXAMPLES = 10  # wrong elements that are written out
 
@@ -27,20 +26,9 @@ class Row:
     dtype: str
     target: str
     options: int = 0  # combinations of options
-    elements: int = 0  # outputs compared, over all arrays and steps
+    elements: int = 0  # results compared, over all arrays and steps
     wrong_bits: int = 0
     max_ulp: float | None = None  # float32 only, see accuracy.py
-
-
-@dataclass(frozen=True)
-class Where:
-    """Which call an array came out of."""
-
-    row: Row
-    face: str  # "kernel" or "optimizer"
-    threads: int
-    options: Options
-    place: Callable[[int], str]  # says which element of which parameter an index is
 
 
 @dataclass
@@ -50,9 +38,8 @@ class Report:
     rows: dict[tuple[str, str, str], Row] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
 
-    def row(self, rule: Rule, dtype: np.dtype[Any], target: str) -> Row:
-        key = (rule.name, dtype.name, target)
-        return self.rows.setdefault(key, Row(*key))
+    def row(self, rule: str, dtype: str, target: str) -> Row:
+        return self.rows.setdefault((rule, dtype, target), Row(rule, dtype, target))
 
     @property
     def elements(self) -> int:
@@ -63,31 +50,23 @@ class Report:
         return sum(row.wrong_bits for row in self.rows.values())
 
     def compare(
-        self, where: Where, name: str, got: Array, want: Array, inputs: Mapping[str, Array]
-    ) -> npt.NDArray[np.intp]:
-        """Compare one array and count its wrong bits; the indices of the wrong elements.
-
-        Of the first wrong elements, the values of `inputs` at the same place are kept as well.
-        """
+        self, row: Row, got: Array, want: Array, describe: Callable[[int], dict[str, Any]]
+    ) -> bool:
+        """Whether all is right. The first wrong elements are kept, with what `describe` says."""
         places, bits = differing(got, want)
-        where.row.wrong_bits += bits
+        row.wrong_bits += bits
         for i in map(int, places[: MAX_EXAMPLES - len(self.examples)]):
             self.examples.append(
                 {
-                    "rule": where.row.rule,
-                    "dtype": where.row.dtype,
-                    "target": where.row.target,
-                    "face": where.face,
-                    "threads": where.threads,
-                    "options": where.options,
-                    "array": name,
-                    "place": where.place(i),
+                    "rule": row.rule,
+                    "dtype": row.dtype,
+                    "target": row.target,
+                    **describe(i),
                     "got": spell(got[i]),
                     "expected": spell(want[i]),
-                    "inputs": {key: spell(array[i]) for key, array in inputs.items()},
                 }
             )
-        return places
+        return len(places) == 0
 
 
 def bits_of(array: Array) -> npt.NDArray[np.unsignedinteger[Any]]:
@@ -102,9 +81,7 @@ def spell(value: Any) -> str:
 
 def differing(got: Array, want: Array) -> tuple[npt.NDArray[np.intp], int]:
     """Where two arrays differ, and in how many bits."""
-    places = np.flatnonzero(bits_of(got) != bits_of(want))
-    if len(places) == 0:
-        return places, 0
+    got_bits, want_bits = bits_of(got), bits_of(want)
+    places = np.flatnonzero(got_bits != want_bits)
     places = places[~(np.isnan(got[places]) & np.isnan(want[places]))]
-    apart = np.bitwise_count(bits_of(got)[places] ^ bits_of(want)[places])
-    return places, int(apart.sum())
+    return places, int(np.bitwise_count(got_bits[places] ^ want_bits[places]).sum())

@@ -15,17 +15,24 @@ import torch
 
 from fastopt import _C
 
-from . import inputs, optimizers
+from . import memory
 from .cases import STEPS, Options, Rule
 from .compare import Report, Row
-from .inputs import Layout, Pools
-from .kernels import Trial, check_kernels
-from .optimizers import OptimizerTrial, check_optimizers
+from .memory import Layout
+from .pools import Pool, Pools
+from .trial import KernelTrial, OptimizerTrial, check_all
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
-# Of so many cases, a quick run gives one an optimizer with parameters long enough for threads.
-QUICK_LARGE_OPTIMIZERS = 8
+# The parameters of an optimizer.
+OPTIMIZER_SMALL = (1, 3, 17, 0, 63, 64, 65, 129, 1001)
+OPTIMIZER_LARGE = (1, 17, 4097, 0, 65, 35003, 63, 30011, 129)
+
+# A quick run takes arrays that are long enough for threads in one of so many cases.
+QUICK_LARGE_KERNEL, QUICK_LARGE_OPTIMIZER = 3, 16
+
+# A full run takes this many of the large layouts on every number of threads, the others in turn.
+ON_ALL_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -42,23 +49,12 @@ class Plan:
         """The thread counts of arrays that are long enough for more than one."""
         return (1, 2, 3) if self.quick else (1, 2, 3, 4, 7)
 
-    def runs(self, rows: list[Row], number: int) -> list[tuple[Row, int]]:
-        """Which targets run a trial on how many threads: all on all, or if quick on one, in turn."""
-        if not self.quick:
-            return list(itertools.product(rows, self.threads))
-        count = len(self.threads)
-        return [(row, self.threads[(number + i) % count]) for i, row in enumerate(rows)]
-
-    @property
-    def rounds(self) -> int:
-        """How many times each combination of options is gone through, with other numbers."""
-        return 1 if self.quick else 3
-
-    def cases(self) -> Iterator[tuple[Rule, np.dtype[Any], Options]]:
+    def cases(self) -> Iterator[tuple[Rule, np.dtype[Any], int, Options]]:
+        """Rule, dtype, and the choice of options with its number among the rule's."""
         for rule in self.rules:
             for dtype in DTYPES:
-                for options in rule.combinations():
-                    yield rule, dtype, options
+                for number, choice in enumerate(rule.combinations()):
+                    yield rule, dtype, number, choice
 
     def __len__(self) -> int:
         return len(DTYPES) * sum(len(rule.combinations()) for rule in self.rules)
@@ -85,50 +81,78 @@ def verify(plan: Plan, advance: Callable[[str], object] = lambda label: None) ->
     report = Report()
     pools = {dtype: Pools(dtype, plan.seed) for dtype in DTYPES}
     with settings_kept():
-        for number, (rule, dtype, options) in enumerate(plan.cases()):
+        for rule, dtype, number, choice in plan.cases():
             advance(f"{rule.name} {dtype}")
-            rows = [report.row(rule, dtype, target) for target in plan.targets]
+            rows = [report.row(rule.name, dtype.name, target) for target in plan.targets]
             for row in rows:
                 row.options += 1
             # Named by the case, so that the filters of the command line do not change its inputs.
-            name = zlib.crc32(f"{rule.name} {dtype} {options}".encode())
+            name = zlib.crc32(f"{rule.name} {dtype} {choice}".encode())
             rng = np.random.default_rng([plan.seed, name])
-            for _ in range(plan.rounds):
-                drawn = rule.draw(options, rng)
-                check_case(report, plan, rows, Case(rule, drawn, pools[dtype], number), rng)
+            case = Case(report, plan, rows, number, rule, choice, pools[dtype], rng)
+            case.check_edges()
+            case.check_large()
+            case.check_optimizer()
     return report
 
 
 @dataclass(frozen=True)
 class Case:
-    """One combination of options in one dtype."""
+    """One combination of options in one dtype, and its trials."""
 
-    rule: Rule
-    options: Options
-    pools: Pools
+    report: Report
+    plan: Plan
+    rows: list[Row]
     number: int
+    rule: Rule
+    choice: Options
+    pools: Pools
+    rng: np.random.Generator
 
+    def options(self) -> Options:
+        """The combination with its numbers drawn anew."""
+        return self.rule.draw(self.choice, self.rng)
 
-def check_case(
-    report: Report, plan: Plan, rows: list[Row], case: Case, rng: np.random.Generator
-) -> None:
-    """One round of a case: its kernel on every layout, its optimizer."""
-    mixed, runs = case.pools.mixed, case.pools.runs
-    edges = Trial(case.rule, case.options, inputs.edges(STEPS, rng), mixed, rng, steps=3)
-    check_kernels(report, edges, [(row, plan.threads[-1]) for row in rows], measure=False)
-    for layout in large_layouts(plan, case, rng):
-        trial = Trial(case.rule, case.options, layout, runs, rng, steps=2)
-        check_kernels(report, trial, plan.runs(rows, case.number), measure=True)
-    if plan.quick and case.number % QUICK_LARGE_OPTIMIZERS:
-        optimizer = OptimizerTrial(case.rule, case.options, optimizers.SMALL, mixed, rng)
-    else:
-        optimizer = OptimizerTrial(case.rule, case.options, optimizers.LARGE, runs, rng)
-    check_optimizers(report, optimizer, plan.runs(rows, case.number))
+    def on_all(self) -> list[tuple[Row, int]]:
+        """Every target on every number of threads."""
+        return list(itertools.product(self.rows, self.plan.threads))
 
+    def in_turn(self, turn: int) -> list[tuple[Row, int]]:
+        """Every target on one number of threads, another one each turn."""
+        threads = self.plan.threads
+        return [(row, threads[(turn + i) % len(threads)]) for i, row in enumerate(self.rows)]
 
-def large_layouts(plan: Plan, case: Case, rng: np.random.Generator) -> Iterator[Layout]:
-    """The layouts around and above the size from which threads are used; one of them if quick."""
-    build: list[Callable[[], Layout]] = [partial(inputs.crowd, STEPS, rng)]
-    build += [partial(inputs.single, size, STEPS, rng) for size in inputs.LARGE]
-    for layout in [build[case.number % len(build)]] if plan.quick else build:
-        yield layout()
+    def check_edges(self) -> None:
+        """The kernel on small arrays of every size, all in one call that takes one thread."""
+        for _ in range(1 if self.plan.quick else 4):
+            layout = memory.edges(STEPS, self.rng, offsets=1 if self.plan.quick else 4)
+            self.check_kernel(layout, self.pools.mixed, self.in_turn(self.number))
+
+    def check_large(self) -> None:
+        """The kernel on arrays around and above the size from which threads are used."""
+        builders = [partial(memory.crowd, STEPS, self.rng)]
+        builders += [partial(memory.single, size, STEPS, self.rng) for size in memory.LARGE]
+        if not self.plan.quick:
+            for i, build in enumerate(builders):
+                runs = self.on_all() if i < ON_ALL_THREADS else self.in_turn(self.number + i)
+                self.check_kernel(build(), self.pools.runs, runs)
+        elif self.number % QUICK_LARGE_KERNEL == 0:
+            turn = self.number // QUICK_LARGE_KERNEL
+            layout = builders[turn % len(builders)]()
+            self.check_kernel(layout, self.pools.runs, self.in_turn(turn))
+
+    def check_kernel(self, layout: Layout, pool: Pool, runs: list[tuple[Row, int]]) -> None:
+        trial = KernelTrial(self.rule, self.options(), layout, pool, self.rng, steps=2)
+        check_all(self.report, trial, runs)
+
+    def check_optimizer(self) -> None:
+        """The optimizer on a list of parameters."""
+        runs = self.in_turn(self.number) if self.plan.quick else self.on_all()
+        small = self.plan.quick and self.number % QUICK_LARGE_OPTIMIZER
+        sizes = OPTIMIZER_SMALL if small else OPTIMIZER_LARGE
+        pool = self.pools.mixed if small else self.pools.runs
+        # The third parameter begins at step 0: it gets its first gradient late.
+        pieces = [(size, size % 4, int(i != 2)) for i, size in enumerate(sizes)]
+        layout = memory.place(pieces, self.rng)
+        trial = OptimizerTrial(self.rule, self.options(), layout, pool, self.rng, steps=3)
+        check_all(self.report, trial, runs)

@@ -1,0 +1,107 @@
+// What one step of an optimizer gathers before it writes, and who lends the room for it.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bindings/rules.h"
+#include "cpu/norm.h"
+#include "cpu/parallel.h"
+
+namespace fastopt {
+
+namespace py = pybind11;
+
+// What a step gathers before it writes. Kept between steps for its capacity, one per running step.
+struct Scratch {
+  struct Count {
+    void* counter;  // a step tensor's one element
+    bool is_double;
+    double value;  // the number that it will hold
+  };
+  struct NewState {
+    py::object param;
+    py::object entries;  // a dict, made with its first entry
+  };
+  struct CopyBack {
+    py::object to, from;
+  };
+
+  explicit Scratch(const std::string& name) : rule(make_rule(name)) {}
+
+  std::unique_ptr<AnyRule> rule;  // with the options of the group that is being read
+  std::vector<Item> items;
+  std::vector<std::size_t> rule_of_item;
+  std::vector<BoundRule> rules;
+  std::vector<Values> grads;  // what the norm is taken of
+  std::vector<double> partials;
+  std::vector<Count> counts;
+  std::vector<py::object> held;  // gradients and dense copies, while the GIL is released
+  std::vector<NewState> new_states;
+  std::vector<CopyBack> copies;
+  std::vector<py::object> updated;    // parameters that will be written
+  std::vector<py::object> left_over;  // (group, param, reason)
+
+  // How far each list has been filled, to take back what was gathered since.
+  struct Mark {
+    std::size_t items, counts, new_states, copies, updated, left_over;
+  };
+  Mark mark() const {
+    return {items.size(),  counts.size(),  new_states.size(),
+            copies.size(), updated.size(), left_over.size()};
+  }
+  void roll_back(const Mark& to) {
+    items.resize(to.items);
+    rule_of_item.resize(to.items);
+    counts.resize(to.counts);
+    new_states.resize(to.new_states);
+    copies.resize(to.copies);
+    updated.resize(to.updated);
+    left_over.resize(to.left_over);
+  }
+  void clear() {
+    roll_back({});
+    rules.clear();
+    held.clear();
+  }
+};
+
+// A rule's name, the names of its states and its idle scratch; kept for the life of the process.
+struct Spec {
+  explicit Spec(const std::string& name) : name(name) {
+    const std::unique_ptr<AnyRule> rule = make_rule(name);
+    for (int i = 0; i < rule->state_count(); ++i) {
+      states.push_back(PyUnicode_InternFromString(rule->state_name(i)));
+    }
+  }
+  std::string name;
+  std::vector<PyObject*> states;
+  std::vector<std::unique_ptr<Scratch>> idle;
+};
+
+// Lends a scratch for one step. A step within a step, or in another thread, gets its own.
+class Lent {
+ public:
+  explicit Lent(Spec& spec) : spec_(spec) {
+    if (spec.idle.empty()) {
+      scratch_ = std::make_unique<Scratch>(spec.name);
+    } else {
+      scratch_ = std::move(spec.idle.back());
+      spec.idle.pop_back();
+    }
+  }
+  ~Lent() {
+    scratch_->clear();
+    spec_.idle.push_back(std::move(scratch_));
+  }
+  Scratch* operator->() { return scratch_.get(); }
+
+ private:
+  Spec& spec_;
+  std::unique_ptr<Scratch> scratch_;
+};
+
+}  // namespace fastopt

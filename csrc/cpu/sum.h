@@ -1,0 +1,42 @@
+// Sums in double whose bits do not depend on the instruction set or the number of threads.
+//
+// A chunk of up to sum_chunk elements is added up in 32 lanes, element i in lane i mod 32, and the
+// lanes are combined pairwise: 16 and 16, 8 and 8, and so on. 32 lanes run near the speed of a
+// plain read on AVX2 and AVX-512; more spill registers on AVX2. The chunks' sums are an array of
+// doubles that is added up by the same tree, until one number is left (cpu/norm.cpp).
+#pragma once
+
+#include <stdint.h>
+
+#include "cpu/kernel.h"
+#include "simd/vec.h"
+#include "target.h"
+
+FASTOPT_TARGET_BEGIN
+
+template <class T, bool squares>
+double sum_tree(const void* values, int64_t count) {
+  using V = Vec<double>;
+  constexpr int64_t lanes = 32, vectors = lanes / V::lanes;
+  const T* x = static_cast<const T*>(values);
+  V sums[vectors];
+  const auto add = [&sums](int64_t k, V v) { sums[k] = sums[k] + (squares ? v * v : v); };
+
+  int64_t i = 0;
+  for (; i <= count - lanes; i += lanes) {
+    for (int64_t k = 0; k < vectors; ++k) add(k, V::load(x + i + k * V::lanes));
+  }
+  for (int64_t k = 0; i < count; i += V::lanes, ++k) {  // adding 0 to a sum changes nothing
+    const int64_t rest = count - i;
+    add(k, rest >= V::lanes ? V::load(x + i) : V::load_first(x + i, static_cast<int>(rest)));
+  }
+
+  double lane[lanes];
+  for (int64_t k = 0; k < vectors; ++k) sums[k].store(lane + k * V::lanes);
+  for (int64_t half = lanes / 2; half > 0; half /= 2) {
+    for (int64_t j = 0; j < half; ++j) lane[j] = lane[j] + lane[j + half];
+  }
+  return lane[0];
+}
+
+FASTOPT_TARGET_END

@@ -1,0 +1,71 @@
+"""The numbers that go in: random, extreme, denormal, zero, infinite and NaN, of either sign.
+
+They are drawn once; the arrays of a trial are cut out of a pool at random places.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[np.floating[Any]]
+Places: TypeAlias = npt.NDArray[np.bool_]
+
+KINDS = ("random", "extreme", "denormal", "zero", "infinite", "nan")
+SIZE = 1 << 18
+
+
+def draw(kind: str, count: int, dtype: np.dtype[Any], rng: np.random.Generator) -> Array:
+    """Draw values of one kind."""
+    signs = rng.choice(np.array([-1, 1], dtype), count)
+    limits = np.finfo(dtype)
+    values: Array
+    if kind == "random":
+        values = rng.standard_normal(count)
+    elif kind == "extreme":
+        decades = 38 if dtype == np.float32 else 308
+        values = signs * 10.0 ** rng.uniform(-decades, decades, count)
+    elif kind == "denormal":
+        # whole multiples of the smallest number, up to twice the smallest normal one
+        multiples = rng.integers(1, 2 ** (limits.nmant + 1), count)
+        values = signs * (multiples.astype(dtype) * limits.smallest_subnormal)
+    else:
+        value = {"zero": 0.0, "infinite": np.inf, "nan": np.nan}[kind]
+        values = np.copysign(value, signs)
+    return values.astype(dtype)
+
+
+class Pool:
+    """Values of every kind, in runs of `run` neighbours of one kind; `share` of them are random."""
+
+    def __init__(
+        self, dtype: np.dtype[Any], rng: np.random.Generator, *, run: int, share: float
+    ) -> None:
+        rest = (1 - share) / (len(KINDS) - 1)
+        weights = [share] + [rest] * (len(KINDS) - 1)
+        self.kinds = np.repeat(rng.choice(len(KINDS), SIZE // run, p=weights).astype(np.int8), run)
+        self.values: Array = np.empty(SIZE, dtype)
+        for number, kind in enumerate(KINDS):
+            places = self.kinds == number
+            self.values[places] = draw(kind, int(places.sum()), dtype, rng)
+
+    def cut(self, length: int, square: bool, rng: np.random.Generator) -> tuple[Array, Places]:
+        """An array, and where it is plain random. Of squares, one in 64 may be negative."""
+        start = int(rng.integers(SIZE - length + 1))
+        stretch = slice(start, start + length)
+        values = self.values[stretch].copy()
+        if square:
+            np.abs(values, out=values, where=np.arange(length) % 64 != 63)
+        return values, self.kinds[stretch] == 0
+
+
+class Pools:
+    """The pools of one dtype."""
+
+    def __init__(self, dtype: np.dtype[Any], seed: int) -> None:
+        rng = np.random.default_rng([seed, dtype.itemsize])
+        # Denormals slow a processor down a hundred times: long arrays have them in few places.
+        self.mixed = Pool(dtype, rng, run=1, share=0.5)
+        self.runs = Pool(dtype, rng, run=128, share=0.85)

@@ -1,0 +1,286 @@
+"""`python -m fastopt bench`: what it measures, compares and writes. Nothing here asserts a time."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastopt import _C
+from fastopt.bench import compare, peers
+from fastopt.bench.peers import Peer, attribute_of
+from fastopt.bench.results import Entry, Report, Result, group_by_suite
+from fastopt.bench.shapes import MODELS, count, shrink
+from fastopt.bench.suites import SUITES, Case, Scene, half_decades
+from fastopt.bench.timing import Contender, Spread, interleave, ratio
+from fastopt.bench.workload import LINE, SETTINGS, Workload, block_size
+
+SHAPES = ((3, 5), (1,), (64,), (7, 2, 2))
+
+
+def result(times: dict[str, float], threads: int = 1, suite: str = "large") -> Result:
+    """A result whose contenders take these times, give or take a percent, in 5 rounds."""
+    wobble = (1.0, 1.01, 0.99, 1.005, 0.995)
+    entries = [
+        Entry(
+            name,
+            target="avx2" if name in ("limit", "fastopt") else None,
+            version="1.0",
+            moved_bytes=1000,
+            repeats=1,
+            samples=[seconds * w for w in wobble],
+        )
+        for name, seconds in times.items()
+    ]
+    return Result(suite, "1 x 8", "AdamW", threads, tensors=1, elements=8, entries=entries)
+
+
+class TestTiming:
+    def test_each_round_measures_everybody_once(self) -> None:
+        log: list[str] = []
+        contenders = [
+            Contender(name, run=lambda name=name: log.append(name), moved_bytes=1) for name in "ABC"
+        ]
+        rounds_seen: list[int] = []
+        interleave(contenders, 4, 0.0, lambda: rounds_seen.append(len(log)))
+        per_round = log[-12:]
+        assert all(sorted(per_round[i : i + 3]) == ["A", "B", "C"] for i in range(0, 12, 3))
+        assert len(rounds_seen) == 4
+        assert all(len(c.samples) == 4 and c.repeats == 1 for c in contenders)
+
+    def test_short_work_is_repeated(self) -> None:
+        contender = Contender("A", run=lambda: None, moved_bytes=1)
+        contender.calibrate(1e-4)
+        assert contender.repeats > 1
+
+    def test_preparation_precedes_each_measurement(self) -> None:
+        log: list[str] = []
+        contender = Contender(
+            "A", lambda: log.append("run"), 1, prepare=lambda: log.append("prepare"), repeats=2
+        )
+        contender.measure()
+        assert log == ["prepare", "run", "run"]
+
+    def test_ratios_are_taken_within_a_round(self) -> None:
+        # The machine halves its speed in the second round: the ratio does not notice.
+        assert ratio([2.0, 4.0, 2.0], [1.0, 2.0, 1.0]) == Spread(2, 2, 2)
+
+    def test_spread(self) -> None:
+        assert Spread.of([5.0]) == Spread(5, 5, 5)
+        spread = Spread.of([1.0, 2.0, 3.0, 4.0, 5.0])
+        assert (spread.median, spread.low, spread.high) == (3, 2, 4)
+        assert spread.relative == pytest.approx(2 / 3)
+
+
+class TestShapes:
+    @pytest.mark.parametrize(
+        ("name", "tensors", "elements"),
+        [
+            ("ResNet-50", 161, 25_557_032),
+            ("ViT-B/16", 152, 86_567_656),
+            ("GPT-2 small", 148, 124_439_808),
+        ],
+    )
+    def test_models(self, name: str, tensors: int, elements: int) -> None:
+        shapes = tuple(MODELS[name]())
+        assert (len(shapes), count(shapes)) == (tensors, elements)
+        assert len(tuple(shrink(iter(shapes), 8))) == tensors
+
+    def test_half_decades(self) -> None:
+        assert half_decades(1, 100) == [1, 3, 10, 30, 100]
+        assert half_decades(100, 1000) == [100, 300, 1000]
+
+
+class TestSuites:
+    @pytest.mark.parametrize("suite", SUITES)
+    def test_full_size_fits_in_8_gib(self, suite: str) -> None:
+        for case in SUITES[suite].cases(False, None):
+            assert 0 < SUITES[suite].needed_bytes(case) < 8 * 2**30
+
+    def test_the_curve_ends_where_it_says(self) -> None:
+        sizes = {(len(c.shapes), count(c.shapes)) for c in SUITES["curve"].cases(False, None)}
+        assert {(1, 100), (1, 100_000_000), (1, 64), (10_000, 640_000)} <= sizes
+
+    def test_optimizers_can_be_chosen(self) -> None:
+        cases = SUITES["large"].cases(True, ["Adam"])
+        assert [case.work for case in cases] == ["Adam"]
+
+    @pytest.mark.parametrize("suite", SUITES)
+    def test_limit_and_fastopt_are_entered_for_each_target(self, suite: str) -> None:
+        targets = [name for name, t in _C.cpu_targets().items() if t["supported"]]
+        small_case = Case("1 x 8", "SGD", ((8,),))
+        contenders = SUITES[suite].prepare(small_case)(Scene(targets, threads=1))
+        entered = [(c.name, c.target) for c in contenders]
+        for target in targets:
+            assert ("limit", target) in entered
+            assert ("fastopt", target) in entered
+        assert ("torch fused", None) in entered
+
+
+@pytest.mark.parametrize("optimizer", SETTINGS)
+class TestWorkload:
+    def test_all_step_the_same_memory(self, optimizer: str) -> None:
+        workload = Workload(optimizer, SHAPES)
+        made = []
+        for name in ("torch fused", "torch foreach", "torch default"):
+            peer = next(p for p in peers.PEERS if p.name == name)
+            built = peer.build(optimizer, list(workload.params), dict(workload.setting.options))
+            if built is not None:
+                made.append(built)
+        assert len(made) == (2 if optimizer == "RMSprop" else 3)
+        for built in made:
+            built.step()
+            workload.share_states(built)
+        built = made[0]
+        contenders = [workload.ours(_C.cpu_target()), workload.limit(_C.cpu_target(), 1)]
+        for param, shared in zip(workload.params, workload.states, strict=True):
+            assert len(shared) == SETTINGS[optimizer].states
+            for entries in (b.state[param] for b in made):
+                arrays = [v for k, v in entries.items() if v is not None and k != "step"]
+                assert [a.data_ptr() for a in arrays] == [s.data_ptr() for s in shared]
+        for contender in contenders:
+            before = [block.clone() for block in workload.blocks]
+            contender.run()
+            changed = [not torch.equal(a, b) for a, b in zip(before, workload.blocks, strict=True)]
+            assert changed == [True, False] + [True] * SETTINGS[optimizer].states
+
+    def test_values_stay_finite(self, optimizer: str) -> None:
+        workload = Workload(optimizer, SHAPES)
+        contenders = [workload.ours(_C.cpu_target()), workload.limit(_C.cpu_target(), 1)]
+        contenders += peers.join(workload, peers.PEERS[:3], False, set(), print)
+        for _ in range(50):
+            for contender in contenders:
+                contender.run()
+        for array in workload.blocks:
+            assert torch.isfinite(array).all()
+        for state in workload.blocks[2:]:
+            assert (state > 1e-30).all()
+
+    def test_layout(self, optimizer: str) -> None:
+        workload = Workload(optimizer, SHAPES)
+        assert workload.elements == sum(map(prod, SHAPES))
+        assert block_size(SHAPES) == 3 * LINE + (64 - LINE) + 28
+        assert [tuple(p.shape) for p in workload.params] == list(SHAPES)
+        for param in workload.params:
+            assert param.is_contiguous()
+            assert param.data_ptr() % 64 == 0
+            assert param.grad is not None
+            assert param.grad.data_ptr() % 64 == 0
+        assert workload.params[0].data_ptr() == workload.blocks[0].data_ptr()
+        bytes_per_element = 28 if optimizer.startswith("Adam") else 20
+        assert workload.setting.moved_bytes(10) == 10 * bytes_per_element
+
+
+class TestPeers:
+    def write_package(self, folder: Path, body: str) -> Peer:
+        (folder / "otherpackage.py").write_text("import torch\n__version__ = '2.0'\n" + body)
+        return Peer("other", "otherpackage", "otherpackage", attribute_of("otherpackage"))
+
+    def join(self, peer: Peer) -> tuple[list[Contender], set[str]]:
+        failed: set[str] = set()
+        contenders = peers.join(Workload("AdamW", SHAPES), [peer], False, failed, print)
+        return list(contenders), failed
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "otherpackage", raising=False)
+        return tmp_path
+
+    def test_installed_ones_join(self, folder: Path) -> None:
+        peer = self.write_package(folder, "class AdamW(torch.optim.AdamW): pass\n")
+        (contender,), failed = self.join(peer)
+        assert (contender.name, contender.version, failed) == ("other", "2.0", set())
+        contender.run()
+
+    def test_others_are_absent(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        peer = Peer("other", "nowhere_installed", "nowhere", attribute_of("nowhere_installed"))
+        assert self.join(peer) == ([], set())
+        monkeypatch.setattr(peers, "PEERS", (peer,))
+        assert peers.absent() == ["nowhere"]
+
+    def test_an_optimizer_may_be_lacking(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.join(self.write_package(folder, "")) == ([], set())
+
+    def test_failures_are_noted(self, folder: Path) -> None:
+        peer = self.write_package(folder, "def AdamW(*_, **__): raise OSError('no compiler')\n")
+        assert self.join(peer) == ([], {"other 2.0: OSError: no compiler"})
+
+    def test_slow_starters_join_on_request(self) -> None:
+        slow = replace(peers.PEERS[0], compiles=True)
+        assert self.join(slow) == ([], set())
+
+
+class TestResults:
+    def test_figures(self) -> None:
+        r = result({"limit": 1.0, "fastopt": 2.0, "torch fused": 6.0})
+        limit, ours, theirs = r.entries
+        assert r.limit_fraction(limit).median == 1
+        assert r.limit_fraction(theirs).median == pytest.approx(1 / 6)
+        assert r.speedup(theirs).median == pytest.approx(3)
+        assert ours.gigabytes_per_second == pytest.approx(5e-7)
+
+    def test_each_target_has_its_limit(self) -> None:
+        r = result({"limit": 1.0, "fastopt": 2.0, "torch fused": 6.0})
+        more = [replace(e, target="avx512", samples=[0.5] * 5) for e in r.entries[:2]]
+        r = replace(r, entries=r.entries + more)
+        assert [r.matching("limit", e).target for e in r.entries] == [
+            *("avx2", "avx2", "avx2"),
+            *("avx512", "avx512"),
+        ]
+        assert [r.label(e) for e in r.entries[1:4]] == ["fastopt avx2", "torch fused", "limit avx512"]
+
+    def test_json_and_back(self) -> None:
+        report = Report({"cpu": "a"}, [result({"limit": 1.0, "fastopt": 2.0})], ["note"])
+        assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+    @pytest.mark.parametrize("data", [{}, [], {"format": 0}, {"format": 1, "results": [{}]}])
+    def test_other_json_is_refused(self, data: object) -> None:
+        with pytest.raises(ValueError, match=r"expected|not the JSON"):
+            Report.from_json(data)
+
+    def test_groups_follow_the_order_measured(self) -> None:
+        times = {"limit": 1.0, "fastopt": 2.0}
+        results = [result(times, threads, suite) for suite in ("small", "large") for threads in (1, 2)]
+        expected = [("small", 1), ("small", 2), ("large", 1), ("large", 2)]
+        assert list(group_by_suite(results)) == expected
+
+
+class TestCompare:
+    OLD = result({"limit": 1.0, "fastopt": 2.0, "torch fused": 4.0})
+
+    @pytest.mark.parametrize(
+        ("times", "verdict"),
+        [
+            ({"limit": 1.0, "fastopt": 2.02, "torch fused": 4.0}, "same"),
+            ({"limit": 1.0, "fastopt": 2.2, "torch fused": 4.0}, "slower"),
+            ({"limit": 1.0, "fastopt": 1.8, "torch fused": 4.0}, "faster"),
+            # The machine takes twice as long for everything.
+            ({"limit": 2.0, "fastopt": 4.0, "torch fused": 8.0}, "same"),
+            # Nothing in common but fastopt: seconds are compared.
+            ({"limit": 1.0, "fastopt": 2.2, "torch foreach": 4.0}, "slower"),
+        ],
+    )
+    def test_verdicts(self, times: dict[str, float], verdict: str) -> None:
+        (change,) = compare.changes([self.OLD], [result(times)])
+        assert change.verdict == verdict
+        assert change.yardstick == ("torch fused" if "torch fused" in times else None)
+
+    def test_another_version_is_no_yardstick(self) -> None:
+        new = result({"limit": 1.0, "fastopt": 2.0, "torch fused": 4.0})
+        entries = [replace(e, version="9") for e in new.entries]
+        (change,) = compare.changes([self.OLD], [replace(new, entries=entries)])
+        assert change.yardstick is None
+
+    def test_a_wide_spread_hides_a_small_change(self) -> None:
+        new = result({"limit": 1.0, "fastopt": 2.0})
+        noisy = replace(new.entries[1], samples=[1.5, 2.0, 2.2, 3.0, 3.5])
+        old = result({"limit": 1.0, "fastopt": 2.0})
+        (change,) = compare.changes([old], [replace(new, entries=[new.entries[0], noisy])])
+        assert change.relative == pytest.approx(0.1)
+        assert change.verdict == "same"

@@ -1,0 +1,210 @@
+"""`python -m fastopt verify`: that it passes, that it can fail, and what it refuses."""
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastopt import _C, kernels, optim, reference, verify
+from fastopt.verify.run import DTYPES, supported_targets
+
+QUICK = ["--quick", "--target", "scalar", "--rule"]
+
+
+@pytest.fixture(autouse=True)
+def wide_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets no line wrap."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def run(arguments: list[str], folder: Path) -> tuple[int, dict[str, Any]]:
+    """The exit status and the JSON."""
+    status = verify.main([*arguments, "--json", str(folder / "verify.json")])
+    return status, json.loads((folder / "verify.json").read_text())
+
+
+# That it passes
+
+
+def test_all_is_right_and_the_settings_come_back(tmp_path: Path, capsys: Any) -> None:
+    settings = _C.cpu_target(), torch.get_num_threads()
+    status, facts = run(["--quick", "--rule", "adagrad"], tmp_path)
+    assert status == 0
+    assert (_C.cpu_target(), torch.get_num_threads()) == settings
+    assert (facts["passed"], facts["wrong_bits"], facts["wrong"]) == (True, 0, [])
+    assert [(row["rule"], row["dtype"], row["target"]) for row in facts["rows"]] == [
+        ("adagrad", dtype.name, target) for dtype in DTYPES for target in supported_targets()
+    ]
+    assert all(row["elements"] > 100_000 for row in facts["rows"])
+    assert facts["elements"] == sum(row["elements"] for row in facts["rows"])
+    for row in facts["rows"]:
+        if row["dtype"] == "float64":
+            assert row["max_ulp"] is None
+        else:  # a few roundings
+            assert 0.5 < row["max_ulp"] < 20
+    assert "every bit equals" in capsys.readouterr().out
+
+    _, alone = run([*QUICK, "adagrad"], tmp_path)  # a filter does not change the inputs
+    assert alone["rows"] == [row for row in facts["rows"] if row["target"] == "scalar"]
+
+
+# That it can fail
+
+
+def test_a_wrong_constant_in_a_reference(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    right = reference.rmsprop
+
+    def wrong(*args: Any, alpha: float, **options: Any) -> Any:
+        T = args[0].dtype.type
+        return right(*args, alpha=float(np.nextafter(T(alpha), T(1))), **options)  # one ulp more
+
+    monkeypatch.setattr(reference, "rmsprop", wrong)
+    status, facts = run([*QUICK, "rmsprop"], tmp_path)
+    assert status == 1
+    assert not facts["passed"]
+    assert all(row["wrong_bits"] > 0 for row in facts["rows"])
+    first = facts["wrong"][0]
+    assert (first["call"], first["dtype"]) == ("fastopt.kernels.rmsprop_", "float32")
+    assert first["options"]["centered"] is False
+    assert {"param", "grad", "square_avg"} <= set(first["inputs"])
+    assert first["got"] != first["expected"]
+    assert "(0x" in first["got"]
+    out = capsys.readouterr().out
+    assert "FAILED" in out
+    assert all(first[key] in out for key in ("got", "expected", "index", "parameter"))
+    assert first["inputs"]["grad"] in out
+
+
+MUTANTS = [
+    ("sgd", "step == 1", "step <= 2"),
+    ("sgd", "T(1 - dampening)", "(T(1) - T(dampening))"),
+    ("sgd", "lr / (1 - power(momentum, step))", "lr / (1 - momentum**step)"),
+    ("adagrad", "np.sqrt(sum) + T(eps)", "np.sqrt(sum + T(eps))"),
+    ("adagrad", "T(rate) * (g / (np.sqrt(sum) + T(eps)))", "T(rate) * g / (np.sqrt(sum) + T(eps))"),
+    ("rmsprop", "np.where(avg < 0, T(0), avg)", "np.fmax(avg, T(0))"),
+    ("adam", "(max_exp_avg_sq >= v) | np.isnan(max_exp_avg_sq)", "max_exp_avg_sq >= v"),
+]
+
+
+@pytest.mark.parametrize(("rule", "right", "wrong"), MUTANTS)
+def test_a_wrong_reference(monkeypatch: pytest.MonkeyPatch, rule: str, right: str, wrong: str) -> None:
+    module = sys.modules[f"fastopt.reference.{rule}"]
+    source = inspect.getsource(module)
+    assert right in source
+    mutant = dict(vars(module))
+    exec(source.replace(right, wrong), mutant)
+    monkeypatch.setattr(reference, rule, mutant[rule])
+    assert verify.main([*QUICK, rule]) == 1
+
+
+def flip_one_bit(arrays: Any, past: int = 0) -> None:
+    """Flip the lowest bit of a finite number: the last of an array, or `past` elements after it."""
+    for array in arrays if isinstance(arrays, list) else [arrays]:
+        if array.size > 0:
+            longer = np.lib.stride_tricks.as_strided(array, (array.size + past,))
+            finite = np.flatnonzero(np.isfinite(longer))
+            if finite.size and (past == 0 or finite[-1] == len(longer) - 1):
+                longer.view(f"u{array.itemsize}")[finite[-1]] ^= 1
+                return
+    raise AssertionError("no finite number")
+
+
+def spoil_kernel(
+    monkeypatch: pytest.MonkeyPatch, when: Callable[[], bool], argument: int = 0, past: int = 0
+) -> None:
+    """Let adagrad_ spoil one of its arrays whenever `when()` holds."""
+    right = kernels.adagrad_
+
+    def wrong(*args: Any, **options: Any) -> None:
+        right(*args, **options)
+        if when():
+            flip_one_bit(args[argument], past)
+
+    monkeypatch.setattr(kernels, "adagrad_", wrong)
+
+
+def once() -> Callable[[], bool]:
+    """True at the sixth call alone."""
+    calls = iter(range(10**6))
+    return lambda: next(calls) == 5
+
+
+@pytest.mark.parametrize(
+    ("argument", "past"), [(0, 0), (1, 0), (2, 0), (0, 1)], ids=["param", "grad", "sum", "beside"]
+)
+def test_one_flipped_bit_of_a_kernel(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, argument: int, past: int
+) -> None:
+    spoil_kernel(monkeypatch, once(), argument, past)
+    status, facts = run([*QUICK, "adagrad"], tmp_path)
+    assert status == 1
+    assert facts["wrong_bits"] == 1
+    assert len(facts["wrong"]) == 1
+    wrong = facts["wrong"][0]
+    assert wrong["array"] == ("param", "grad", "sum")[argument]
+    assert ("outside" in wrong["index"]) == (past > 0)
+
+
+def test_a_fault_of_one_target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    spoil_kernel(monkeypatch, lambda: _C.cpu_target() == "scalar")
+    _, facts = run(["--quick", "--rule", "adagrad"], tmp_path)
+    assert all((row["wrong_bits"] > 0) == (row["target"] == "scalar") for row in facts["rows"])
+
+
+def test_a_fault_of_one_thread_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    spoil_kernel(monkeypatch, lambda: torch.get_num_threads() == 3)
+    _, facts = run([*QUICK, "adagrad"], tmp_path)
+    assert {wrong["threads"] for wrong in facts["wrong"]} == {3}
+
+
+def test_one_flipped_bit_of_an_optimizer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    spoil = once()
+
+    class Adagrad(optim.Adagrad):
+        def step(self, closure: Any = None) -> Any:
+            super().step(closure)
+            if spoil():
+                flip_one_bit([p.numpy() for group in self.param_groups for p in group["params"]])
+
+    monkeypatch.setattr(optim, "Adagrad", Adagrad)
+    status, facts = run([*QUICK, "adagrad"], tmp_path)
+    assert (status, facts["wrong_bits"]) == (1, 1)
+    assert facts["wrong"][0]["call"] == "fastopt.optim.Adagrad"
+
+
+# What it refuses
+
+
+def test_cuda(capsys: Any) -> None:
+    assert verify.main(["--device", "cuda"]) == 2
+    assert "no CUDA kernels" in capsys.readouterr().err
+
+
+def test_without_rich(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(verify, "find_spec", lambda name: None)
+    assert verify.main([]) == 2
+    assert 'pip install "fastopt[demo]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rule", "nonsense"], "adagrad"),
+        (["--target", "sse9"], "scalar"),
+        (["--seed", "-1"], "whole number >= 0"),
+        (["--json", "no/such/folder/file"], "existing folder"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], message: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        verify.main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
