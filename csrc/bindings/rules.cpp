@@ -117,7 +117,7 @@ class RuleOf final : public AnyRule {
   }
 
   bool uses(int state) const override { return Rule<float>::uses(options_, state); }
-  bool always_uses(int state) const override { return Rule<float>::uses({}, state); }
+  bool always_uses(int state) const override { return state < Rule<float>::required; }
   bool counts_steps() const override { return Rule<float>::counts_steps(options_); }
 
   BoundRule at_step(DType dtype, double step) const override {

@@ -11,7 +11,7 @@
 namespace fastopt {
 namespace FASTOPT_TARGET {
 
-#define FASTOPT_KERNELS(Rule) {kernel<Rule<float>, float>, kernel<Rule<double>, double>},
+#define FASTOPT_KERNELS(Rule) {&kernel<Rule<float>, float>, &kernel<Rule<double>, double>},
 extern const Kernel kernels[][dtype_count];
 const Kernel kernels[][dtype_count] = {FASTOPT_RULES(FASTOPT_KERNELS)};
 

@@ -24,6 +24,7 @@ struct Adagrad {
   using Options = AdagradOptions;
   static constexpr const char* name = "adagrad";
   static constexpr int state_count = 1;
+  static constexpr int required = 1;
   static constexpr const char* states[state_count] = {"sum"};
   static bool uses(const Options&, int) { return true; }
   static bool counts_steps(const Options&) { return true; }

@@ -35,13 +35,14 @@ struct Adam {
   using Options = AdamOptions;
   static constexpr const char* name = "adam";
   static constexpr int state_count = 3;
+  static constexpr int required = 2;
   static constexpr const char* states[state_count] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
   static bool uses(const Options& o, int state) { return state < 2 || o.amsgrad; }
   static bool counts_steps(const Options&) { return true; }
 
   Gradient<T> gradient;
   T step_size, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay;
-  bool amsgrad, eps_inside_sqrt, decoupled;
+  bool eps_inside_sqrt, decoupled;
 
   FASTOPT_HOST_DEVICE Adam(const Options& o, double step)
       : gradient(o),
@@ -50,7 +51,6 @@ struct Adam {
         beta2(static_cast<T>(o.beta2)),
         one_minus_beta2(static_cast<T>(1 - o.beta2)),
         decay(static_cast<T>(1 - o.lr * o.weight_decay)),
-        amsgrad(o.amsgrad),
         eps_inside_sqrt(o.eps_inside_sqrt),
         decoupled(o.decoupled_weight_decay && gradient.decays) {
     double c1 = o.bias_correction ? 1 - power(o.beta1, step) : 1;
@@ -61,19 +61,19 @@ struct Adam {
     if (o.decoupled_weight_decay) gradient.decays = false;
   }
 
-  template <class V>
+  template <class V, class Maximum>
   FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& exp_avg, V& exp_avg_sq,
-                                      V& max_exp_avg_sq) const {
+                                      Maximum& max_exp_avg_sq) const {
     V g = gradient(param, grad);
     if (decoupled) param = param * decay;
     exp_avg = beta1 * exp_avg + one_minus_beta1 * g;
     exp_avg_sq = beta2 * exp_avg_sq + one_minus_beta2 * (g * g);
     V v = exp_avg_sq;
-    if (amsgrad) {  // a maximum that keeps NaN from either side
+    if constexpr (present<Maximum>) {  // a maximum that keeps NaN from either side
       v = select((max_exp_avg_sq >= v) | (max_exp_avg_sq != max_exp_avg_sq), max_exp_avg_sq, v);
       max_exp_avg_sq = v;
     }
-    V denom = eps_inside_sqrt ? sqrt(v + eps) : sqrt(v) + eps;
+    V denom = denominator(v, eps, eps_inside_sqrt);
     param = param - step_size * (exp_avg / denom);
   }
 };

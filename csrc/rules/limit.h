@@ -22,18 +22,23 @@ struct Limit {
   using Options = LimitOptions;
   static constexpr const char* name = "limit";
   static constexpr int state_count = 3;
+  static constexpr int required = 0;
   static constexpr const char* states[state_count] = {"state0", "state1", "state2"};
   static bool uses(const Options& o, int state) { return state < o.states; }
   static bool counts_steps(const Options&) { return false; }
 
   FASTOPT_HOST_DEVICE Limit(const Options&, double) {}
 
-  template <class V>
-  FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& state0, V& state1, V& state2) const {
+  template <class V, class... States>
+  FASTOPT_HOST_DEVICE void operator()(V& param, V grad, States&... states) const {
     param = param + grad;
-    state0 = state0 + grad;
-    state1 = state1 + grad;
-    state2 = state2 + grad;
+    (add(states, grad), ...);
+  }
+
+ private:
+  template <class V, class State>
+  FASTOPT_HOST_DEVICE static void add([[maybe_unused]] State& state, V grad) {
+    if constexpr (present<State>) state = state + grad;
   }
 };
 

@@ -27,6 +27,7 @@ struct RMSprop {
   using Options = RMSpropOptions;
   static constexpr const char* name = "rmsprop";
   static constexpr int state_count = 3;
+  static constexpr int required = 1;
   static constexpr const char* states[state_count] = {"square_avg", "grad_avg", "momentum_buffer"};
   static bool uses(const Options& o, int state) {
     return state == 0 || (state == 1 ? o.centered : o.momentum != 0);
@@ -35,7 +36,7 @@ struct RMSprop {
 
   Gradient<T> gradient;
   T lr, alpha, one_minus_alpha, eps, momentum;
-  bool centered, eps_inside_sqrt, has_momentum;
+  bool eps_inside_sqrt;
 
   FASTOPT_HOST_DEVICE RMSprop(const Options& o, double)
       : gradient(o),
@@ -44,24 +45,22 @@ struct RMSprop {
         one_minus_alpha(static_cast<T>(1 - o.alpha)),
         eps(static_cast<T>(o.eps)),
         momentum(static_cast<T>(o.momentum)),
-        centered(o.centered),
-        eps_inside_sqrt(o.eps_inside_sqrt),
-        has_momentum(o.momentum != 0) {}
+        eps_inside_sqrt(o.eps_inside_sqrt) {}
 
-  template <class V>
-  FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& square_avg, V& grad_avg,
-                                      V& momentum_buffer) const {
+  template <class V, class Average, class Buffer>
+  FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& square_avg, Average& grad_avg,
+                                      Buffer& momentum_buffer) const {
     V g = gradient(param, grad);
     square_avg = alpha * square_avg + one_minus_alpha * (g * g);
     V avg = square_avg;
-    if (centered) {
+    if constexpr (present<Average>) {
       grad_avg = alpha * grad_avg + one_minus_alpha * g;
       avg = square_avg - grad_avg * grad_avg;
       avg = select(avg < V(0), V(0), avg);  // rounding can push a small variance below 0
     }
-    V denom = eps_inside_sqrt ? sqrt(avg + eps) : sqrt(avg) + eps;
+    V denom = denominator(avg, eps, eps_inside_sqrt);
     V update = g / denom;
-    if (has_momentum) {
+    if constexpr (present<Buffer>) {
       momentum_buffer = momentum * momentum_buffer + update;
       update = momentum_buffer;
     }

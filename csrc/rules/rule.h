@@ -6,10 +6,14 @@
 //                  visit() names each for the bindings, with the range that is accepted
 //   name           what Python calls it
 //   states         the state_count arrays that it keeps, by their names in torch's state_dict
-//   uses()         whether these options touch states[i] at all
+//   required       how many of them, from the first on, every option needs
+//   uses()         whether these options need states[i]
 //   counts_steps() whether these options need the number of the step
 //   Rule(o, step)  rounds every scalar to T, once; `step` is 1 for the first update
 //   operator()     the update of one vector of elements: param, grad, then the states in order
+//
+// A state that the options do not use arrives in operator() as Absent, so what depends on it is
+// decided at compile time; the other options are run-time members, uniform over the loop.
 //
 // `V` in operator() is a SIMD vector on a CPU and a one-lane wrapper on the scalar target and in
 // CUDA. Arithmetic on it is correctly rounded and is never contracted to fused multiply-adds, so
@@ -24,24 +28,39 @@ FASTOPT_TARGET_BEGIN
 // The accepted range of a hyperparameter; NaN lies in none.
 enum class Range { any, non_negative, unit };  // unit: [0, 1)
 
+// Stands for a state that is not kept.
+struct Absent {};
+template <class State>
+constexpr bool present = true;
+template <>
+constexpr bool present<Absent> = false;
+
 // The gradient that a rule descends along: turned round for maximize, with L2 decay added.
 template <class T>
 struct Gradient {
-  T weight_decay;
-  bool decays, maximize;
+  T sign, weight_decay;
+  bool decays;
 
   template <class Options>
   FASTOPT_HOST_DEVICE explicit Gradient(const Options& o)
-      : weight_decay(static_cast<T>(o.weight_decay)),
-        decays(o.weight_decay != 0.0),
-        maximize(o.maximize) {}
+      : sign(o.maximize ? T(-1) : T(1)),
+        weight_decay(static_cast<T>(o.weight_decay)),
+        decays(o.weight_decay != 0.0) {}
 
   template <class V>
   FASTOPT_HOST_DEVICE V operator()(V param, V grad) const {
-    if (maximize) grad = -grad;
-    if (decays) grad = grad + weight_decay * param;
-    return grad;
+    V g = sign * grad;
+    if (decays) g = g + weight_decay * param;
+    return g;
   }
 };
+
+// sqrt(v) + eps or sqrt(v + eps), written with one root: the compiler would turn a choice between
+// two roots into both of them and a blend.
+template <class V, class T>
+FASTOPT_HOST_DEVICE V denominator(V v, T eps, bool eps_inside_sqrt) {
+  V root = sqrt(eps_inside_sqrt ? v + eps : v);
+  return eps_inside_sqrt ? root : root + eps;
+}
 
 FASTOPT_TARGET_END

@@ -31,27 +31,27 @@ struct SGD {
   using Options = SGDOptions;
   static constexpr const char* name = "sgd";
   static constexpr int state_count = 1;
+  static constexpr int required = 0;
   static constexpr const char* states[state_count] = {"momentum_buffer"};
   static bool uses(const Options& o, int) { return o.momentum != 0; }
   static bool counts_steps(const Options& o) { return o.bias_correction; }
 
   Gradient<T> gradient;
   T lr, momentum, grad_weight;
-  bool has_momentum, nesterov, starts_from_grad;
+  bool nesterov, starts_from_grad;
 
   FASTOPT_HOST_DEVICE SGD(const Options& o, double step)
       : gradient(o),
         lr(static_cast<T>(o.bias_correction ? o.lr / (1 - power(o.momentum, step)) : o.lr)),
         momentum(static_cast<T>(o.momentum)),
         grad_weight(static_cast<T>(1 - (o.exponential_average ? o.momentum : o.dampening))),
-        has_momentum(o.momentum != 0),
         nesterov(o.nesterov),
         starts_from_grad(step == 1 && !o.exponential_average) {}
 
-  template <class V>
-  FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& momentum_buffer) const {
+  template <class V, class Buffer>
+  FASTOPT_HOST_DEVICE void operator()(V& param, V grad, Buffer& momentum_buffer) const {
     V g = gradient(param, grad);
-    if (has_momentum) {
+    if constexpr (present<Buffer>) {
       momentum_buffer = starts_from_grad ? g : momentum * momentum_buffer + grad_weight * g;
       g = nesterov ? g + momentum * momentum_buffer : momentum_buffer;
     }

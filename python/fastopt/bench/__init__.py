@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+BUSY = 0.5  # processes running before the run; each shares a CPU or the memory with it
+
+
 def missing_packages(plot: bool) -> list[str]:
     """What the output needs and is not installed."""
     return [name for name in ("rich", *["matplotlib"] * plot) if find_spec(name) is None]
@@ -62,6 +65,9 @@ def print_report(measured: Report, console: Console) -> None:
     console.print(report.EXPLANATION, style="dim", highlight=False)
     if absent := peers.absent():
         console.print(f"not installed: {', '.join(absent)}", style="dim", highlight=False)
+    if (load := measured.machine["load_average"][0] or 0) > BUSY:
+        busy = f"the machine was busy before the run (load average {load:.1f}): figures are rough"
+        console.print(f"{busy}, above all with several threads", style="yellow", highlight=False)
     for note in measured.notes:
         console.print(f"left out: {note}", style="yellow", highlight=False, markup=False)
 

@@ -52,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--target", nargs="+", choices=targets, default=[_C.cpu_target()], help=kernels)
     add("--optimizers", nargs="+", choices=SETTINGS, help=own)
     add("--rounds", type=positive, metavar="N", help=own)
-    add("--quick", action="store_true", help="smaller tensors, fewer rounds")
+    add("--quick", action="store_true", help="tensors that fit in caches, few rounds: a trial")
     add("--compile", action="store_true", help="also what needs torch.compile; takes minutes")
     add("--device", choices=["cpu"], default="cpu", help="default: cpu")
     add("--json", type=writable, metavar="FILE", help="write everything measured as JSON")

@@ -11,6 +11,8 @@ training:
   the way from Python to the kernel and back. The limit is then what one call into C++ costs.
 - models: cold, but for what a very large last-level cache keeps of the smaller models.
 - curve: from warm to cold; the bends are the caches.
+
+With --quick all are warm: for trying things out, not for figures to quote.
 """
 
 from __future__ import annotations

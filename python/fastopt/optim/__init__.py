@@ -1,7 +1,12 @@
 """PyTorch optimizers on fastopt's kernels: subclasses of torch.optim's, with the same signatures.
 
+Besides torch's options, every optimizer takes ``max_grad_norm``, ``error_if_nonfinite``, ``ema_decay``
+and ``ema_bias_correction``, which clip the gradients by their norm and average the parameters in the
+step's own pass over memory; :mod:`fastopt.optim._tail` describes them.
+
 What may live here: one module per optimizer, holding its signature, its docstring and nothing that
-a kernel does; ``_fused.py``, the one ``step`` that they share.
+a kernel does; ``_fused.py``, the one ``step`` that they share;
+``_tail.py``, what it does besides the rule.
 """
 
 from fastopt.optim.adagrad import Adagrad

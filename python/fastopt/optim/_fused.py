@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fastopt import _C
+from fastopt.optim._tail import Tail
 
 Group = dict[str, Any]
 Leftover = tuple[Group, Tensor, str]  # group, parameter, why the kernels do not take it
@@ -37,7 +38,7 @@ def torch_step_of(optimizer: Optimizer) -> Callable[..., Any]:
     raise TypeError(f"{type(optimizer).__name__} derives from no torch.optim class")
 
 
-class Fused(Optimizer):
+class Fused(Tail):
     """Mixin: ``class AdamW(Fused, torch.optim.AdamW)``."""
 
     _rule: ClassVar[str]
@@ -56,23 +57,24 @@ class Fused(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        # A GradScaler sets these for fused=True, and leaves unscaling and skipping to the step.
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None and found_inf.item():
+            return loss
+        grad_scale = getattr(self, "grad_scale", None)
         with torch.no_grad():
-            _C.step(self._rule, self, torch.get_num_threads())
+            _C.step(
+                self._rule,
+                self,
+                torch.get_num_threads(),
+                1.0 if grad_scale is None else grad_scale.item(),
+            )
         return loss
-
-    @property
-    def _step_supports_amp_scaling(self) -> bool:
-        """No: a GradScaler is to unscale and skip by itself, with ``fused=True`` as without."""
-        return False
-
-    @_step_supports_amp_scaling.setter
-    def _step_supports_amp_scaling(self, value: bool) -> None:
-        """torch's constructors set it for ``fused=True``."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:  # a state_dict of torch.optim does not have these
-            for key, neutral in self._extras.items():
+            for key, neutral in {**self._extras, **self._tail}.items():
                 group.setdefault(key, self.defaults.get(key, neutral))
 
     def _set_extras(self, **extras: Any) -> None:
@@ -86,6 +88,10 @@ class Fused(Optimizer):
 
     def _new_state(self, group: Group, param: Tensor, name: str) -> Tensor:
         """A state tensor as torch's class would make it."""
+        if name == "ema_step":
+            return torch.zeros(())
+        if name == "ema" and not group["ema_bias_correction"]:
+            return param.detach().clone(memory_format=torch.preserve_format)
         if name == "step":
             double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
             return torch.zeros((), dtype=torch.float64 if double else torch.float32)
@@ -112,7 +118,7 @@ class Fused(Optimizer):
         # Most of torch's classes refuse a sparse gradient: they are to meet it before they write.
         leftovers = sorted(leftovers, key=lambda it: it[1].grad is None or not it[1].grad.is_sparse)
         for group, param, reason in leftovers:
-            for key, neutral in self._extras.items():
+            for key, neutral in {**self._extras, **self._tail}.items():
                 if group.get(key, neutral) != neutral:
                     raise ValueError(
                         f"{key}={group[key]!r}: torch.optim has no such option, and a parameter of "
@@ -121,8 +127,18 @@ class Fused(Optimizer):
                     )
             part = by_group.setdefault(id(group), {**group, "params": []})
             part["params"].append(param)
+        params = [param for _, param, _ in leftovers]
+        grads = [param.grad for param in params]
         groups, self.param_groups = self.param_groups, list(by_group.values())
+        scale = self.__dict__.pop("grad_scale", None)
         try:
+            if grad_scale != 1:
+                for param, grad in zip(params, grads, strict=True):
+                    param.grad = None if grad is None else grad / grad_scale
             torch_step_of(self)(self)
         finally:
             self.param_groups = groups
+            if scale is not None:
+                self.grad_scale = scale
+            for param, grad in zip(params, grads, strict=True):
+                param.grad = grad

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from fastopt.optim._fused import Fused
+from fastopt.optim._tail import tail_options
 
 
 class Adagrad(Fused, torch.optim.Adagrad):
@@ -29,6 +31,8 @@ class Adagrad(Fused, torch.optim.Adagrad):
         maximize: ascend instead of descend.
         foreach, differentiable, fused: as for torch; dense CPU parameters take fastopt's kernel
             unless ``differentiable`` is set.
+        max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
+            same pass; see :mod:`fastopt.optim`. Not in torch.
 
     Raises:
         ValueError: for options out of range, as torch does.
@@ -37,6 +41,40 @@ class Adagrad(Fused, torch.optim.Adagrad):
     """
 
     _rule = "adagrad"
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-2,
+        lr_decay: float = 0,
+        weight_decay: float = 0,
+        initial_accumulator_value: float = 0,
+        eps: float = 1e-10,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        max_grad_norm: float | None = None,
+        error_if_nonfinite: bool = False,
+        ema_decay: float | None = None,
+        ema_bias_correction: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            lr_decay,
+            weight_decay,
+            initial_accumulator_value,
+            eps,
+            foreach,
+            maximize=maximize,
+            differentiable=differentiable,
+            fused=fused,
+        )
+        self._set_extras(
+            **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction)
+        )
 
     def _new_state(self, group: dict[str, Any], param: Tensor, name: str) -> Tensor:
         state = super()._new_state(group, param, name)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fastopt.optim._fused import Fused
+from fastopt.optim._tail import tail_options
 
 
 class Adam(Fused, torch.optim.Adam):
@@ -37,6 +38,8 @@ class Adam(Fused, torch.optim.Adam):
         bias_correction: divide the moments by :math:`1-\beta^t`; without it, "almost Adam". Not in
             torch, where it is always on.
         eps_inside_sqrt: divide by :math:`\sqrt{v / (1-\beta_2^t) + \epsilon}`. Not in torch.
+        max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
+            same pass; see :mod:`fastopt.optim`. Not in torch.
 
     Raises:
         ValueError: for options out of range, as torch does.
@@ -65,6 +68,10 @@ class Adam(Fused, torch.optim.Adam):
         decoupled_weight_decay: bool = False,
         bias_correction: bool = True,
         eps_inside_sqrt: bool = False,
+        max_grad_norm: float | None = None,
+        error_if_nonfinite: bool = False,
+        ema_decay: float | None = None,
+        ema_bias_correction: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -80,4 +87,8 @@ class Adam(Fused, torch.optim.Adam):
             fused=fused,
             decoupled_weight_decay=decoupled_weight_decay,
         )
-        self._set_extras(bias_correction=bias_correction, eps_inside_sqrt=eps_inside_sqrt)
+        self._set_extras(
+            bias_correction=bias_correction,
+            eps_inside_sqrt=eps_inside_sqrt,
+            **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
+        )

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fastopt.optim._fused import Fused
+from fastopt.optim._tail import tail_options
 
 
 class AdamW(Fused, torch.optim.AdamW):
@@ -29,6 +30,8 @@ class AdamW(Fused, torch.optim.AdamW):
         foreach, capturable, differentiable, fused: as for torch; dense CPU parameters take fastopt's
             kernel unless ``differentiable`` or ``capturable`` is set.
         bias_correction, eps_inside_sqrt: as for :class:`Adam`. Not in torch.
+        max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
+            same pass; see :mod:`fastopt.optim`. Not in torch.
 
     Raises:
         ValueError: for options out of range, as torch does.
@@ -55,6 +58,10 @@ class AdamW(Fused, torch.optim.AdamW):
         fused: bool | None = None,
         bias_correction: bool = True,
         eps_inside_sqrt: bool = False,
+        max_grad_norm: float | None = None,
+        error_if_nonfinite: bool = False,
+        ema_decay: float | None = None,
+        ema_bias_correction: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -69,4 +76,8 @@ class AdamW(Fused, torch.optim.AdamW):
             differentiable=differentiable,
             fused=fused,
         )
-        self._set_extras(bias_correction=bias_correction, eps_inside_sqrt=eps_inside_sqrt)
+        self._set_extras(
+            bias_correction=bias_correction,
+            eps_inside_sqrt=eps_inside_sqrt,
+            **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
+        )

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fastopt.optim._fused import Fused
+from fastopt.optim._tail import tail_options
 
 
 class RMSprop(Fused, torch.optim.RMSprop):
@@ -35,6 +36,8 @@ class RMSprop(Fused, torch.optim.RMSprop):
             unless ``differentiable`` or ``capturable`` is set.
         maximize: ascend instead of descend.
         eps_inside_sqrt: divide by :math:`\sqrt{s + \epsilon}`, as TensorFlow does. Not in torch.
+        max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
+            same pass; see :mod:`fastopt.optim`. Not in torch.
 
     Raises:
         ValueError: for options out of range, as torch does.
@@ -60,6 +63,10 @@ class RMSprop(Fused, torch.optim.RMSprop):
         differentiable: bool = False,
         *,
         eps_inside_sqrt: bool = False,
+        max_grad_norm: float | None = None,
+        error_if_nonfinite: bool = False,
+        ema_decay: float | None = None,
+        ema_bias_correction: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -74,4 +81,7 @@ class RMSprop(Fused, torch.optim.RMSprop):
             maximize,
             differentiable,
         )
-        self._set_extras(eps_inside_sqrt=eps_inside_sqrt)
+        self._set_extras(
+            eps_inside_sqrt=eps_inside_sqrt,
+            **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
+        )

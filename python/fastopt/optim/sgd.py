@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fastopt.optim._fused import Fused
+from fastopt.optim._tail import tail_options
 
 
 class SGD(Fused, torch.optim.SGD):
@@ -38,6 +39,8 @@ class SGD(Fused, torch.optim.SGD):
         exponential_average: the exponentially weighted form (needs 0 < momentum < 1; excludes
             dampening and ``nesterov``). Not in torch.
         bias_correction: correct that average for its start at 0. Not in torch.
+        max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
+            same pass; see :mod:`fastopt.optim`. Not in torch.
 
     Raises:
         ValueError: for options out of range or that exclude each other, as torch does.
@@ -64,6 +67,10 @@ class SGD(Fused, torch.optim.SGD):
         fused: bool | None = None,
         exponential_average: bool = False,
         bias_correction: bool = False,
+        max_grad_norm: float | None = None,
+        error_if_nonfinite: bool = False,
+        ema_decay: float | None = None,
+        ema_bias_correction: bool = False,
     ) -> None:
         if exponential_average and (not 0 < momentum < 1 or dampening != 0 or nesterov):
             raise ValueError(
@@ -84,4 +91,8 @@ class SGD(Fused, torch.optim.SGD):
             differentiable=differentiable,
             fused=fused,
         )
-        self._set_extras(exponential_average=exponential_average, bias_correction=bias_correction)
+        self._set_extras(
+            exponential_average=exponential_average,
+            bias_correction=bias_correction,
+            **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
+        )

@@ -27,5 +27,16 @@ from .adagrad import adagrad
 from .adam import adam, adamw
 from .rmsprop import rmsprop
 from .sgd import sgd
+from .tail import clip_factor, ema, grad_norm
 
-__all__ = ["adagrad", "adam", "adamw", "power", "rmsprop", "sgd"]
+__all__ = [
+    "adagrad",
+    "adam",
+    "adamw",
+    "clip_factor",
+    "ema",
+    "grad_norm",
+    "power",
+    "rmsprop",
+    "sgd",
+]

@@ -1,0 +1,101 @@
+"""What a step can do besides its rule, in the same pass over memory: clip, unscale, average.
+
+Every fastopt optimizer takes these keyword-only options:
+
+max_grad_norm
+    Scale the gradients down to this Euclidean norm over all groups, as
+    ``torch.nn.utils.clip_grad_norm_`` before the step would; ``.grad`` stays as it is.
+    ``optimizer.grad_norm`` tells the norm. The same in every group.
+error_if_nonfinite
+    Raise RuntimeError, before anything is written, if that norm is infinite or NaN.
+ema_decay
+    Keep a running average of each parameter, ``average = decay average + (1 - decay) param`` after
+    each step, in ``optimizer.state[param]["ema"]``. It starts as the parameter before its first step.
+ema_bias_correction
+    Start the average at 0 and divide it by ``1 - decay**t`` when it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from fastopt.reference import power
+
+
+def tail_options(
+    max_grad_norm: float | None,
+    error_if_nonfinite: bool,
+    ema_decay: float | None,
+    ema_bias_correction: bool,
+) -> dict[str, Any]:
+    """The options as a group holds them, checked."""
+    if max_grad_norm is not None and not max_grad_norm >= 0:
+        raise ValueError(f"Invalid max_grad_norm value: {max_grad_norm}; expected >= 0 or None")
+    if error_if_nonfinite and max_grad_norm is None:
+        raise ValueError("error_if_nonfinite=True needs max_grad_norm")
+    if ema_decay is not None and not 0 <= ema_decay < 1:
+        raise ValueError(f"Invalid ema_decay value: {ema_decay}; expected 0 <= ema_decay < 1 or None")
+    if ema_bias_correction and ema_decay is None:
+        raise ValueError("ema_bias_correction=True needs ema_decay")
+    return {
+        "max_grad_norm": max_grad_norm,
+        "error_if_nonfinite": error_if_nonfinite,
+        "ema_decay": ema_decay,
+        "ema_bias_correction": ema_bias_correction,
+    }
+
+
+class Tail(Optimizer):
+    """Mixin: what an optimizer that clips and averages in its step offers besides ``step``."""
+
+    _tail: ClassVar[dict[str, Any]] = tail_options(None, False, None, False)
+    """The options that ask for nothing."""
+
+    _grad_norm: float | None = None
+
+    @property
+    def grad_norm(self) -> Tensor:
+        """The norm of all gradients at the last step, before clipping; needs ``max_grad_norm``."""
+        if self._grad_norm is None:
+            raise RuntimeError("grad_norm: no step with max_grad_norm has been made yet")
+        return torch.tensor(self._grad_norm, dtype=torch.float64)
+
+    def ema_parameters(self) -> list[Tensor]:
+        """The average of every parameter, in the order of the groups.
+
+        A parameter that has not been averaged stands for itself. With ``ema_bias_correction`` the
+        corrected values, which are copies; else the averages themselves.
+        """
+        return [
+            self._average(group, param) if "ema" in self.state.get(param, {}) else param.detach()
+            for group in self.param_groups
+            for param in group["params"]
+        ]
+
+    @contextmanager
+    def swap_ema(self) -> Iterator[None]:
+        """``with optimizer.swap_ema(): evaluate(model)``: the averages in the parameters' place."""
+        params = [param for group in self.param_groups for param in group["params"]]
+        trained = [param.detach().clone() for param in params]
+        try:
+            with torch.no_grad():
+                for param, average in zip(params, self.ema_parameters(), strict=True):
+                    param.copy_(average)
+            yield
+        finally:
+            with torch.no_grad():
+                for param, value in zip(params, trained, strict=True):
+                    param.copy_(value)
+
+    def _average(self, group: dict[str, Any], param: Tensor) -> Tensor:
+        state = self.state[param]
+        average: Tensor = state["ema"]
+        if not group.get("ema_bias_correction"):
+            return average
+        return average / (1 - power(group["ema_decay"], int(state["ema_step"])))

@@ -1,0 +1,78 @@
+"""What a step does around its rule: the gradients' norm, clipping, the parameters' average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._common import Array
+
+CHUNK, LANES = 4096, 32
+
+
+def _chunk_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sum of every 4096 values: 32 lanes, value i in lane i mod 32, then combined pairwise."""
+    chunks = -(-values.size // CHUNK)
+    padded = np.zeros(chunks * CHUNK)
+    padded[: values.size] = values
+    lanes = np.zeros((chunks, LANES))
+    for row in padded.reshape(chunks, -1, LANES).swapaxes(0, 1):
+        lanes = lanes + row
+    while lanes.shape[1] > 1:
+        half = lanes.shape[1] // 2
+        lanes = lanes[:, :half] + lanes[:, half:]
+    return lanes[:, 0]
+
+
+def grad_norm(grads: Sequence[Array]) -> float:
+    r"""The Euclidean norm of all gradients together, :math:`\sqrt{\sum_i g_i^2}`.
+
+    Squares and sums are in double, in a fixed order that any number of threads can follow: each
+    array is summed in chunks of 4096 elements, then the chunks' sums of all arrays, one array after
+    another, are summed in the same way until one is left.
+
+    Args:
+        grads: arrays of float32 or float64, of any shapes, in the order of the parameters.
+
+    Returns:
+        The norm; infinite or NaN if a gradient is.
+    """
+    with np.errstate(all="ignore"):
+        flat = [np.asarray(grad).reshape(-1).astype(np.float64) for grad in grads]
+        sums = np.concatenate([np.zeros(0), *(_chunk_sums(g * g) for g in flat)])
+        while sums.size > 1:
+            sums = _chunk_sums(sums)
+    return math.sqrt(sums[0]) if sums.size else 0.0
+
+
+def clip_factor(norm: float, max_grad_norm: float) -> float:
+    r"""What gradients of this norm are multiplied by: :math:`\min(1, c / (\|g\| + 10^{-6}))`.
+
+    NaN for a norm that is NaN, 0 for an infinite one, as in torch.nn.utils.clip_grad_norm_.
+    Source: Pascanu, Mikolov, Bengio 2013, algorithm 1.
+    """
+    factor = max_grad_norm / (norm + 1e-6)
+    return 1.0 if factor > 1 else factor
+
+
+def ema(average: Array, param: Array, *, decay: float) -> Array:
+    r"""The running average of a parameter: :math:`a \leftarrow \rho a + (1-\rho)\theta`.
+
+    Args:
+        average: :math:`a` before, of the parameter's shape and dtype. It starts as the parameter,
+            or as 0 if it is corrected for its start, by dividing by :math:`1 - \rho^t`, when it is
+            read.
+        param: :math:`\theta`, after the step's rule.
+        decay: :math:`\rho`, in [0, 1).
+
+    Returns:
+        A new array.
+
+    Source: Polyak & Juditsky 1992, with exponential weights; Kingma & Ba 2015, section 7.2.
+    """
+    T = param.dtype.type
+    with np.errstate(all="ignore"):
+        return np.asarray(T(decay) * average + T(1 - decay) * param)
