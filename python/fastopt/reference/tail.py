@@ -19,7 +19,7 @@ def _chunk_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
     padded = np.zeros(chunks * CHUNK)
     padded[: values.size] = values
     lanes = np.zeros((chunks, LANES))
-    for row in padded.reshape(chunks, -1, LANES).swapaxes(0, 1):
+    for row in padded.reshape(chunks, CHUNK // LANES, LANES).swapaxes(0, 1):
         lanes = lanes + row
     while lanes.shape[1] > 1:
         half = lanes.shape[1] // 2

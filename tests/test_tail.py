@@ -1,0 +1,263 @@
+"""Clipping, unscaling and averaging inside the step: bits, norms, errors, evaluation, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import fastopt
+from _optim_cases import (
+    CASES,
+    DTYPES,
+    FULL,
+    Array,
+    Mirror,
+    Options,
+    array_of,
+    assert_same_bits,
+    parameters,
+    set_gradients,
+)
+from fastopt import reference
+
+each_optimizer = pytest.mark.parametrize("name", CASES)
+TAILS: dict[str, Options] = {
+    "clip": {"max_grad_norm": 1.0},
+    "loose clip": {"max_grad_norm": 1e6},
+    "average": {"ema_decay": 0.9},
+    "corrected average": {"ema_decay": 0.9, "ema_bias_correction": True},
+    "clip and average": {"max_grad_norm": 0.1, "ema_decay": 0.99},
+}
+
+
+class TailMirror(Mirror):
+    """The references around the rule's reference."""
+
+    def __init__(self, name: str, optimizer: torch.optim.Optimizer, tail: Options) -> None:
+        super().__init__(name, optimizer)
+        self.tail = tail
+        self.averages: dict[Tensor, Array] = {}
+        self.norm = 0.0
+
+    def follow(self) -> None:
+        params = [p for group in self.optimizer.param_groups for p in group["params"]]
+        grads = [param.grad for param in params if param.grad is not None]
+        self.norm = reference.grad_norm([array_of(grad) for grad in grads])
+        for param in params:
+            start = np.zeros_like if self.tail.get("ema_bias_correction") else np.copy
+            if param.grad is not None:
+                self.averages.setdefault(param, start(array_of(param)))
+        originals = [grad.clone() for grad in grads]
+        if "max_grad_norm" in self.tail:
+            factor = reference.clip_factor(self.norm, self.tail["max_grad_norm"])
+            for grad in grads:
+                grad.mul_(torch.tensor(factor, dtype=torch.float64).to(grad.dtype))
+        super().follow()
+        for grad, original in zip(grads, originals, strict=True):
+            grad.copy_(original)
+        for param in params:
+            if "ema_decay" in self.tail and param.grad is not None:
+                self.averages[param] = reference.ema(
+                    self.averages[param], self.params[param], decay=self.tail["ema_decay"]
+                )
+
+    def check(self) -> None:
+        for param, array in self.params.items():
+            assert_same_bits(param, array)
+            if "ema_decay" in self.tail and param in self.averages:
+                assert_same_bits(self.optimizer.state[param]["ema"], self.averages[param])
+
+
+@each_optimizer
+@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_every_combination_equals_its_reference(
+    name: str, tail: str, dtype: torch.dtype, threads: int, set_threads: Any, target: str
+) -> None:
+    set_threads(threads)
+    params = parameters(dtype, shapes=[(67, 3), (257,), (), (0,), (300, 301)])
+    optimizer = CASES[name].ours(params, **FULL[name], **TAILS[tail])
+    mirror = TailMirror(name, optimizer, TAILS[tail])
+    for step in range(3):
+        set_gradients(params, seed=step)
+        if step < 1:
+            params[1].grad = None
+        before = [None if p.grad is None else p.grad.clone() for p in params]
+        mirror.follow()
+        optimizer.step()
+        mirror.check()
+        if "max_grad_norm" in TAILS[tail]:
+            assert optimizer.grad_norm.item() == mirror.norm
+        for param, grad in zip(params, before, strict=True):
+            assert (param.grad is None) == (grad is None)
+            assert grad is None or torch.equal(param.grad, grad)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_norm_has_the_same_bits_on_every_target_and_thread_count(
+    dtype: Any, set_threads: Any, target: str
+) -> None:
+    rng = np.random.default_rng(1)
+    for sizes in ([1], [31, 33], [4095, 4096, 4097], [70001], [3] * 5000, [0, 5, 0], [1 << 20]):
+        params = [torch.nn.Parameter(torch.zeros(size)) for size in sizes]
+        params = [torch.nn.Parameter(p.to(getattr(torch, np.dtype(dtype).name))) for p in params]
+        for param in params:
+            scale = 10.0 ** rng.integers(-18, 18)
+            grad = (rng.standard_normal(param.numel()) * scale).astype(dtype)
+            param.grad = torch.from_numpy(grad)
+        expected = reference.grad_norm([array_of(p.grad) for p in params])
+        for threads in (1, 2, 5):
+            set_threads(threads)
+            optimizer = fastopt.optim.SGD(params, lr=0.0, max_grad_norm=1.0)
+            optimizer.step()
+            assert optimizer.grad_norm.item() == expected
+        torch_norm = torch.nn.utils.get_total_norm([p.grad.double() for p in params])
+        assert expected == pytest.approx(torch_norm.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_a_norm_that_is_not_finite_is_handled_as_by_clip_grad_norm(bad: float) -> None:
+    ours, theirs = parameters(shapes=[(5,), (7,)]), parameters(shapes=[(5,), (7,)])
+    for params in (ours, theirs):
+        set_gradients(params, seed=0)
+        params[1].grad[2] = bad
+    optimizer = fastopt.optim.SGD(ours, lr=0.1, max_grad_norm=1.0)
+    optimizer.step()
+    torch.nn.utils.clip_grad_norm_(theirs, 1.0)
+    torch.optim.SGD(theirs, lr=0.1).step()
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, equal_nan=True)
+    assert not np.isfinite(optimizer.grad_norm.item())
+
+
+def test_error_if_nonfinite_comes_before_anything_is_written() -> None:
+    params = parameters(shapes=[(5,), (7,)])
+    set_gradients(params, seed=0)
+    params[1].grad[2] = torch.inf
+    before = [param.detach().clone() for param in params]
+    optimizer = fastopt.optim.Adam(params, max_grad_norm=1.0, error_if_nonfinite=True)
+    with pytest.raises(RuntimeError, match="non-finite"):
+        optimizer.step()
+    assert not optimizer.state
+    assert all(torch.equal(a, b) for a, b in zip(params, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"max_grad_norm": -1.0}, "max_grad_norm"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm"),
+        ({"error_if_nonfinite": True}, "error_if_nonfinite"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"ema_decay": float("nan")}, "ema_decay"),
+        ({"ema_bias_correction": True}, "ema_bias_correction"),
+    ],
+)
+@each_optimizer
+def test_options_out_of_range(name: str, options: Options, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        CASES[name].ours(parameters(), **options)
+
+
+def test_groups_that_clip_differently_are_refused() -> None:
+    params = parameters(shapes=[(5,), (7,)])
+    set_gradients(params, seed=0)
+    groups = [{"params": params[:1]}, {"params": params[1:], "max_grad_norm": 2.0}]
+    optimizer = fastopt.optim.SGD(groups, max_grad_norm=1.0)
+    with pytest.raises(ValueError, match="max_grad_norm: expected the same in every group"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("options", [{"max_grad_norm": 1.0}, {"ema_decay": 0.9}])
+def test_parameters_on_torchs_path_are_refused_before_anything_is_written(options: Options) -> None:
+    params = [*parameters(shapes=[(5,)]), torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    before = params[0].detach().clone()
+    optimizer = fastopt.optim.SGD(params, lr=0.1, **options)
+    with pytest.raises(ValueError, match=next(iter(options))):
+        optimizer.step()
+    assert torch.equal(params[0], before)
+
+
+def test_swap_ema_and_ema_parameters() -> None:
+    for bias in (False, True):
+        params = parameters(shapes=[(5,), (7,)])
+        optimizer = fastopt.optim.AdamW(params, ema_decay=0.5, ema_bias_correction=bias)
+        start = [param.detach().clone() for param in params]
+        history: list[list[Tensor]] = []
+        for step in range(4):
+            set_gradients(params, seed=step)
+            params[1].grad = None
+            optimizer.step()
+            history.append([param.detach().clone() for param in params])
+        weights = torch.tensor([0.5**k for k in (4, 3, 2, 1)])
+        mean = sum(w * values[0] for w, values in zip(weights, history, strict=True))
+        expected = mean / (1 - 0.5**4) if bias else mean + 0.5**4 * start[0]
+        averages = optimizer.ema_parameters()
+        torch.testing.assert_close(averages[0], expected)
+        assert torch.equal(averages[1], start[1])
+        trained = [param.detach().clone() for param in params]
+        with optimizer.swap_ema():
+            assert torch.equal(params[0], averages[0])
+        assert all(torch.equal(a, b) for a, b in zip(params, trained, strict=True))
+
+
+@each_optimizer
+def test_checkpoints_hold_the_average(name: str) -> None:
+    def run(steps: range, params: list[Any], optimizer: Any) -> None:
+        for step in steps:
+            set_gradients(params, seed=step)
+            optimizer.step()
+
+    options = {**FULL[name], "ema_decay": 0.9, "ema_bias_correction": True, "max_grad_norm": 1.0}
+    params = parameters()
+    optimizer = CASES[name].ours(params, **options)
+    run(range(3), params, optimizer)
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    other_params = copy.deepcopy(params)
+    other = CASES[name].ours(other_params, **FULL[name])
+    other.load_state_dict(torch.load(file, weights_only=True))
+    run(range(3, 6), params, optimizer)
+    run(range(3, 6), other_params, other)
+    for mine, theirs in zip(params, other_params, strict=True):
+        assert_same_bits(mine, theirs)
+        assert_same_bits(optimizer.state[mine]["ema"], other.state[theirs]["ema"])
+    for mine, theirs in zip(optimizer.ema_parameters(), other.ema_parameters(), strict=True):
+        assert_same_bits(mine, theirs)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adagrad", "Adam", "AdamW"])
+def test_fused_honours_the_scaler_for_every_parameter(name: str) -> None:
+    """bfloat16 parameters go through torch's step, and are unscaled and skipped with the rest."""
+    results = []
+    for fused in (None, True):
+        params = [*parameters(shapes=[(9,)]), torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))]
+        optimizer = CASES[name].ours(params, lr=0.1, fused=fused)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        for step in range(4):
+            set_gradients(params, seed=step)
+            for param in params:
+                param.grad *= scaler.scale(torch.ones(())).to(param.dtype)
+            if step == 2:
+                params[0].grad[0] = torch.inf
+            before = [param.detach().clone() for param in params]
+            state = copy.deepcopy(optimizer.state_dict()["state"])
+            scaler.step(optimizer)
+            scaler.update()
+            if step == 2:
+                assert all(torch.equal(a, b) for a, b in zip(params, before, strict=True))
+                assert str(optimizer.state_dict()["state"]) == str(state)
+        results.append([param.detach().clone() for param in params])
+    for plain, fused_result in zip(*results, strict=True):
+        tolerance = 1e-6 if plain.dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(plain, fused_result, rtol=tolerance, atol=tolerance)
