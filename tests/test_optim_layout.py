@@ -300,3 +300,18 @@ def test_parameters_in_one_buffer(name: str) -> None:
         set_gradients(params, seed=step)
         step_and_check(mirror)
     assert buffer.isnan().nonzero().flatten().tolist() == [0, buffer.numel() - 1]
+
+
+@each_optimizer
+def test_tensors_that_start_between_elements(name: str) -> None:
+    """As torch.frombuffer makes them from a file's bytes."""
+    raw = bytearray(4 * 100 + 1)
+    param = torch.nn.Parameter(torch.frombuffer(raw, dtype=torch.float32, offset=1, count=100))
+    optimizer = CASES[name].ours([param], **FULL[name])
+    mirror = Mirror(name, optimizer)
+    for step in range(3):
+        grad = torch.frombuffer(bytearray(4 * 100 + 1), dtype=torch.float32, offset=1, count=100)
+        set_gradients([param], seed=step)
+        assert param.grad is not None
+        param.grad = grad.copy_(param.grad)
+        step_and_check(mirror)

@@ -47,9 +47,9 @@ void check_array(const Array& array, const Array& param, const std::string& name
                           ": expected a C-contiguous array, got strides that leave gaps or " +
                           "another order; pass a contiguous copy");
   }
-  const std::uintptr_t alignment = view.dtype.bits / 8;
-  if (reinterpret_cast<std::uintptr_t>(data_of(view)) % alignment != 0) {
-    throw py::value_error(name + ": expected memory aligned to " + std::to_string(alignment) +
+  if (!is_aligned(view)) {
+    throw py::value_error(name + ": expected memory aligned to " +
+                          std::to_string(view.dtype.bits / 8) +
                           " bytes, got an address between elements; pass a copy");
   }
   if (written && array.read_only()) {

@@ -5,6 +5,7 @@
 #include "bindings/apply.h"
 #include "bindings/step.h"
 #include "cpu/dispatch.h"
+#include "cpu/parallel.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -26,12 +27,16 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "fastopt's kernels. Internal: use fastopt.optim and fastopt.kernels.";
   m.def("step", &fastopt::step, "rule"_a, "optimizer"_a, "threads"_a, "grad_scale"_a = 1.0,
         "One step of a fastopt.optim optimizer.");
+  m.def("left_over", &fastopt::left_over, "rule"_a, "optimizer"_a,
+        "What a step would leave to torch: (group, parameter, reason) each.");
   m.def("apply", &fastopt::apply, "rule"_a, "arrays"_a, "steps"_a, "options"_a, "indexed"_a,
         "threads"_a, "Apply a rule in place to whole arrays.");
   m.def("cpu_targets", &cpu_targets, "Every CPU target of this build, the best first.");
   m.def("cpu_target", [] { return fastopt::target().name; }, "The CPU target in use.");
   m.def("set_cpu_target", &fastopt::set_target, "name"_a,
         "Use another CPU target; ValueError if this build or machine lacks it.");
+  m.def("in_forked_child", &fastopt::in_forked_child,
+        "Whether OpenMP's threads were left behind in a parent process.");
   m.def(
       "max_threads", [] { return omp_get_max_threads(); },
       "The thread count of the OpenMP runtime that this extension is bound to.");

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/dtensor.h"
 #include "bindings/rules.h"
 #include "cpu/norm.h"
 #include "cpu/parallel.h"
@@ -35,6 +36,8 @@ struct Scratch {
   std::unique_ptr<AnyRule> rule;  // with the options of the group that is being read
   std::vector<Item> items;
   std::vector<std::size_t> rule_of_item;
+  std::vector<int> layout_of_item;
+  Layouts layouts;
   std::vector<BoundRule> rules;
   std::vector<Values> grads;  // what the norm is taken of
   std::vector<double> partials;
@@ -56,6 +59,7 @@ struct Scratch {
   void roll_back(const Mark& to) {
     items.resize(to.items);
     rule_of_item.resize(to.items);
+    layout_of_item.resize(to.items);
     counts.resize(to.counts);
     new_states.resize(to.new_states);
     copies.resize(to.copies);
@@ -65,6 +69,7 @@ struct Scratch {
   void clear() {
     roll_back({});
     rules.clear();
+    layouts.clear();
     held.clear();
   }
 };

@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "bindings/dtensor.h"
 #include "bindings/rules.h"
 #include "bindings/scratch.h"
 #include "bindings/tensor.h"
@@ -20,7 +21,6 @@ namespace {
 
 // The Python names that a step looks up, made once.
 struct Names {
-  PyObject* grad = PyUnicode_InternFromString("grad");
   PyObject* params = PyUnicode_InternFromString("params");
   PyObject* step = PyUnicode_InternFromString("step");
   PyObject* capturable = PyUnicode_InternFromString("capturable");
@@ -92,8 +92,11 @@ struct TailOptions {
 
 class Walk {
  public:
-  Walk(Spec& spec, const py::object& optimizer)
-      : spec_(spec),
+  // A dry walk makes no state and copies nothing; it counts a parameter without gradient as if it
+  // had one.
+  Walk(Spec& spec, const py::object& optimizer, bool dry = false)
+      : dry_(dry),
+        spec_(spec),
         scratch_(spec),
         rule_(*scratch_->rule),
         optimizer_(optimizer),
@@ -107,11 +110,14 @@ class Walk {
     }
   }
 
+  py::list left_over() { return list_of(scratch_->left_over); }
+
   // Once the norm has been taken, nothing can fail but torch itself.
   void write(int threads, double grad_scale) {
     const double factor = grad_factor(threads, grad_scale);
     if (!scratch_->left_over.empty()) {
-      optimizer_.attr("_step_with_torch")(list_of(scratch_->left_over), grad_scale);
+      if (scratch_->updated.empty()) optimizer_.attr("_warn_unfused")(left_over());
+      optimizer_.attr("_step_with_torch")(left_over(), grad_scale);
     }
     for (auto& fresh : scratch_->new_states) commit(fresh);
     for (const auto& count : scratch_->counts) {
@@ -144,22 +150,13 @@ class Walk {
   double grad_factor(int threads, double grad_scale) {
     if (!tail_.clips) return 1 / grad_scale;
     if (!scratch_->left_over.empty()) {
-      throw py::value_error(
+      optimizer_.attr("_refuse_clipping")(
           "max_grad_norm: expected every parameter on fastopt's kernels, but one needs torch's "
           "step (" +
           scratch_->left_over[0].cast<py::tuple>()[2].cast<std::string>() +
           "); clip with torch.nn.utils.clip_grad_norm_ instead");
     }
-    scratch_->grads.clear();
-    for (const Item& item : scratch_->items) {
-      scratch_->grads.push_back({item.arrays[1], item.size, item.dtype});
-    }
-    double squares;
-    {
-      py::gil_scoped_release released;
-      squares = sum_of_squares(scratch_->grads, threads, scratch_->partials);
-    }
-    const double norm = std::sqrt(squares) / grad_scale;
+    const double norm = std::sqrt(total_squares(threads)) / grad_scale;
     if (tail_.error_if_nonfinite && !std::isfinite(norm)) {
       throw std::runtime_error("The total norm of the gradients is non-finite (" +
                                std::to_string(norm) +
@@ -169,6 +166,32 @@ class Walk {
     optimizer_.attr("_grad_norm") = norm;
     const double clip = tail_.max_grad_norm / (norm + 1e-6);  // as torch.nn.utils.clip_grad_norm_
     return (clip > 1 ? 1 : clip) / grad_scale;
+  }
+
+  // The squared norm of all gradients, over all processes that hold a part of them. This process
+  // sums up its own elements, those that are cut up alike together; Python knows the rest.
+  double total_squares(int threads) {
+    py::list parts;
+    for (int layout = Layouts::plain; layout < scratch_->layouts.size(); ++layout) {
+      scratch_->grads.clear();
+      for (std::size_t i = 0; i < scratch_->items.size(); ++i) {
+        const Item& item = scratch_->items[i];
+        if (scratch_->layout_of_item[i] != layout) continue;
+        scratch_->grads.push_back({item.arrays[1], item.size, item.dtype});
+      }
+      const bool plain = layout == Layouts::plain;
+      if (plain && scratch_->grads.empty()) continue;
+      double squares;
+      {
+        py::gil_scoped_release released;
+        squares = sum_of_squares(scratch_->grads, threads, scratch_->partials);
+      }
+      const Layouts& layouts = scratch_->layouts;
+      parts.append(plain
+                       ? py::make_tuple(py::none(), py::none(), squares)
+                       : py::make_tuple(layouts[layout].mesh, layouts[layout].placements, squares));
+    }
+    return optimizer_.attr("_total_squares")(parts).cast<double>();
   }
 
   void read_tail(PyObject* group) {
@@ -207,8 +230,12 @@ class Walk {
   void read_params(PyObject* group, PyObject* params) {
     for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(params); ++i) {
       PyObject* param = PySequence_Fast_GET_ITEM(params, i);
-      py::object grad = gradient(param);
-      if (grad.is_none()) continue;
+      py::object grad = reader_.grad(param);
+      if (grad.is_none()) {
+        if (tail_.clips) note_layout(param);
+        if (!dry_) continue;
+        grad = py::reinterpret_borrow<py::object>(param);
+      }
       const Scratch::Mark mark = scratch_->mark();
       try {
         read_param(group, param, std::move(grad));
@@ -222,14 +249,8 @@ class Walk {
   void leave_all(PyObject* group, PyObject* params, const char* reason) {
     for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(params); ++i) {
       PyObject* param = PySequence_Fast_GET_ITEM(params, i);
-      if (!gradient(param).is_none()) leave(group, param, reason);
+      if (dry_ || !reader_.grad(param).is_none()) leave(group, param, reason);
     }
-  }
-
-  static py::object gradient(PyObject* param) {
-    PyObject* grad = PyObject_GetAttr(param, Names::get().grad);
-    if (grad == nullptr) throw py::error_already_set();
-    return py::reinterpret_steal<py::object>(grad);
   }
 
   // Whether a parameter was read twice since `from`. Those whose states stood in order, each
@@ -249,7 +270,8 @@ class Walk {
 
   void read_param(PyObject* group, PyObject* param, py::object grad) {
     DLTensor view;
-    if (!reader_.read(param, &view)) throw Unfit{unreadable(param)};
+    PyObject* local = local_param(param);
+    if (!reader_.read(local, &view)) throw Unfit{unreadable(local)};
     if (!on_cpu(view)) throw Unfit{"not on the CPU"};
     if (dtype_of(view) < 0) throw Unfit{"dtype " + dtype_name(view)};
     const DType dtype = static_cast<DType>(dtype_of(view));
@@ -259,13 +281,13 @@ class Walk {
               {},
               element_count(view),
               dtype};
-    like_param_ = param;
+    like_param_ = local;
     // A lazily negated parameter of more than one element has gaps.
-    const bool negated = item.size == 1 && is_negated(param);
-    if (negated || (!is_contiguous(view) && !is_dense(view))) {
-      like_param_ = dense_copy(param, py::none(), true).ptr();
+    const bool negated = item.size == 1 && is_negated(local);
+    if (negated || !is_aligned(view) || (!is_contiguous(view) && !is_dense(view))) {
+      like_param_ = dense_copy(local, py::none(), true).ptr();
       reader_.read(like_param_, &view);
-      scratch_->copies.push_back({py::reinterpret_borrow<py::object>(param),
+      scratch_->copies.push_back({py::reinterpret_borrow<py::object>(local),
                                   py::reinterpret_borrow<py::object>(like_param_)});
     }
     item.arrays[0] = data_of(view);
@@ -276,8 +298,49 @@ class Walk {
     if (item.size > 0) {
       scratch_->items.push_back(item);
       scratch_->rule_of_item.push_back(rule_at(step, dtype));
+      scratch_->layout_of_item.push_back(layout_);
     }
     scratch_->updated.push_back(py::reinterpret_borrow<py::object>(param));
+    if (local != param) scratch_->updated.push_back(py::reinterpret_borrow<py::object>(local));
+  }
+
+  // What lies in this process of a parameter: all of it, unless it is a DTensor.
+  PyObject* local_param(PyObject* param) {
+    layout_ = Layouts::plain;
+    distribution_ = py::object();
+    if (reader_.is_plain(param) || !is_dtensor(param)) return param;
+    distribution_ = distribution(param);
+    layout_ = scratch_->layouts.index_of(distribution_);
+    if (scratch_->layouts[layout_].partial) {
+      throw Unfit{"a sum over processes (" + distribution_text(distribution_) + ")"};
+    }
+    return hold(local_part(param));
+  }
+
+  // The same of its gradient or of a state, which must be cut up as it is.
+  PyObject* local_like_param(PyObject* tensor, const char* name) {
+    const bool is_cut = !reader_.is_plain(tensor) && is_dtensor(tensor);
+    if (!is_cut && !distribution_) return tensor;
+    const std::string what = name;
+    if (!is_cut) throw Unfit{what + " is no DTensor, but its parameter is one"};
+    if (!distribution_) throw Unfit{what + " is a DTensor, but its parameter is none"};
+    const py::object own = distribution(tensor);
+    if (!same_distribution(own, distribution_)) {
+      throw Unfit{what + " is a DTensor of " + distribution_text(own) + ", its parameter one of " +
+                  distribution_text(distribution_)};
+    }
+    return hold(local_part(tensor));
+  }
+
+  // Every process must list the same layouts, even if it has no gradient for one.
+  void note_layout(PyObject* param) {
+    if (reader_.is_plain(param) || !is_dtensor(param)) return;
+    scratch_->layouts.index_of(distribution(param));
+  }
+
+  PyObject* hold(py::object object) {
+    scratch_->held.push_back(std::move(object));
+    return scratch_->held.back().ptr();
   }
 
   // Fills the item's states and tells the number of this step.
@@ -296,6 +359,7 @@ class Walk {
       PyObject* tensor = entries == nullptr ? nullptr : lookup(entries, spec_.states[i]);
       if (tensor == nullptr) {
         if (!empty && rule_.always_uses(i)) throw py::key_error(rule_.state_name(i));
+        if (dry_) continue;
         tensor = make_state(group, param, spec_.states[i], fresh);
         made = true;
       }
@@ -303,8 +367,8 @@ class Walk {
     }
     if (tail_.averages) {
       PyObject* tensor = entries == nullptr ? nullptr : lookup(entries, Names::get().ema);
-      if (tensor == nullptr) tensor = make_state(group, param, Names::get().ema, fresh);
-      item.arrays[ema_array] = take(tensor, view, "ema", true);
+      if (tensor == nullptr && !dry_) tensor = make_state(group, param, Names::get().ema, fresh);
+      if (tensor != nullptr) item.arrays[ema_array] = take(tensor, view, "ema", true);
       if (tail_.bias_correction) count(group, param, entries, Names::get().ema_step, fresh);
     }
     if (fresh.entries) {
@@ -333,6 +397,7 @@ class Walk {
   double count(PyObject* group, PyObject* param, PyObject* entries, PyObject* name,
                Scratch::NewState& fresh) {
     PyObject* tensor = entries == nullptr ? nullptr : lookup(entries, name);
+    if (tensor == nullptr && dry_) return 1;
     if (tensor == nullptr) tensor = make_state(group, param, name, fresh);
     DLTensor view;
     if (!reader_.read(tensor, &view) || !on_cpu(view) || dtype_of(view) < 0 ||
@@ -366,8 +431,9 @@ class Walk {
 
   // The memory of a gradient or state, laid out like the parameter; a copy if it is laid out
   // otherwise.
-  void* take(PyObject* tensor, const DLTensor& like, const char* name, bool written) {
+  void* take(PyObject* whole, const DLTensor& like, const char* name, bool written) {
     DLTensor view;
+    PyObject* tensor = local_like_param(whole, name);
     if (!reader_.read(tensor, &view)) throw Unfit{std::string(name) + ": " + unreadable(tensor)};
     if (!on_cpu(view)) throw Unfit{std::string(name) + " not on the CPU"};
     if (dtype_of(view) != dtype_of(like)) {
@@ -381,7 +447,9 @@ class Walk {
     // A lazily negated view (z.conj().imag) reads as its memory. Such views have strides of their
     // own, or one element.
     const bool alike = same_strides(view, like) && element_count(view) > 1;
-    if (alike || (same_layout(view, like) && !is_negated(tensor))) return data_of(view);
+    if (is_aligned(view) && (alike || (same_layout(view, like) && !is_negated(tensor)))) {
+      return data_of(view);
+    }
     py::object copy = dense_copy(tensor, py::handle(like_param_), written);
     if (written) scratch_->copies.push_back({py::reinterpret_borrow<py::object>(tensor), copy});
     reader_.read(copy.ptr(), &view);
@@ -389,8 +457,9 @@ class Walk {
   }
 
   py::object dense_copy(PyObject* tensor, py::handle like, bool written) {
+    if (dry_) return py::reinterpret_borrow<py::object>(tensor);
     py::object copy = optimizer_.attr("_dense_copy")(py::handle(tensor), like, written);
-    scratch_->held.push_back(copy);
+    hold(copy);
     return copy;
   }
 
@@ -422,6 +491,7 @@ class Walk {
     return list;
   }
 
+  const bool dry_;
   Spec& spec_;
   Lent scratch_;
   AnyRule& rule_;
@@ -434,6 +504,8 @@ class Walk {
   bool out_of_order_ = false, ever_out_of_order_ = false;
   std::vector<PyObject*> sorted_;
   PyObject* like_param_ = nullptr;
+  py::object distribution_;      // of the parameter that is being read; null if it is no DTensor
+  int layout_ = Layouts::plain;  // likewise
   double last_step_ = -1;
   DType last_dtype_ = DType::float32;
 };
@@ -451,6 +523,12 @@ void step(const std::string& rule, const py::object& optimizer, int threads, dou
   Walk walk(spec_of(rule), optimizer);
   walk.read_groups();
   walk.write(threads, grad_scale);
+}
+
+py::list left_over(const std::string& rule, const py::object& optimizer) {
+  Walk walk(spec_of(rule), optimizer, true);
+  walk.read_groups();
+  return walk.left_over();
 }
 
 }  // namespace fastopt

@@ -18,4 +18,8 @@ namespace fastopt {
 void step(const std::string& rule, const pybind11::object& optimizer, int threads,
           double grad_scale);
 
+// What such a step would leave to torch, a list of (group, parameter, reason), and writes nothing.
+// Parameters without gradient count as if they had one like themselves.
+pybind11::list left_over(const std::string& rule, const pybind11::object& optimizer);
+
 }  // namespace fastopt

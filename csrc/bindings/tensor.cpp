@@ -31,6 +31,10 @@ TorchReader::TorchReader() {
   py::module_ torch = py::module_::import("torch");
   strided_ = py::object(torch.attr("strided")).release().ptr();
   py::object tensor = torch.attr("Tensor"), parameter = torch.attr("nn").attr("Parameter");
+  py::object grad = tensor.attr("grad");  // a descriptor
+  if (Py_TYPE(grad.ptr()) != &PyGetSetDescr_Type)
+    throw py::type_error("torch.Tensor.grad has changed");
+  grad_getter_ = reinterpret_cast<PyGetSetDescrObject*>(grad.release().ptr())->d_getset;
   tensor_api_ = exchange_api(tensor);
   parameter_api_ = exchange_api(parameter);
   tensor_type_ = reinterpret_cast<PyTypeObject*>(tensor.release().ptr());
@@ -53,6 +57,13 @@ bool TorchReader::read(PyObject* object, DLTensor* view) const {
     return false;
   }
   return has_memory(object, *view) || element_count(*view) == 0;
+}
+
+py::object TorchReader::grad(PyObject* parameter) const {
+  PyObject* grad = is_plain(parameter) ? grad_getter_->get(parameter, grad_getter_->closure)
+                                       : PyObject_GetAttrString(parameter, "grad");
+  if (grad == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(grad);
 }
 
 bool TorchReader::is_strided(PyObject* object) const {

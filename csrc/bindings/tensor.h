@@ -22,6 +22,9 @@ class TorchReader {
   // (sparse, freed). `view` borrows from `object`.
   bool read(PyObject* object, DLTensor* view) const;
 
+  // parameter.grad, without looking the attribute up where the type is known.
+  pybind11::object grad(PyObject* parameter) const;
+
   bool is_plain(PyObject* object) const {
     return Py_TYPE(object) == tensor_type_ || Py_TYPE(object) == parameter_type_;
   }
@@ -32,7 +35,8 @@ class TorchReader {
 
   PyTypeObject *tensor_type_, *parameter_type_;
   const DLPackExchangeAPI *tensor_api_, *parameter_api_;
-  PyObject* strided_;  // torch.strided
+  PyObject* strided_;         // torch.strided
+  PyGetSetDef* grad_getter_;  // torch.Tensor.grad
   // torch's refusal of a sparse tensor costs a millisecond (it collects a stack trace), so after
   // the first one the layout is asked for beforehand, at 40 ns a tensor.
   mutable bool wary_ = false;
@@ -62,6 +66,11 @@ std::string shape_text(const DLTensor& view);
 
 inline void* data_of(const DLTensor& view) {
   return static_cast<char*>(view.data) + view.byte_offset;
+}
+
+// Whether the elements start on multiples of their size.
+inline bool is_aligned(const DLTensor& view) {
+  return reinterpret_cast<uintptr_t>(data_of(view)) % (view.dtype.bits / 8) == 0;
 }
 
 // Any array, held for the length of a call.

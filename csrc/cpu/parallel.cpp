@@ -58,9 +58,10 @@ bool share_memory(const std::vector<Item>& items) {
 
 }  // namespace
 
+bool in_forked_child() { return forked.load(std::memory_order_relaxed); }
+
 int usable_threads(int64_t elements, int threads) {
-  const bool serial = elements < serial_below || forked.load(std::memory_order_relaxed);
-  return serial ? 1 : threads;
+  return elements < serial_below || in_forked_child() ? 1 : threads;
 }
 
 void split(int64_t total, int threads, const std::function<void(int64_t, int64_t)>& body) {

@@ -25,6 +25,9 @@ void run(const std::vector<Item>& items, int threads);
 // How many of `threads` are worth waking for so many elements; 1 in a forked child.
 int usable_threads(int64_t elements, int threads);
 
+// Whether this process was forked from one that had loaded fastopt.
+bool in_forked_child();
+
 // body(begin, end) over equal parts of [0, total), in the default floating-point mode.
 void split(int64_t total, int threads, const std::function<void(int64_t, int64_t)>& body);
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fastopt import _C
-from fastopt.optim._tail import Tail
+from fastopt.optim._report import Reports
 
 Group = dict[str, Any]
 Leftover = tuple[Group, Tensor, str]  # group, parameter, why the kernels do not take it
@@ -38,11 +38,8 @@ def torch_step_of(optimizer: Optimizer) -> Callable[..., Any]:
     raise TypeError(f"{type(optimizer).__name__} derives from no torch.optim class")
 
 
-class Fused(Tail):
+class Fused(Reports):
     """Mixin: ``class AdamW(Fused, torch.optim.AdamW)``."""
-
-    _rule: ClassVar[str]
-    """The update rule in the extension."""
 
     _extras: ClassVar[dict[str, Any]] = {}
     """Options that torch's class lacks, with the values at which the two agree."""
@@ -90,12 +87,15 @@ class Fused(Tail):
         """A state tensor as torch's class would make it."""
         if name == "ema_step":
             return torch.zeros(())
-        if name == "ema" and not group["ema_bias_correction"]:
-            return param.detach().clone(memory_format=torch.preserve_format)
         if name == "step":
             double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
             return torch.zeros((), dtype=torch.float64 if double else torch.float32)
-        return torch.zeros_like(param, memory_format=torch.preserve_format)
+        state = torch.empty_like(param, memory_format=torch.preserve_format)
+        copies = name == "ema" and not group["ema_bias_correction"]
+        if _C.in_forked_child():  # where torch would wait for OpenMP threads that are not there
+            state.numpy()[...] = param.detach().numpy() if copies else 0
+            return state
+        return state.copy_(param) if copies else state.zero_()
 
     def _dense_copy(self, tensor: Tensor, like: Tensor | None, written: bool) -> Tensor:
         """``tensor`` laid out like ``like``, or without gaps where that is None."""

@@ -1,0 +1,137 @@
+"""Which parameters of an optimizer take fastopt's kernels, and why the others do not.
+
+    print(optimizer.fused_report())
+
+What decides is the walk that a step makes before it writes; here it is made without the writing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fastopt import _C
+from fastopt.optim._tail import Tail
+
+Path = Literal["fastopt", "torch", "no gradient"]
+PATHS: dict[Path, str] = {
+    "fastopt": "on fastopt's kernels",
+    "torch": "on torch's own step",
+    "no gradient": "without gradient",
+}
+
+
+@dataclass(frozen=True)
+class ParameterPath:
+    """The way that a step takes for one parameter."""
+
+    group: int
+    """Index of the group in ``optimizer.param_groups``."""
+
+    index: int
+    """Index of the parameter in ``group["params"]``."""
+
+    name: str | None
+    """The parameter's name, where the group knows it (``param_names``)."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    path: Path
+    """What steps it now: fastopt's kernels, torch's own step, or nothing, for want of a gradient."""
+
+    reason: str
+    """Why the kernels do not take it, or would not if it had a gradient; empty if they do."""
+
+    def __str__(self) -> str:
+        name = f" {self.name!r}" if self.name is not None else ""
+        reason = f": {self.reason}" if self.reason else ""
+        return (
+            f"group {self.group}, parameter {self.index}{name}, {self.dtype} {self.shape}, "
+            f"{PATHS[self.path]}{reason}"
+        )
+
+
+class FusedReport(list[ParameterPath]):
+    """One :class:`ParameterPath` for every parameter, in the order of the groups."""
+
+    def __str__(self) -> str:
+        counts = Counter(it.path for it in self)
+        parts = [f"{counts[path]} {where}" for path, where in PATHS.items() if counts[path]]
+        summary = f"{len(self)} parameters: " + ", ".join(parts)
+        return "\n  ".join([summary, *(str(it) for it in self if it.reason)])
+
+
+class Reports(Tail):
+    """Mixin: what an optimizer tells of the ways that its steps take."""
+
+    _rule: ClassVar[str]
+    """The update rule in the extension."""
+
+    _has_warned: bool = False
+
+    def fused_report(self) -> FusedReport:
+        """Tell which parameters take fastopt's kernels, and why the others do not.
+
+        The answer is for a step made now: it goes by the gradients, the state and the options as
+        they are. Nothing is written, and no state is made.
+
+        Returns:
+            One :class:`~fastopt.optim.ParameterPath` for every parameter, in a list whose ``str``
+            counts them and names those that the kernels do not take.
+
+        Raises:
+            Exception: whatever the step would raise while it reads groups and state.
+
+        Example::
+
+            loss.backward()
+            print(optimizer.fused_report())
+            # 2 parameters: 1 on fastopt's kernels, 1 on torch's own step
+            #   group 0, parameter 1, torch.bfloat16 (8,), on torch's own step: dtype bfloat16
+        """
+        left_over = _C.left_over(self._rule, self)
+        reasons = {(id(group), id(param)): reason for group, param, reason in left_over}
+        return FusedReport(
+            _path(where, index, group, param, reasons.get((id(group), id(param)), ""))
+            for where, group in enumerate(self.param_groups)
+            for index, param in enumerate(group["params"])
+        )
+
+    def _warn_unfused(self, left_over: Iterable[tuple[dict[str, Any], Tensor, str]]) -> None:
+        """Say, once, that a step leaves everything to torch, unless the options ask for that."""
+        reasons = Counter(
+            reason
+            for group, _, reason in left_over
+            if not group.get("differentiable") and not group.get("capturable")
+        )
+        if self._has_warned or not reasons:
+            return
+        self._has_warned = True
+        listed = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
+        warnings.warn(
+            f"fastopt.optim.{type(self).__name__}: no parameter takes fastopt's kernels, so this "
+            f"step is torch's and no faster: {listed}. optimizer.fused_report() tells more",
+            UserWarning,
+            stacklevel=4,  # _warn_unfused, step, torch's wrapper with hooks
+        )
+
+
+def _path(where: int, index: int, group: dict[str, Any], param: Tensor, reason: str) -> ParameterPath:
+    names = group.get("param_names")
+    path: Path = "no gradient" if param.grad is None else "torch" if reason else "fastopt"
+    return ParameterPath(
+        group=where,
+        index=index,
+        name=None if names is None else names[index],
+        shape=tuple(param.shape),
+        dtype=param.dtype,
+        path=path,
+        reason=reason,
+    )
