@@ -215,6 +215,10 @@ def test_state_dicts_have_torchs_keys_and_dtypes(
             "exponential_average",
             "bias_correction",
             "eps_inside_sqrt",
+            "max_grad_norm",
+            "error_if_nonfinite",
+            "ema_decay",
+            "ema_bias_correction",
         }
         for group in ours["param_groups"]:
             for extra in extras:
