@@ -9,6 +9,7 @@ training:
 - large: cold. The arrays are far larger than any cache; each step streams them from memory.
 - small: warm. Everything fits in the second-level cache, and step follows step; what is measured is
   the way from Python to the kernel and back. The limit is then what one call into C++ costs.
+- tail: as large, models and small, whose tensors it takes.
 - models: cold, but for what a very large last-level cache keeps of the smaller models.
 - curve: from warm to cold; the bends are the caches.
 
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 
 from fastopt.bench import peers
 from fastopt.bench.shapes import MODELS, Shape, shrink
+from fastopt.bench.tail import torch_tail
 from fastopt.bench.timing import Contender
 from fastopt.bench.workload import Workload, needed_bytes
 
@@ -100,6 +102,37 @@ def step_suite(
     return Suite(description, rounds, cases, prepare, needed)
 
 
+def tail_suite() -> Suite:
+    """Clipping and averaging in the step, against three calls."""
+    works = ("clip + AdamW", "clip + AdamW + EMA")
+
+    def cases(quick: bool, chosen: Sequence[str] | None) -> list[Case]:
+        tensors = large(quick) | {"200 x 64": small(quick)["200 x 64"]}
+        tensors |= {name: shapes for name, shapes in models(quick).items() if name == "GPT-2 small"}
+        return [Case(name, work, shapes[0]) for name, shapes in tensors.items() for work in works]
+
+    def prepare(case: Case) -> Enter:
+        workload = Workload(case.work, case.shapes)
+
+        def enter(scene: Scene) -> list[Contender]:
+            ours = [
+                contender
+                for target in scene.targets
+                for contender in (workload.limit(target, scene.threads), workload.ours(target))
+            ]
+            return [*ours, torch_tail(workload)]
+
+        return enter
+
+    return Suite(
+        "clipping and averaging inside the step (cold, but for 200 x 64)",
+        15,
+        cases,
+        prepare,
+        lambda case: needed_bytes(case.work, case.shapes),
+    )
+
+
 def large(quick: bool) -> Tensors:
     return {"1 x 1M": [((1 << 20,),)]} if quick else {"1 x 64M": [((64 << 20,),)]}
 
@@ -153,4 +186,5 @@ SUITES = {
         optimizers=("AdamW",),
         allowed=lambda peer: peer.name in ("torch fused", "DeepSpeed CPU"),
     ),
+    "tail": tail_suite(),
 }

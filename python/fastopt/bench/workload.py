@@ -13,7 +13,7 @@ rates are small.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from typing import Any
@@ -37,6 +37,8 @@ class Setting:
 
     options: dict[str, Any]  # with what packages have other defaults for
     states: int  # arrays of the parameter's size that a step reads and writes
+    optimizer: str | None = None  # the class, where it is not the work's name
+    tail: dict[str, Any] = field(default_factory=dict)  # options that only fastopt has
 
     def moved_bytes(self, elements: int, state_size: int = 4) -> int:
         """What a step must at least read (all) and write (all but the gradient)."""
@@ -51,6 +53,15 @@ SETTINGS = {
     "SGD": Setting({"lr": 1e-4, "momentum": 0.9}, states=1),
     "Adagrad": Setting({"lr": 1e-4}, states=1),
     "RMSprop": Setting({"lr": 1e-4}, states=1),
+    "clip + AdamW": Setting(
+        {"lr": 1e-4, **ADAM}, states=2, optimizer="AdamW", tail={"max_grad_norm": 1.0}
+    ),
+    "clip + AdamW + EMA": Setting(  # the average is one more state
+        {"lr": 1e-4, **ADAM},
+        states=3,
+        optimizer="AdamW",
+        tail={"max_grad_norm": 1.0, "ema_decay": 0.999},
+    ),
 }
 
 
@@ -133,7 +144,9 @@ class Workload:
 
     def ours(self, target: str) -> Contender:
         """``step`` of the optimizer in fastopt.optim."""
-        optimizer = getattr(fastopt.optim, self.optimizer)(self.params, **self.setting.options)
+        name = self.setting.optimizer or self.optimizer
+        options = self.setting.options | self.setting.tail
+        optimizer = getattr(fastopt.optim, name)(self.params, **options)
         optimizer.step()
         self.share_states(optimizer)
         return Contender(
