@@ -18,7 +18,7 @@ With --quick all are warm: for trying things out, not for figures to quote.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fastopt.bench import peers
@@ -64,6 +64,13 @@ class Suite:
     needed_bytes: Callable[[Case], int]
 
 
+def limits_and_ours(workload: Workload, scene: Scene) -> Iterator[Contender]:
+    """The limit and fastopt's step on every target."""
+    for target in scene.targets:
+        yield workload.limit(target, scene.threads)
+        yield workload.ours(target)
+
+
 def step_suite(
     description: str,
     rounds: int,
@@ -85,14 +92,9 @@ def step_suite(
         workload = Workload(case.work, case.shapes)
 
         def enter(scene: Scene) -> list[Contender]:
-            ours = [
-                contender
-                for target in scene.targets
-                for contender in (workload.limit(target, scene.threads), workload.ours(target))
-            ]
             joining = [peer for peer in peers.PEERS if allowed(peer)]
             theirs = peers.join(workload, joining, scene.compile, scene.failed, scene.show)
-            return ours + list(theirs)
+            return [*limits_and_ours(workload, scene), *theirs]
 
         return enter
 
@@ -114,15 +116,7 @@ def tail_suite() -> Suite:
     def prepare(case: Case) -> Enter:
         workload = Workload(case.work, case.shapes)
 
-        def enter(scene: Scene) -> list[Contender]:
-            ours = [
-                contender
-                for target in scene.targets
-                for contender in (workload.limit(target, scene.threads), workload.ours(target))
-            ]
-            return [*ours, torch_tail(workload)]
-
-        return enter
+        return lambda scene: [*limits_and_ours(workload, scene), torch_tail(workload)]
 
     return Suite(
         "clipping and averaging inside the step (cold, but for 200 x 64)",
