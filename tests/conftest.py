@@ -1,4 +1,4 @@
-"""What every test may use: the CPU targets, the thread count, a fresh Python process."""
+"""What every test may use: CPU targets, the thread count, a fresh Python process, or a job of two."""
 
 import os
 import subprocess
@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from _ranks import Job
 from fastopt import _C
 
 # A step's time depends on what else the machine does, so no test has a deadline. The fixtures of
@@ -37,6 +38,13 @@ def set_threads() -> Iterator[Callable[[int], None]]:
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    """Two processes of one torch.distributed job. They stay, and sleep between tests."""
+    with Job(tmp_path_factory.mktemp("job")) as it:
+        yield it
 
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from _optim_cases import CASES, FULL, Options
 from torch.optim import Optimizer
+
+from _optim_cases import CASES, FULL, Options
 
 BOUND = 52  # calls of Python and C functions in one step, of which torch's hook wrapper makes most
 

@@ -64,7 +64,7 @@ bool same_distribution(const py::object& a, const py::object& b) {
     if (!same(attribute(a, name), attribute(b, name))) return false;
   }
   const auto order = [&](py::handle it) { return py::getattr(it, names.shard_order, py::none()); };
-  return same(order(a), order(b));  // torch 2.10 and older lack it
+  return same(order(a), order(b));  // older torch lacks it
 }
 
 std::string distribution_text(const py::object& distribution) {
@@ -72,9 +72,7 @@ std::string distribution_text(const py::object& distribution) {
     return py::str(attribute(distribution, name)).cast<std::string>();
   };
   const Names& names = Names::get();
-  const std::string shape =
-      py::str(py::tuple(attribute(distribution, names.shape))).cast<std::string>();
-  return "shape " + shape + ", placements " + text(names.placements) + ", " + text(names.mesh);
+  return text(names.shape) + ", placements " + text(names.placements) + ", " + text(names.mesh);
 }
 
 int Layouts::index_of(const py::object& distribution) {

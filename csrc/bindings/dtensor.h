@@ -21,7 +21,7 @@ pybind11::object distribution(PyObject* dtensor);
 // Whether the same elements lie at the same place of the same process.
 bool same_distribution(const pybind11::object& a, const pybind11::object& b);
 
-// For people: "shape (7, 3), placements (Shard(dim=0),), DeviceMesh(...)".
+// For people: "torch.Size([7, 3]), placements (Shard(dim=0),), DeviceMesh(...)".
 std::string distribution_text(const pybind11::object& distribution);
 
 // The ways in which the DTensors of one step are cut up, in the order in which they were met.

@@ -103,6 +103,7 @@ class Lent {
     spec_.idle.push_back(std::move(scratch_));
   }
   Scratch* operator->() { return scratch_.get(); }
+  Scratch* get() { return scratch_.get(); }
 
  private:
   Spec& spec_;

@@ -1,12 +1,13 @@
 #include "bindings/step.h"
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <unordered_map>
 #include <vector>
 
+#include "bindings/clip.h"
 #include "bindings/dtensor.h"
+#include "bindings/group.h"
 #include "bindings/rules.h"
 #include "bindings/scratch.h"
 #include "bindings/tensor.h"
@@ -18,77 +19,6 @@ namespace py = pybind11;
 
 namespace fastopt {
 namespace {
-
-// The Python names that a step looks up, made once.
-struct Names {
-  PyObject* params = PyUnicode_InternFromString("params");
-  PyObject* step = PyUnicode_InternFromString("step");
-  PyObject* capturable = PyUnicode_InternFromString("capturable");
-  PyObject* differentiable = PyUnicode_InternFromString("differentiable");
-  PyObject* param_groups = PyUnicode_InternFromString("param_groups");
-  PyObject* max_grad_norm = PyUnicode_InternFromString("max_grad_norm");
-  PyObject* error_if_nonfinite = PyUnicode_InternFromString("error_if_nonfinite");
-  PyObject* ema_decay = PyUnicode_InternFromString("ema_decay");
-  PyObject* ema_bias_correction = PyUnicode_InternFromString("ema_bias_correction");
-  PyObject* ema = PyUnicode_InternFromString("ema");
-  PyObject* ema_step = PyUnicode_InternFromString("ema_step");
-
-  static const Names& get() {
-    static const Names& names = *new Names();
-    return names;
-  }
-};
-
-PyObject* lookup(PyObject* dict, PyObject* key) {
-  PyObject* value = PyDict_GetItemWithError(dict, key);
-  if (value == nullptr && PyErr_Occurred()) throw py::error_already_set();
-  return value == Py_None ? nullptr : value;
-}
-
-bool is_set(PyObject* group, PyObject* key) {
-  PyObject* value = lookup(group, key);
-  if (value == nullptr) return false;
-  const int truth = PyObject_IsTrue(value);
-  if (truth < 0) throw py::error_already_set();
-  return truth != 0;
-}
-
-double number(PyObject* object, const char* name) {
-  const double value = PyFloat_AsDouble(object);
-  if (value == -1.0 && PyErr_Occurred()) {
-    PyErr_Clear();
-    throw py::type_error(std::string(name) + ": expected a number or None, got " +
-                         py::repr(object).cast<std::string>());
-  }
-  return value;
-}
-
-// What a group asks for around the rule.
-struct TailOptions {
-  bool clips = false, error_if_nonfinite = false, averages = false, bias_correction = false;
-  double max_grad_norm = 0, ema_decay = 0;
-
-  static TailOptions of(PyObject* group) {
-    const Names& names = Names::get();
-    TailOptions tail;
-    if (PyObject* norm = lookup(group, names.max_grad_norm)) {
-      tail.clips = true;
-      tail.max_grad_norm = number(norm, "max_grad_norm");
-      tail.error_if_nonfinite = is_set(group, names.error_if_nonfinite);
-    }
-    if (PyObject* decay = lookup(group, names.ema_decay)) {
-      tail.averages = true;
-      tail.ema_decay = number(decay, "ema_decay");
-      tail.bias_correction = is_set(group, names.ema_bias_correction);
-    }
-    return tail;
-  }
-
-  bool clips_alike(const TailOptions& other) const {
-    return clips == other.clips && max_grad_norm == other.max_grad_norm &&
-           error_if_nonfinite == other.error_if_nonfinite;
-  }
-};
 
 class Walk {
  public:
@@ -114,7 +44,7 @@ class Walk {
 
   // Once the norm has been taken, nothing can fail but torch itself.
   void write(int threads, double grad_scale) {
-    const double factor = grad_factor(threads, grad_scale);
+    const double factor = grad_factor(*scratch_.get(), optimizer_, tail_, threads, grad_scale);
     if (!scratch_->left_over.empty()) {
       if (scratch_->updated.empty()) optimizer_.attr("_warn_unfused")(left_over());
       optimizer_.attr("_step_with_torch")(left_over(), grad_scale);
@@ -135,7 +65,7 @@ class Walk {
       py::gil_scoped_release released;
       run(scratch_->items, threads);
     }
-    for (const auto& copy : scratch_->copies) copy.to.attr("copy_")(copy.from);
+    for (const auto& copy : scratch_->copies) optimizer_.attr("_copy_back")(copy.to, copy.from);
     if (!scratch_->updated.empty()) {
       optimizer_.attr("_bump_versions")(list_of(scratch_->updated));
     }
@@ -145,54 +75,6 @@ class Walk {
   struct Unfit {
     std::string reason;
   };
-
-  // What the gradients are multiplied by: 1 / grad_scale, and less where their norm is too large.
-  double grad_factor(int threads, double grad_scale) {
-    if (!tail_.clips) return 1 / grad_scale;
-    if (!scratch_->left_over.empty()) {
-      optimizer_.attr("_refuse_clipping")(
-          "max_grad_norm: expected every parameter on fastopt's kernels, but one needs torch's "
-          "step (" +
-          scratch_->left_over[0].cast<py::tuple>()[2].cast<std::string>() +
-          "); clip with torch.nn.utils.clip_grad_norm_ instead");
-    }
-    const double norm = std::sqrt(total_squares(threads)) / grad_scale;
-    if (tail_.error_if_nonfinite && !std::isfinite(norm)) {
-      throw std::runtime_error("The total norm of the gradients is non-finite (" +
-                               std::to_string(norm) +
-                               "), so they cannot be clipped; "
-                               "error_if_nonfinite=False would let the step go on");
-    }
-    optimizer_.attr("_grad_norm") = norm;
-    const double clip = tail_.max_grad_norm / (norm + 1e-6);  // as torch.nn.utils.clip_grad_norm_
-    return (clip > 1 ? 1 : clip) / grad_scale;
-  }
-
-  // The squared norm of all gradients, over all processes that hold a part of them. This process
-  // sums up its own elements, those that are cut up alike together; Python knows the rest.
-  double total_squares(int threads) {
-    py::list parts;
-    for (int layout = Layouts::plain; layout < scratch_->layouts.size(); ++layout) {
-      scratch_->grads.clear();
-      for (std::size_t i = 0; i < scratch_->items.size(); ++i) {
-        const Item& item = scratch_->items[i];
-        if (scratch_->layout_of_item[i] != layout) continue;
-        scratch_->grads.push_back({item.arrays[1], item.size, item.dtype});
-      }
-      const bool plain = layout == Layouts::plain;
-      if (plain && scratch_->grads.empty()) continue;
-      double squares;
-      {
-        py::gil_scoped_release released;
-        squares = sum_of_squares(scratch_->grads, threads, scratch_->partials);
-      }
-      const Layouts& layouts = scratch_->layouts;
-      parts.append(plain
-                       ? py::make_tuple(py::none(), py::none(), squares)
-                       : py::make_tuple(layouts[layout].mesh, layouts[layout].placements, squares));
-    }
-    return optimizer_.attr("_total_squares")(parts).cast<double>();
-  }
 
   void read_tail(PyObject* group) {
     const TailOptions tail = TailOptions::of(group);
@@ -205,12 +87,12 @@ class Walk {
 
   void read_group(PyObject* group) {
     const Names& names = Names::get();
-    rule_.read_options(group, Checks::none);
-    read_tail(group);
-    last_step_ = -1;
     const char* whole_group = is_set(group, names.differentiable) ? "differentiable=True"
                               : is_set(group, names.capturable)   ? "capturable=True on the CPU"
                                                                   : nullptr;
+    if (whole_group == nullptr) rule_.read_options(group, Checks::none);
+    read_tail(group);
+    last_step_ = -1;
     PyObject* listed = lookup(group, names.params);
     if (listed == nullptr) throw py::key_error("params");
     py::object params = py::reinterpret_steal<py::object>(
@@ -345,6 +227,10 @@ class Walk {
 
   // Fills the item's states and tells the number of this step.
   double read_state(PyObject* group, PyObject* param, const DLTensor& view, Item& item) {
+    if (!keeps_state()) {
+      out_of_order_ = true;  // nothing says whether the parameter comes twice
+      return 1;
+    }
     PyObject* entries = find_state(param);
     const bool empty = entries == nullptr || PyDict_GET_SIZE(entries) == 0;
     Scratch::NewState fresh;
@@ -378,6 +264,15 @@ class Walk {
     if (!rule_.counts_steps())
       step = made ? 1 : 2;  // such a rule only asks whether it is the first
     return step;
+  }
+
+  // Whether the group's options keep anything from step to step.
+  bool keeps_state() const {
+    if (rule_.counts_steps() || tail_.averages) return true;
+    for (int i = 0; i < rule_.state_count(); ++i) {
+      if (rule_.uses(i)) return true;
+    }
+    return false;
   }
 
   // The entry of optimizer.state, or nullptr. Entries mostly stand in the order of the parameters,

@@ -1,6 +1,7 @@
 """Fused SIMD optimizers for PyTorch and NumPy, equal to their NumPy references bit for bit.
 
     optimizer = fastopt.optim.AdamW(model.parameters(), lr=1e-3)   # torch.optim.AdamW's signature
+    fastopt.from_torch(optimizer)                                  # a live torch.optim.AdamW, in place
     fastopt.kernels.adam_(param, grad, exp_avg, exp_avg_sq, step=1)  # the same, on arrays
     fastopt.reference.adam(param, grad, exp_avg, exp_avg_sq, step=1)  # its definition, in NumPy
 
@@ -11,5 +12,6 @@ import torch as _torch  # noqa: F401  before _C, which then shares torch's OpenM
 
 from fastopt import kernels, optim, reference
 from fastopt._info import __version__, info
+from fastopt.convert import from_torch, to_torch
 
-__all__ = ["__version__", "info", "kernels", "optim", "reference"]
+__all__ = ["__version__", "from_torch", "info", "kernels", "optim", "reference", "to_torch"]

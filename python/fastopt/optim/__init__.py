@@ -6,13 +6,26 @@ step's own pass over memory; :mod:`fastopt.optim._tail` describes them.
 
 What may live here: one module per optimizer, holding its signature, its docstring and nothing that
 a kernel does; ``_fused.py``, the one ``step`` that they share;
-``_tail.py``, what it does besides the rule.
+``_tail.py``, what it does besides the rule; ``_report.py``, what it tells of the ways that its steps
+take; ``in_backward.py``, steps inside ``backward()``.
 """
 
+from fastopt.optim._report import FusedReport, ParameterPath
 from fastopt.optim.adagrad import Adagrad
 from fastopt.optim.adam import Adam
 from fastopt.optim.adamw import AdamW
+from fastopt.optim.in_backward import StepInBackward, step_in_backward
 from fastopt.optim.rmsprop import RMSprop
 from fastopt.optim.sgd import SGD
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "RMSprop"]
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "FusedReport",
+    "ParameterPath",
+    "RMSprop",
+    "StepInBackward",
+    "step_in_backward",
+]

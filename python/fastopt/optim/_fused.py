@@ -54,19 +54,27 @@ class Fused(Reports):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if torch.compiler.is_dynamo_compiling():
+            self._update_outside_graphs()
+        else:
+            self._update()
+        return loss
+
+    def _update(self) -> None:
         # A GradScaler sets these for fused=True, and leaves unscaling and skipping to the step.
         found_inf = getattr(self, "found_inf", None)
         if found_inf is not None and found_inf.item():
-            return loss
+            return
         grad_scale = getattr(self, "grad_scale", None)
-        with torch.no_grad():
-            _C.step(
-                self._rule,
-                self,
-                torch.get_num_threads(),
-                1.0 if grad_scale is None else grad_scale.item(),
-            )
-        return loss
+        _C.step(
+            self._rule,
+            self,
+            torch.get_num_threads(),
+            1.0 if grad_scale is None else grad_scale.item(),
+        )
+
+    # torch.compile breaks its graph here, and nowhere below: the update is not for it to trace.
+    _update_outside_graphs = torch.compiler.disable(_update)  # type: ignore[no-untyped-call]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -74,8 +82,27 @@ class Fused(Reports):
             for key, neutral in {**self._extras, **self._tail}.items():
                 group.setdefault(key, self.defaults.get(key, neutral))
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's; averages that a first step would make are in it as that step would make them.
+
+        Adagrad has state before its first step, which torch.distributed.checkpoint takes for all:
+        it would load nothing that is missing from this.
+        """
+        packed = super().state_dict()
+        for group, packed_group in zip(self.param_groups, packed["param_groups"], strict=True):
+            if group.get("ema_decay") is None:
+                continue
+            names = ["ema", "ema_step"] if group.get("ema_bias_correction") else ["ema"]
+            for param, index in zip(group["params"], packed_group["params"], strict=True):
+                state = packed["state"].get(index)
+                if state and "ema" not in state:
+                    fresh = {name: self._new_state(group, param, name) for name in names}
+                    packed["state"][index] = {**state, **fresh}
+        return packed
+
     def _set_extras(self, **extras: Any) -> None:
         """Add options that torch's constructor does not know to the defaults and the groups."""
+        self._find_grad_norm_group()
         self.defaults.update(extras)
         for group in self.param_groups:
             for key, value in extras.items():
@@ -95,8 +122,14 @@ class Fused(Reports):
         if _C.in_forked_child():  # where torch would wait for OpenMP threads that are not there
             state.numpy()[...] = param.detach().numpy() if copies else 0
             return state
-        return state.copy_(param) if copies else state.zero_()
+        return state.copy_(param.detach()) if copies else state.zero_()
 
+    @torch.no_grad()
+    def _copy_back(self, tensor: Tensor, copy: Tensor) -> None:
+        """Store what a kernel has made of a dense copy."""
+        tensor.copy_(copy)
+
+    @torch.no_grad()
     def _dense_copy(self, tensor: Tensor, like: Tensor | None, written: bool) -> Tensor:
         """``tensor`` laid out like ``like``, or without gaps where that is None."""
         shared = any(n > 1 and s == 0 for n, s in zip(tensor.shape, tensor.stride(), strict=True))

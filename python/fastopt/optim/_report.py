@@ -7,6 +7,7 @@ What decides is the walk that a step makes before it writes; here it is made wit
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable
@@ -119,8 +120,16 @@ class Reports(Tail):
             f"fastopt.optim.{type(self).__name__}: no parameter takes fastopt's kernels, so this "
             f"step is torch's and no faster: {listed}. optimizer.fused_report() tells more",
             UserWarning,
-            stacklevel=4,  # _warn_unfused, step, torch's wrapper with hooks
+            stacklevel=_levels_to_the_caller(),
         )
+
+
+def _levels_to_the_caller() -> int:
+    """How far up the first frame is that belongs neither to fastopt nor to torch's wrappers."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and str(frame.f_globals.get("__name__")).startswith(("fastopt.", "torch.")):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _path(where: int, index: int, group: dict[str, Any], param: Tensor, reason: str) -> ParameterPath:

@@ -19,13 +19,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fastopt.optim import _distributed
 from fastopt.reference import power
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def tail_options(
@@ -56,6 +60,12 @@ class Tail(Optimizer):
 
     _tail: ClassVar[dict[str, Any]] = tail_options(None, False, None, False)
     """The options that ask for nothing."""
+
+    grad_norm_group: ProcessGroup | None = None
+    """Processes that hold different parameters, over which ``max_grad_norm`` takes the norm.
+
+    ``ZeroRedundancyOptimizer`` sets its own. Neither DTensors nor DistributedDataParallel need one.
+    """
 
     _grad_norm: float | None = None
 
@@ -92,6 +102,30 @@ class Tail(Optimizer):
             with torch.no_grad():
                 for param, value in zip(params, trained, strict=True):
                     param.copy_(value)
+
+    # What C++ calls when it takes the norm.
+
+    def _total_squares(self, parts: list[_distributed.Part]) -> float:
+        """The sum of squares over all processes, of those in this one."""
+        if _distributed.is_distributed():
+            params = (param for group in self.param_groups for param in group["params"])
+            self._find_grad_norm_group()
+            _distributed.refuse_hidden_shards(params, self.grad_norm_group)
+        elif len(parts) == 1:
+            return parts[0][2]
+        return _distributed.total_squares(parts, self.grad_norm_group)
+
+    def _find_grad_norm_group(self) -> None:
+        """Take over the group of the ZeroRedundancyOptimizer that builds or steps this one."""
+        found = _distributed.group_of_zero() if self.grad_norm_group is None else None
+        if found is not None:  # an attribute of the instance only where there is one to keep
+            self.grad_norm_group = found
+
+    def _refuse_clipping(self, message: str) -> NoReturn:
+        """ValueError, here and in the processes that wait for this one's part of the norm."""
+        self._find_grad_norm_group()
+        _distributed.announce_refusal(self.grad_norm_group)
+        raise ValueError(message)
 
     def _average(self, group: dict[str, Any], param: Tensor) -> Tensor:
         state = self.state[param]

@@ -1,0 +1,85 @@
+// What a step reads of a parameter group besides the rule's options.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+namespace fastopt {
+
+namespace py = pybind11;
+
+// The Python names that a step looks up, made once.
+struct Names {
+  PyObject* params = PyUnicode_InternFromString("params");
+  PyObject* step = PyUnicode_InternFromString("step");
+  PyObject* capturable = PyUnicode_InternFromString("capturable");
+  PyObject* differentiable = PyUnicode_InternFromString("differentiable");
+  PyObject* param_groups = PyUnicode_InternFromString("param_groups");
+  PyObject* max_grad_norm = PyUnicode_InternFromString("max_grad_norm");
+  PyObject* error_if_nonfinite = PyUnicode_InternFromString("error_if_nonfinite");
+  PyObject* ema_decay = PyUnicode_InternFromString("ema_decay");
+  PyObject* ema_bias_correction = PyUnicode_InternFromString("ema_bias_correction");
+  PyObject* ema = PyUnicode_InternFromString("ema");
+  PyObject* ema_step = PyUnicode_InternFromString("ema_step");
+
+  static const Names& get() {
+    static const Names& names = *new Names();
+    return names;
+  }
+};
+
+// The value of a key; nullptr where it is missing or None.
+inline PyObject* lookup(PyObject* dict, PyObject* key) {
+  PyObject* value = PyDict_GetItemWithError(dict, key);
+  if (value == nullptr && PyErr_Occurred()) throw py::error_already_set();
+  return value == Py_None ? nullptr : value;
+}
+
+// Whether a group's flag is there and true.
+inline bool is_set(PyObject* group, PyObject* key) {
+  PyObject* value = lookup(group, key);
+  if (value == nullptr) return false;
+  const int truth = PyObject_IsTrue(value);
+  if (truth < 0) throw py::error_already_set();
+  return truth != 0;
+}
+
+inline double number(PyObject* object, const char* name) {
+  const double value = PyFloat_AsDouble(object);
+  if (value == -1.0 && PyErr_Occurred()) {
+    PyErr_Clear();
+    throw py::type_error(std::string(name) + ": expected a number or None, got " +
+                         py::repr(object).cast<std::string>());
+  }
+  return value;
+}
+
+// What a group asks for around the rule.
+struct TailOptions {
+  bool clips = false, error_if_nonfinite = false, averages = false, bias_correction = false;
+  double max_grad_norm = 0, ema_decay = 0;
+
+  static TailOptions of(PyObject* group) {
+    const Names& names = Names::get();
+    TailOptions tail;
+    if (PyObject* norm = lookup(group, names.max_grad_norm)) {
+      tail.clips = true;
+      tail.max_grad_norm = number(norm, "max_grad_norm");
+      tail.error_if_nonfinite = is_set(group, names.error_if_nonfinite);
+    }
+    if (PyObject* decay = lookup(group, names.ema_decay)) {
+      tail.averages = true;
+      tail.ema_decay = number(decay, "ema_decay");
+      tail.bias_correction = is_set(group, names.ema_bias_correction);
+    }
+    return tail;
+  }
+
+  bool clips_alike(const TailOptions& other) const {
+    return clips == other.clips && max_grad_norm == other.max_grad_norm &&
+           error_if_nonfinite == other.error_if_nonfinite;
+  }
+};
+
+}  // namespace fastopt

@@ -1,0 +1,353 @@
+"""Everything that fastopt offers, once each, in a script that a type checker accepts.
+
+    python examples/whole_surface.py
+
+It fits a small network to a sine with every optimizer and every option, steps the same rules on
+NumPy arrays and torch tensors, and compares them with their references. Takes seconds, on the CPU.
+`mypy --strict` finds nothing to say about it; tests/test_typing.py sees to that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+import fastopt
+from fastopt import kernels, optim, reference
+
+Array: TypeAlias = npt.NDArray[np.float32]
+Optimizer: TypeAlias = optim.SGD | optim.Adagrad | optim.RMSprop | optim.Adam | optim.AdamW
+
+SIZE = 1000
+
+
+def zeros() -> Array:
+    return np.zeros(SIZE, np.float32)
+
+
+def normal(seed: int) -> Array:
+    return np.random.default_rng(seed).standard_normal(SIZE, np.float32)
+
+
+# ---- the rules on arrays --------------------------------------------------------------------------
+
+
+def on_numpy() -> None:
+    """One call of each kernel, in place, against the reference's new arrays; the bits are equal."""
+    before, grad = normal(0), normal(1)
+
+    param, buffer = before.copy(), zeros()
+    kernels.sgd_(
+        param, grad, buffer,
+        step=1, lr=0.1, momentum=0.9, dampening=0.0, weight_decay=0.01, nesterov=False, maximize=False,
+        exponential_average=True, bias_correction=True,
+    )  # fmt: skip
+    expected = reference.sgd(
+        before, grad, zeros(),
+        step=1, lr=0.1, momentum=0.9, dampening=0.0, weight_decay=0.01, nesterov=False, maximize=False,
+        exponential_average=True, bias_correction=True,
+    )  # fmt: skip
+    check("sgd_", (param, buffer), expected)
+
+    param, total = before.copy(), zeros()
+    kernels.adagrad_(
+        param, grad, total,
+        step=1, lr=0.1, lr_decay=0.1, weight_decay=0.01, eps=1e-10, maximize=False,
+    )  # fmt: skip
+    expected = reference.adagrad(
+        before, grad, zeros(),
+        step=1, lr=0.1, lr_decay=0.1, weight_decay=0.01, eps=1e-10, maximize=False,
+    )  # fmt: skip
+    check("adagrad_", (param, total), expected)
+
+    param, square, mean, buffer = before.copy(), zeros(), zeros(), zeros()
+    kernels.rmsprop_(
+        param, grad, square, mean, buffer,
+        step=1, lr=0.1, alpha=0.99, eps=1e-8, weight_decay=0.01, momentum=0.9, centered=True,
+        eps_inside_sqrt=True, maximize=False,
+    )  # fmt: skip
+    expected = reference.rmsprop(
+        before, grad, zeros(), zeros(), zeros(),
+        step=1, lr=0.1, alpha=0.99, eps=1e-8, weight_decay=0.01, momentum=0.9, centered=True,
+        eps_inside_sqrt=True, maximize=False,
+    )  # fmt: skip
+    check("rmsprop_", (param, square, mean, buffer), expected)
+
+    param, first, second, largest = before.copy(), zeros(), zeros(), zeros()
+    kernels.adam_(
+        param, grad, first, second, largest,
+        step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, amsgrad=True,
+        decoupled_weight_decay=False, bias_correction=True, eps_inside_sqrt=False, maximize=False,
+    )  # fmt: skip
+    expected = reference.adam(
+        before, grad, zeros(), zeros(), zeros(),
+        step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, amsgrad=True,
+        decoupled_weight_decay=False, bias_correction=True, eps_inside_sqrt=False, maximize=False,
+    )  # fmt: skip
+    check("adam_", (param, first, second, largest), expected)
+
+    param, first, second, largest = before.copy(), zeros(), zeros(), zeros()
+    kernels.adamw_(
+        param, grad, first, second, largest,
+        step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, amsgrad=True,
+        bias_correction=False, eps_inside_sqrt=True, maximize=False,
+    )  # fmt: skip
+    expected = reference.adamw(
+        before, grad, zeros(), zeros(), zeros(),
+        step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, amsgrad=True,
+        bias_correction=False, eps_inside_sqrt=True, maximize=False,
+    )  # fmt: skip
+    check("adamw_", (param, first, second, largest), expected)
+
+
+def check(name: str, got: tuple[Array, ...], expected: tuple[npt.NDArray[Any], ...]) -> None:
+    if [array.tobytes() for array in got] != [array.tobytes() for array in expected]:
+        raise SystemExit(f"{name} differs from its reference")
+    print(f"kernels.{name:9} equals its reference, bit for bit")
+
+
+def on_torch() -> None:
+    """The same functions on torch tensors, several in one call, each at a step of its own."""
+    params = [torch.ones(3), torch.ones(2, 2)]
+    grads = [torch.full_like(param, 0.5) for param in params]
+    first, second = ([torch.zeros_like(param) for param in params] for _ in range(2))
+    kernels.adam_(params, grads, first, second, step=[1, 2], lr=0.1)
+    print("kernels.adam_ on two tensors:", [round(param.mean().item(), 4) for param in params])
+
+
+def around_the_step() -> None:
+    """What the optimizers do besides their rule, in NumPy."""
+    grads = [normal(2), normal(3)]
+    norm = reference.grad_norm(grads)
+    factor = reference.clip_factor(norm, 1.0)
+    average = reference.ema(normal(4), normal(5), decay=0.99)
+    weight = 1 - reference.power(0.99, 10)
+    print(f"norm {norm:.3f}, clipped by {factor:.5f}; average of {average.size}, weight {weight:.4f}")
+
+
+# ---- the optimizers -------------------------------------------------------------------------------
+
+
+def sgd(model: nn.Module) -> optim.SGD:
+    return optim.SGD(
+        model.parameters(),
+        lr=0.02,
+        momentum=0.9,
+        dampening=0,
+        weight_decay=1e-4,
+        nesterov=False,
+        maximize=False,
+        foreach=None,
+        differentiable=False,
+        fused=None,
+        exponential_average=True,
+        bias_correction=True,
+        max_grad_norm=1.0,
+        error_if_nonfinite=True,
+        ema_decay=0.9,
+        ema_bias_correction=True,
+    )
+
+
+def adagrad(model: nn.Module) -> optim.Adagrad:
+    return optim.Adagrad(
+        model.named_parameters(),  # the names then stand in the groups
+        lr=0.1,
+        lr_decay=0.001,
+        weight_decay=1e-4,
+        initial_accumulator_value=0.1,
+        eps=1e-10,
+        foreach=None,
+        maximize=False,
+        differentiable=False,
+        fused=None,
+        max_grad_norm=1.0,
+        error_if_nonfinite=True,
+        ema_decay=0.9,
+        ema_bias_correction=False,
+    )
+
+
+def rmsprop(model: nn.Module) -> optim.RMSprop:
+    return optim.RMSprop(
+        model.parameters(),
+        lr=0.01,
+        alpha=0.99,
+        eps=1e-8,
+        weight_decay=1e-4,
+        momentum=0.5,
+        centered=True,
+        capturable=False,
+        foreach=None,
+        maximize=False,
+        differentiable=False,
+        eps_inside_sqrt=True,
+        max_grad_norm=1.0,
+        error_if_nonfinite=True,
+        ema_decay=0.9,
+        ema_bias_correction=False,
+    )
+
+
+def adam(model: nn.Module) -> optim.Adam:
+    return optim.Adam(
+        model.parameters(),
+        lr=torch.tensor(0.02),  # a tensor, too, may be the rate
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=1e-4,
+        amsgrad=True,
+        foreach=None,
+        maximize=False,
+        capturable=False,
+        differentiable=False,
+        fused=None,
+        decoupled_weight_decay=False,
+        bias_correction=True,
+        eps_inside_sqrt=True,
+        max_grad_norm=1.0,
+        error_if_nonfinite=True,
+        ema_decay=0.9,
+        ema_bias_correction=True,
+    )
+
+
+def adamw(model: nn.Module) -> optim.AdamW:
+    *others, bias = model.parameters()
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": [bias], "weight_decay": 0.0}]
+    return optim.AdamW(
+        groups,
+        lr=0.02,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=1e-2,
+        amsgrad=False,
+        maximize=False,
+        foreach=None,
+        capturable=False,
+        differentiable=False,
+        fused=None,
+        bias_correction=True,
+        eps_inside_sqrt=False,
+        max_grad_norm=1.0,
+        error_if_nonfinite=False,
+        ema_decay=0.9,
+        ema_bias_correction=True,
+    )
+
+
+class Task:
+    """A sine to fit, and the network that fits it."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 1))
+        self.inputs = torch.linspace(-math.pi, math.pi, 256).unsqueeze(1)
+
+    def loss(self) -> Tensor:
+        return nn.functional.mse_loss(self.model(self.inputs), self.inputs.sin())
+
+
+def train(make: Callable[[nn.Module], Optimizer], steps: int = 60) -> None:
+    """An ordinary loop, then the averaged parameters in the trained ones' place."""
+    task = Task()
+    optimizer = make(task.model)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    start = task.loss().item()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        task.loss().backward()  # type: ignore[no-untyped-call]  # torch annotates it in part
+        optimizer.step()
+        scheduler.step()
+    trained = task.loss().item()
+    with optimizer.swap_ema():
+        averaged = task.loss().item()
+    weights = sum(average.numel() for average in optimizer.ema_parameters())
+    norm: Tensor = optimizer.grad_norm
+    print(
+        f"{type(optimizer).__name__:8} loss {start:.3f} -> {trained:.4f}, averaged {averaged:.4f}; "
+        f"last gradient norm {norm.item():.4f} over {weights} weights"
+    )
+    resume(make, optimizer)
+
+
+def resume(make: Callable[[nn.Module], Optimizer], optimizer: Optimizer) -> None:
+    """A state dict from one optimizer drives another on, its loss given by a closure."""
+    task = Task()
+    another = make(task.model)
+    another.load_state_dict(optimizer.state_dict())
+
+    def closure() -> float:
+        another.zero_grad()
+        loss = task.loss()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+    another.step(closure)
+
+
+# ---- around an optimizer --------------------------------------------------------------------------
+
+
+def report() -> None:
+    """Which parameters take fastopt's kernels, and why the others do not."""
+    model = nn.ModuleList([nn.Linear(1, 8), nn.Linear(8, 1, dtype=torch.bfloat16)])
+    optimizer = optim.AdamW(model.named_parameters())
+    found: optim.FusedReport = optimizer.fused_report()
+    print(found)
+    first: optim.ParameterPath = found[0]
+    print(f"the first: {first.name}, {first.shape}, {first.dtype}: {first.path} {first.reason}")
+    print(f"its place: group {first.group}, parameter {first.index}")
+
+
+def convert() -> None:
+    """A torch optimizer that a scheduler drives already becomes fastopt's and torch's again."""
+    task = Task()
+    optimizer = torch.optim.AdamW(task.model.parameters(), lr=0.02)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)
+    for turn in (fastopt.from_torch, fastopt.to_torch):
+        converted = turn(optimizer)
+        optimizer.zero_grad()
+        task.loss().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        scheduler.step()
+        module = type(converted).__module__
+        print(f"{turn.__name__:10} {module}, the same object: {converted is optimizer}")
+
+
+def in_backward() -> None:
+    """Steps inside backward(), where no two gradients live at once."""
+    task = Task()
+    handle: optim.StepInBackward = optim.step_in_backward(task.model, optim.AdamW, lr=0.02)
+    scheduler = torch.optim.lr_scheduler.LinearLR(handle.optimizer)
+    for _ in range(10):
+        task.loss().backward()  # type: ignore[no-untyped-call]
+        scheduler.step()
+    handle.load_state_dict(handle.state_dict())
+    rate = handle.param_groups[0]["lr"]
+    handle.remove()
+    print(f"step_in_backward: loss {task.loss().item():.3f}, rate {rate:.4f}")
+
+
+def main() -> None:
+    facts = fastopt.info()
+    print(f"fastopt {fastopt.__version__} on {facts['cpu_target']}, {facts['threads']} threads")
+    on_numpy()
+    on_torch()
+    around_the_step()
+    makers: list[Callable[[nn.Module], Optimizer]] = [sgd, adagrad, rmsprop, adam, adamw]
+    for make in makers:
+        train(make)
+    report()
+    convert()
+    in_backward()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""The squared norm of gradients that lie on several processes.
+
+A step sums up the squares that its own process holds; :func:`total_squares` adds what the others
+hold, every element once:
+
+* parameters that are DTensors: over the mesh dimensions that cut them, and not over replicas;
+* parameters that are spread whole, a part of the list on each process (``ZeroRedundancyOptimizer``,
+  stages of a pipeline) or cut without saying so (FSDP1): over ``optimizer.grad_norm_group``;
+* all others count as the same on every process, as under DistributedDataParallel.
+
+Every process adds the same doubles in the order of their ranks, so all get the same bits. What is
+not understood is refused, never taken for the whole.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
+
+Part = tuple[Any, Any, float]  # mesh, placements (both None for plain tensors), sum of squares
+
+_ZERO = "torch.distributed.optim.zero_redundancy_optimizer"
+_REFUSED = -1.0  # in the place of a sum of squares
+
+
+def is_distributed() -> bool:
+    """Whether this process belongs to a job of several."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def total_squares(parts: list[Part], group: ProcessGroup | None) -> float:
+    """The sum of squares over all processes.
+
+    Args:
+        parts: what this process holds, the same meshes and placements in the same order everywhere.
+        group: processes that hold different parameters.
+
+    Raises:
+        ValueError: if it is unknown which processes hold what.
+    """
+    sums: dict[tuple[DeviceMesh, tuple[int, ...]], float] = {}
+    total = 0.0
+    for mesh, placements, squares in parts:
+        if mesh is None:
+            total += squares
+        else:
+            key = mesh, _cut_dimensions(placements)
+            sums[key] = sums.get(key, 0.0) + squares
+    if sums:
+        _check_meshes([mesh for mesh, _ in sums], group, plain=len(parts) > 0 and parts[0][0] is None)
+    for (mesh, dimensions), squares in sums.items():
+        for dimension in dimensions:
+            squares = _add_up(_gather(squares, mesh.get_group(dimension)))
+        total += squares
+    if group is not None:
+        gathered = _gather(total, group)
+        if _REFUSED in gathered:
+            rank = dist.get_global_rank(group, gathered.index(_REFUSED))
+            raise ValueError(f"max_grad_norm: refused on rank {rank}, whose error tells why")
+        total = _add_up(gathered)
+    return total
+
+
+def announce_refusal(group: ProcessGroup | None) -> None:
+    """Let the others, which wait in :func:`total_squares`, know that no sum will come."""
+    if group is not None:
+        _gather(_REFUSED, group)
+
+
+def refuse_hidden_shards(params: Iterable[Tensor], group: ProcessGroup | None) -> None:
+    """ValueError if plain tensors are shards of FSDP1, which does not say how it cuts them."""
+    if group is not None or "torch.distributed.fsdp" not in sys.modules:
+        return
+    if any(getattr(param, "_fsdp_flattened", False) for param in params):
+        raise ValueError(
+            "max_grad_norm: expected parameters that are whole on every process, got shards of "
+            "FullyShardedDataParallel; set optimizer.grad_norm_group to the process group that it "
+            "shards over, or use fully_shard"
+        )
+
+
+def group_of_zero() -> ProcessGroup | None:
+    """The process group of the ZeroRedundancyOptimizer that is building or stepping an optimizer.
+
+    None if there is no such. It hands each process's optimizer a part of the parameters and says
+    nothing of the others, so it is looked for among the calls under way.
+    """
+    module = sys.modules.get(_ZERO)
+    if module is None:
+        return None
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code.co_filename == module.__file__:
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, module.ZeroRedundancyOptimizer):
+                group: ProcessGroup = owner.process_group
+                return group
+    return None
+
+
+def _cut_dimensions(placements: Any) -> tuple[int, ...]:
+    """The mesh dimensions whose processes hold different elements."""
+    from torch.distributed.tensor.placement_types import Replicate, Shard, _StridedShard
+
+    for placement in placements:
+        if not isinstance(placement, (Replicate, Shard, _StridedShard)):
+            raise ValueError(
+                f"max_grad_norm: expected DTensors that are sharded or replicated, got {placement}"
+            )
+    return tuple(i for i, it in enumerate(placements) if not isinstance(it, Replicate))
+
+
+def _check_meshes(meshes: list[DeviceMesh], group: ProcessGroup | None, plain: bool) -> None:
+    """ValueError unless the sums over these meshes, added up, are the same on every process."""
+    if plain:
+        raise ValueError(
+            "max_grad_norm: expected DTensors only or plain tensors only, got both; whether the "
+            "plain ones are replicas or parts is unknown. Clip with torch.nn.utils.clip_grad_norm_"
+        )
+    ranks = [sorted(mesh.mesh.flatten().tolist()) for mesh in meshes]
+    if ranks.count(ranks[0]) < len(ranks):
+        raise ValueError(f"max_grad_norm: expected every mesh to span the same processes, got {meshes}")
+    if dist.get_rank() not in ranks[0]:
+        raise ValueError(f"max_grad_norm: this process is not part of {meshes[0]}")
+    if group is None:
+        if len(ranks[0]) < dist.get_world_size():
+            raise ValueError(
+                f"max_grad_norm: {meshes[0]} spans {len(ranks[0])} of {dist.get_world_size()} "
+                "processes, and whether the others hold replicas or other parameters is unknown; "
+                "set optimizer.grad_norm_group to the processes that hold other parameters (a group "
+                "of this process alone if none do)"
+            )
+    elif set(ranks[0]) & set(dist.get_process_group_ranks(group)) != {dist.get_rank()}:
+        raise ValueError(
+            "max_grad_norm: expected a grad_norm_group that shares no process with the parameters' "
+            f"mesh but this one, got {dist.get_process_group_ranks(group)} and {ranks[0]}"
+        )
+
+
+def _gather(value: float, group: ProcessGroup) -> list[float]:
+    """The values of all processes, in the order of their ranks."""
+    values = [torch.empty(1, dtype=torch.float64) for _ in range(dist.get_world_size(group))]
+    if len(values) == 1:
+        return [value]
+    dist.all_gather(values, torch.tensor([value], dtype=torch.float64), group=group)
+    return [it.item() for it in values]
+
+
+def _add_up(values: list[float]) -> float:
+    total = 0.0  # the sum of newer Pythons compensates, and has other bits
+    for value in values:
+        total += value
+    return total
