@@ -41,6 +41,14 @@ FILES = {
 # What no longer is in the installed torch, though older sources test it.
 REMOVED = "verbose_deprecation"
 
+# Tests that ask for what fastopt does otherwise, on purpose.
+EXCEPTIONS = {
+    "test_grad_scaling_autocast_foreach2_fused_True_SGD_cpu_float32": "fused=True under a GradScaler "
+    "unscales within the step's pass and leaves .grad as it was; torch's fused step writes it back",
+    "test_optimizing_over_tensor_with_requires_grad": "counts the graphs of a compiled training "
+    "function, where fastopt's step is a graph break and no graph",
+}
+
 
 def put_ours_in_torchs_place() -> None:
     """Where tests find the classes: as attributes of torch.optim, before any helper is imported that
@@ -54,39 +62,49 @@ def put_ours_in_torchs_place() -> None:
 
 
 class Tally:
-    """Counts outcomes, with the reasons of what was skipped and the names of what failed."""
+    """Counts outcomes, with the reasons of what did not pass and the names of what failed."""
 
-    def __init__(self) -> None:
+    def __init__(self, marks_exceptions: bool) -> None:
+        self.marks_exceptions = marks_exceptions
         self.outcomes: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.failed: list[str] = []
 
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items if self.marks_exceptions else []:
+            if item.name in EXCEPTIONS:
+                item.add_marker(pytest.mark.xfail(reason=EXCEPTIONS[item.name], strict=True))
+
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when != "call" and report.outcome == "passed":
             return
-        self.outcomes[report.outcome] += 1
-        if report.outcome == "failed":
+        outcome = "exceptions" if hasattr(report, "wasxfail") else report.outcome
+        self.outcomes[outcome] += 1
+        if outcome == "failed":
             self.failed.append(report.nodeid)
-        elif report.outcome == "skipped":
-            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "expected to fail"
-            self.reasons[reason.removeprefix("Skipped: ")] += 1
+        elif outcome == "exceptions":
+            self.reasons[f"{report.nodeid.rpartition('::')[2]}: {report.wasxfail}"] += 1
+        elif outcome == "skipped":
+            self.reasons[str(report.longrepr[2]).removeprefix("Skipped: ")] += 1
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         terminalreporter.section("tally")
         for reason, count in self.reasons.most_common():
-            terminalreporter.line(f"skipped {count:4}  {reason}")
+            terminalreporter.line(f"not passed {count:4}  {reason}")
         for test in self.failed:
-            terminalreporter.line(f"failed        {test}")
+            terminalreporter.line(f"failed           {test}")
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.outcomes.items()))
         terminalreporter.line(counts or "nothing was run")
 
 
-def run_one(file: Path, selection: str, rest: list[str]) -> int:
+def run_one(file: Path, selection: str, ours: bool, rest: list[str]) -> int:
     """The tests of one file, in this process."""
+    if ours:
+        put_ours_in_torchs_place()
     expression = f"({selection}) and not {REMOVED}" if selection else f"not {REMOVED}"
     os.chdir(file.parent)
     quiet = ["-q", "--tb=short", "--show-capture=no", "--disable-warnings", "-pno:cacheprovider"]
-    return int(pytest.main([file.name, *quiet, "-k", expression, *rest], plugins=[Tally()]))
+    return int(pytest.main([file.name, *quiet, "-k", expression, *rest], plugins=[Tally(ours)]))
 
 
 def main() -> int:
@@ -97,10 +115,8 @@ def main() -> int:
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in this process
     options, rest = parser.parse_known_args()
     if options.here:
-        if not options.torch:
-            put_ours_in_torchs_place()
         (name,) = options.file
-        return run_one(options.tests / name, FILES[name], rest)
+        return run_one(options.tests / name, FILES[name], not options.torch, rest)
 
     root = options.tests.resolve()
     present = [name for name in options.file or FILES if (root / name).is_file()]

@@ -2,6 +2,8 @@
 the reference's bits at each step; parameters stored in bfloat16 take torch's own path.
 """
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,12 @@ from torch import Tensor
 from _optim_cases import CASES, FULL, Mirror, assert_same_bits, step_and_check
 
 each_optimizer = pytest.mark.parametrize("name", CASES)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(set_threads: Callable[[int], None]) -> None:
+    """Waking threads for each small tensor is slow on a busy machine."""
+    set_threads(1)
 
 
 def network() -> torch.nn.Sequential:

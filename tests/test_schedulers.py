@@ -30,6 +30,12 @@ STEPS = 12
 SHAPES = [(17, 3), (5,)]
 
 
+@pytest.fixture(autouse=True)
+def one_thread(set_threads: Callable[[int], None]) -> None:
+    """Waking threads for each small tensor is slow on a busy machine."""
+    set_threads(1)
+
+
 class Cyclic(NamedTuple):
     """A scheduler that turns betas or momentum, too, where the optimizer has them."""
 

@@ -44,12 +44,9 @@ def torchs_table() -> Any:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """torch's fused step wakes its threads for each small tensor: slow on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def one_thread(set_threads: Callable[[int], None]) -> None:
+    """Waking threads for each small tensor is slow on a busy machine."""
+    set_threads(1)
 
 
 TABLE = torchs_table()

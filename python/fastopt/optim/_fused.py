@@ -13,6 +13,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from fastopt import _C
@@ -74,7 +75,8 @@ class Fused(Reports):
         )
 
     # torch.compile breaks its graph here, and nowhere below: the update is not for it to trace.
-    _update_outside_graphs = torch.compiler.disable(_update)  # type: ignore[no-untyped-call]
+    # Not torch.compiler.disable, which would import torch._dynamo with fastopt, for seconds.
+    _update_outside_graphs = _disable_dynamo(_update)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
