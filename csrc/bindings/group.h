@@ -15,7 +15,6 @@ struct Names {
   PyObject* step = PyUnicode_InternFromString("step");
   PyObject* capturable = PyUnicode_InternFromString("capturable");
   PyObject* differentiable = PyUnicode_InternFromString("differentiable");
-  PyObject* param_groups = PyUnicode_InternFromString("param_groups");
   PyObject* max_grad_norm = PyUnicode_InternFromString("max_grad_norm");
   PyObject* error_if_nonfinite = PyUnicode_InternFromString("error_if_nonfinite");
   PyObject* ema_decay = PyUnicode_InternFromString("ema_decay");

@@ -35,6 +35,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import fastopt
+from fastopt._arguments import writable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -257,15 +258,12 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, metavar="N", help=default)
     add("--threads", type=int, default=1, metavar="N", help=f"{default}, as the network is small")
     add("--optimizers", nargs="+", choices=names, default=names, help="default: all")
-    add("--json", type=Path, metavar="FILE", help="write the results as JSON")
-    add("--plot", type=Path, metavar="FILE", default="fastopt-demo.png", help=default)
+    add("--json", type=writable, metavar="FILE", help="write the results as JSON")
+    add("--plot", type=writable, metavar="FILE", default="fastopt-demo.png", help=default)
     options = parser.parse_args(argv)
     for name, least in (("epochs", 1), ("seed", 0), ("threads", 1)):
         if (value := getattr(options, name)) < least:
             parser.error(f"--{name} {value} is less than {least}")
-    for path in filter(None, (options.json, options.plot)):
-        if not path.parent.is_dir() or path.is_dir():
-            parser.error(f"{str(path)!r} is not a file in an existing folder")
     return options
 
 

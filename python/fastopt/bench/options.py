@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from fastopt import _C
+from fastopt._arguments import writable
 from fastopt.bench.machine import cpu_count
 from fastopt.bench.results import Report
 from fastopt.bench.suites import SUITES
@@ -17,14 +18,6 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
-
-
-def writable(text: str) -> Path:
-    """A file that can be written, found out now rather than after the measurements."""
-    path = Path(text)
-    if not path.parent.is_dir() or path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a file in an existing folder")
-    return path
 
 
 def earlier_report(text: str) -> Report:

@@ -21,7 +21,8 @@ import json
 import sys
 import time
 from importlib.util import find_spec
-from pathlib import Path
+
+from fastopt._arguments import writable
 
 from .cases import RULES
 from .run import Plan, supported_targets, verify
@@ -33,12 +34,6 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m fastopt verify",
         description="Check every kernel against its NumPy reference, bit for bit.",
     )
-
-    def writable(text: str) -> Path:
-        # Found out now rather than at the end.
-        if not (path := Path(text)).parent.is_dir() or path.is_dir():
-            raise argparse.ArgumentTypeError(f"{text!r} is not a file in an existing folder")
-        return path
 
     def seed(text: str) -> int:
         if (value := int(text)) < 0:
