@@ -35,6 +35,29 @@ inline PyObject* lookup(PyObject* dict, PyObject* key) {
   return value == Py_None ? nullptr : value;
 }
 
+// One parameter's state. Its entries are mostly asked for in the order in which they stand, so the
+// next one is tried before the hash.
+class Entries {
+ public:
+  explicit Entries(PyObject* dict) : dict_(dict) {}
+
+  bool empty() const { return dict_ == nullptr || PyDict_GET_SIZE(dict_) == 0; }
+
+  // nullptr where it is missing or None.
+  PyObject* find(PyObject* name) {
+    if (dict_ == nullptr) return nullptr;
+    PyObject *key, *value;
+    Py_ssize_t position = position_;
+    if (!PyDict_Next(dict_, &position, &key, &value) || key != name) return lookup(dict_, name);
+    position_ = position;
+    return value == Py_None ? nullptr : value;
+  }
+
+ private:
+  PyObject* dict_;
+  Py_ssize_t position_ = 0;
+};
+
 // Whether a group's flag is there and true.
 inline bool is_set(PyObject* group, PyObject* key) {
   PyObject* value = lookup(group, key);

@@ -4,6 +4,7 @@
 
 #include "bindings/apply.h"
 #include "bindings/step.h"
+#include "bindings/tensor.h"
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 
@@ -35,10 +36,15 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_target", [] { return fastopt::target().name; }, "The CPU target in use.");
   m.def("set_cpu_target", &fastopt::set_target, "name"_a,
         "Use another CPU target; ValueError if this build or machine lacks it.");
+  m.def(
+      "use_tensor_layout",
+      [](bool wanted) { return fastopt::TorchReader::get().use_layout(wanted); }, "wanted"_a,
+      "Read tensors where torch keeps them, or through DLPack; tells which of the two it is now.");
   m.def("in_forked_child", &fastopt::in_forked_child,
         "Whether OpenMP's threads were left behind in a parent process.");
   m.def(
       "max_threads", [] { return omp_get_max_threads(); },
       "The thread count of the OpenMP runtime that this extension is bound to.");
+  fastopt::TorchReader::get();
   fastopt::target();  // an unknown FASTOPT_CPU_TARGET fails the import, not the first step
 }

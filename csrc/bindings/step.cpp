@@ -151,7 +151,7 @@ class Walk {
   }
 
   void read_param(PyObject* group, PyObject* param, py::object grad) {
-    DLTensor view;
+    View view;
     PyObject* local = local_param(param);
     if (!reader_.read(local, &view)) throw Unfit{unreadable(local)};
     if (!on_cpu(view)) throw Unfit{"not on the CPU"};
@@ -164,9 +164,7 @@ class Walk {
               element_count(view),
               dtype};
     like_param_ = local;
-    // A lazily negated parameter of more than one element has gaps.
-    const bool negated = item.size == 1 && is_negated(local);
-    if (negated || !is_aligned(view) || (!is_contiguous(view) && !is_dense(view))) {
+    if (view.negated || !is_aligned(view) || (!is_contiguous(view) && !is_dense(view))) {
       like_param_ = dense_copy(local, py::none(), true).ptr();
       reader_.read(like_param_, &view);
       scratch_->copies.push_back({py::reinterpret_borrow<py::object>(local),
@@ -231,18 +229,19 @@ class Walk {
       out_of_order_ = true;  // nothing says whether the parameter comes twice
       return 1;
     }
-    PyObject* entries = find_state(param);
-    const bool empty = entries == nullptr || PyDict_GET_SIZE(entries) == 0;
+    Entries entries(find_state(param));
+    const bool empty = entries.empty();
     Scratch::NewState fresh;
     double step = 0;
     if (rule_.counts_steps()) {
-      if (!empty && lookup(entries, Names::get().step) == nullptr) throw py::key_error("step");
-      step = count(group, param, entries, Names::get().step, fresh);
+      PyObject* counter = entries.find(Names::get().step);
+      if (counter == nullptr && !empty) throw py::key_error("step");
+      step = count(group, param, counter, Names::get().step, fresh);
     }
     bool made = false;
     for (int i = 0; i < rule_.state_count(); ++i) {
       if (!rule_.uses(i)) continue;
-      PyObject* tensor = entries == nullptr ? nullptr : lookup(entries, spec_.states[i]);
+      PyObject* tensor = entries.find(spec_.states[i]);
       if (tensor == nullptr) {
         if (!empty && rule_.always_uses(i)) throw py::key_error(rule_.state_name(i));
         if (dry_) continue;
@@ -252,10 +251,12 @@ class Walk {
       item.arrays[2 + i] = take(tensor, view, rule_.state_name(i), true);
     }
     if (tail_.averages) {
-      PyObject* tensor = entries == nullptr ? nullptr : lookup(entries, Names::get().ema);
+      PyObject* tensor = entries.find(Names::get().ema);
       if (tensor == nullptr && !dry_) tensor = make_state(group, param, Names::get().ema, fresh);
       if (tensor != nullptr) item.arrays[ema_array] = take(tensor, view, "ema", true);
-      if (tail_.bias_correction) count(group, param, entries, Names::get().ema_step, fresh);
+      if (tail_.bias_correction) {
+        count(group, param, entries.find(Names::get().ema_step), Names::get().ema_step, fresh);
+      }
     }
     if (fresh.entries) {
       fresh.param = py::reinterpret_borrow<py::object>(param);
@@ -288,13 +289,13 @@ class Walk {
     return lookup(state_.ptr(), param);
   }
 
-  // One more on a step tensor, to be stored with the rest; the number that it will hold.
-  double count(PyObject* group, PyObject* param, PyObject* entries, PyObject* name,
+  // One more on a step tensor, to be stored with the rest; the number that it will hold. A tensor
+  // that is not there yet is made under this name.
+  double count(PyObject* group, PyObject* param, PyObject* tensor, PyObject* name,
                Scratch::NewState& fresh) {
-    PyObject* tensor = entries == nullptr ? nullptr : lookup(entries, name);
     if (tensor == nullptr && dry_) return 1;
     if (tensor == nullptr) tensor = make_state(group, param, name, fresh);
-    DLTensor view;
+    View view;
     if (!reader_.read(tensor, &view) || !on_cpu(view) || dtype_of(view) < 0 ||
         element_count(view) != 1) {
       throw Unfit{"its state's step is no float32 or float64 tensor on the CPU"};
@@ -327,7 +328,7 @@ class Walk {
   // The memory of a gradient or state, laid out like the parameter; a copy if it is laid out
   // otherwise.
   void* take(PyObject* whole, const DLTensor& like, const char* name, bool written) {
-    DLTensor view;
+    View view;
     PyObject* tensor = local_like_param(whole, name);
     if (!reader_.read(tensor, &view)) throw Unfit{std::string(name) + ": " + unreadable(tensor)};
     if (!on_cpu(view)) throw Unfit{std::string(name) + " not on the CPU"};
@@ -339,12 +340,7 @@ class Walk {
       throw Unfit{std::string(name) + " of shape " + shape_text(view) + " for a parameter of " +
                   shape_text(like)};
     }
-    // A lazily negated view (z.conj().imag) reads as its memory. Such views have strides of their
-    // own, or one element.
-    const bool alike = same_strides(view, like) && element_count(view) > 1;
-    if (is_aligned(view) && (alike || (same_layout(view, like) && !is_negated(tensor)))) {
-      return data_of(view);
-    }
+    if (is_aligned(view) && !view.negated && same_layout(view, like)) return data_of(view);
     py::object copy = dense_copy(tensor, py::handle(like_param_), written);
     if (written) scratch_->copies.push_back({py::reinterpret_borrow<py::object>(tensor), copy});
     reader_.read(copy.ptr(), &view);
@@ -356,10 +352,6 @@ class Walk {
     py::object copy = optimizer_.attr("_dense_copy")(py::handle(tensor), like, written);
     hold(copy);
     return copy;
-  }
-
-  static bool is_negated(PyObject* tensor) {
-    return py::handle(tensor).attr("is_neg")().cast<bool>();
   }
 
   std::string unreadable(PyObject* object) const {

@@ -27,7 +27,12 @@ const DLPackExchangeAPI* exchange_api(py::handle type) {
 
 }  // namespace
 
-TorchReader::TorchReader() {
+TorchReader::TorchReader()
+    : layout_([](PyObject* tensor, DLTensor* view) {
+        const auto* api = exchange_api(py::type::of(py::handle(tensor)));
+        return api->dltensor_from_py_object_no_sync(tensor, view) == 0;
+      }),
+      uses_layout_(layout_.known()) {
   py::module_ torch = py::module_::import("torch");
   strided_ = py::object(torch.attr("strided")).release().ptr();
   py::object tensor = torch.attr("Tensor"), parameter = torch.attr("nn").attr("Parameter");
@@ -46,7 +51,7 @@ const TorchReader& TorchReader::get() {
   return reader;
 }
 
-bool TorchReader::read(PyObject* object, DLTensor* view) const {
+bool TorchReader::ask(PyObject* object, View* view) const {
   const DLPackExchangeAPI* api = Py_TYPE(object) == tensor_type_      ? tensor_api_
                                  : Py_TYPE(object) == parameter_type_ ? parameter_api_
                                                                       : nullptr;
@@ -56,6 +61,7 @@ bool TorchReader::read(PyObject* object, DLTensor* view) const {
     wary_ = true;
     return false;
   }
+  view->negated = py::handle(object).attr("is_neg")().cast<bool>();
   return has_memory(object, *view) || element_count(*view) == 0;
 }
 
@@ -78,10 +84,6 @@ int64_t element_count(const DLTensor& view) {
 
 bool same_shape(const DLTensor& a, const DLTensor& b) {
   return a.ndim == b.ndim && std::equal(a.shape, a.shape + a.ndim, b.shape);
-}
-
-bool same_strides(const DLTensor& a, const DLTensor& b) {
-  return std::equal(a.strides, a.strides + a.ndim, b.strides);
 }
 
 bool same_layout(const DLTensor& a, const DLTensor& b) {
@@ -305,10 +307,10 @@ bool Array::read_dlpack(py::handle object, const std::string& name) {
       throw py::type_error(name + ": expected DLPack version 1, got version " +
                            std::to_string(versioned->version.major));
     }
-    view_ = versioned->dl_tensor;
+    static_cast<DLTensor&>(view_) = versioned->dl_tensor;
     read_only_ = (versioned->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0;
   } else if (const auto* plain = unpack<DLManagedTensor>(capsule, "dltensor")) {
-    view_ = plain->dl_tensor;
+    static_cast<DLTensor&>(view_) = plain->dl_tensor;
   } else {
     throw py::type_error(name + ": expected __dlpack__ to return a DLPack capsule, got " +
                          type_name(capsule));

@@ -7,20 +7,34 @@
 #include <string>
 #include <vector>
 
+#include "bindings/tensor_layout.h"
 #include "cpu/kernel.h"
 #include "dlpack.h"
 
 namespace fastopt {
 
-// Reads plain torch tensors (exactly torch.Tensor or torch.nn.Parameter, no subclass) without
-// calling into Python: about 40 ns each. Made once; nothing of a tensor is kept between calls.
+// A tensor's memory. Its elements are the negatives of what lies there if it is lazily negated, as
+// the imaginary part of a conjugate is.
+struct View : DLTensor {
+  bool negated = false;
+};
+
+// Reads plain torch tensors (exactly torch.Tensor or torch.nn.Parameter, no subclass): where torch
+// keeps what it needs, if that is known, else through the exchange API. Made once; nothing of a
+// tensor is kept between calls.
 class TorchReader {
  public:
   static const TorchReader& get();
 
   // False, with no Python error set, if `object` is no plain torch tensor or has no dense memory
   // (sparse, freed). `view` borrows from `object`.
-  bool read(PyObject* object, DLTensor* view) const;
+  bool read(PyObject* object, View* view) const {
+    view->negated = false;
+    return (uses_layout_ && is_plain(object) && layout_.read(object, view)) || ask(object, view);
+  }
+
+  // Reads tensors where torch keeps them, or no longer. Tells whether it does so now.
+  bool use_layout(bool wanted) const { return uses_layout_ = wanted && layout_.known(); }
 
   // parameter.grad, without looking the attribute up where the type is known.
   pybind11::object grad(PyObject* parameter) const;
@@ -31,6 +45,7 @@ class TorchReader {
 
  private:
   TorchReader();
+  bool ask(PyObject* object, View* view) const;
   bool is_strided(PyObject* object) const;
 
   PyTypeObject *tensor_type_, *parameter_type_;
@@ -40,6 +55,8 @@ class TorchReader {
   // torch's refusal of a sparse tensor costs a millisecond (it collects a stack trace), so after
   // the first one the layout is asked for beforehand, at 40 ns a tensor.
   mutable bool wary_ = false;
+  TensorLayout layout_;
+  mutable bool uses_layout_;
 };
 
 int64_t element_count(const DLTensor& view);
@@ -47,9 +64,6 @@ bool same_shape(const DLTensor& a, const DLTensor& b);
 
 // Strides equal wherever a dimension has more than one element.
 bool same_layout(const DLTensor& a, const DLTensor& b);
-
-// Strides equal as they are written.
-bool same_strides(const DLTensor& a, const DLTensor& b);
 
 bool is_contiguous(const DLTensor& view);
 
@@ -83,7 +97,7 @@ class Array {
   Array(const Array&) = delete;
   Array& operator=(const Array&) = delete;
 
-  const DLTensor& view() const { return view_; }
+  const View& view() const { return view_; }
   bool read_only() const { return read_only_; }
   std::string dtype() const;  // for people
 
@@ -91,7 +105,7 @@ class Array {
   bool read_buffer(pybind11::handle object);
   bool read_dlpack(pybind11::handle object, const std::string& name);
 
-  DLTensor view_{};
+  View view_{};
   bool read_only_ = false;
   bool has_buffer_ = false;
   Py_buffer buffer_{};

@@ -17,6 +17,7 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from fastopt import _C
+from fastopt.optim._hooks import hooked
 from fastopt.optim._report import Reports
 
 Group = dict[str, Any]
@@ -45,6 +46,7 @@ class Fused(Reports):
     _extras: ClassVar[dict[str, Any]] = {}
     """Options that torch's class lacks, with the values at which the two agree."""
 
+    @hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Perform one optimization step.
 

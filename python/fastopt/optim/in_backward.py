@@ -155,7 +155,7 @@ def _step_one(owner: weakref.ref[StepInBackward], place: int, param: Tensor) -> 
     # it takes torch's path does not mean that all do, so it does not warn of that.
     one = object.__new__(type(whole))
     vars(one).update(vars(whole), param_groups=[{**group, "params": [param]}], _has_warned=True)
-    Fused.step(one)  # not the class's, which runs the hooks of a whole step
+    inspect.unwrap(Fused.step)(one)  # without the hooks, which are for a whole step
     param.grad = None
     vars(whole)["_opt_called"] = True  # what a scheduler looks for
 

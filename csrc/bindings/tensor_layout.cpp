@@ -1,0 +1,127 @@
+#include "bindings/tensor_layout.h"
+
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace py = pybind11;
+using namespace pybind11::literals;
+
+namespace fastopt {
+namespace {
+
+uint64_t address(const py::object& object, const char* attribute) {
+  return object.attr(attribute).cast<uint64_t>();
+}
+
+py::object zeros(const py::object& torch, py::tuple shape, const char* dtype = "float32") {
+  return torch.attr("zeros")(shape, "dtype"_a = torch.attr(dtype), "device"_a = "cpu");
+}
+
+bool alike(const DLTensor& a, const DLTensor& b) {
+  return a.data == b.data && a.device.device_type == b.device.device_type &&
+         a.device.device_id == b.device.device_id && a.ndim == b.ndim &&
+         a.dtype.code == b.dtype.code && a.dtype.bits == b.dtype.bits &&
+         a.dtype.lanes == b.dtype.lanes && a.byte_offset == b.byte_offset &&
+         std::equal(a.shape, a.shape + a.ndim, b.shape) &&
+         std::equal(a.strides, a.strides + a.ndim, b.strides);
+}
+
+}  // namespace
+
+TensorLayout::TensorLayout(Ask ask) {
+  try {
+    py::object torch = py::module_::import("torch");
+    py::object inference = torch.attr("inference_mode")(false);  // its tensors have other keys
+    inference.attr("__enter__")();
+    known_ = find(torch.ptr()) && confirm(torch.ptr(), ask);
+    inference.attr("__exit__")(py::none(), py::none(), py::none());
+  } catch (py::error_already_set&) {  // a torch without one of these attributes
+    known_ = false;
+  }
+}
+
+// Each pointer is compared with what torch says of it before anything is read through it.
+bool TensorLayout::find(PyObject* module) {
+  const auto torch = py::reinterpret_borrow<py::object>(module);
+  py::object probe =
+      zeros(torch, py::make_tuple(4096))
+          .attr("as_strided")(py::make_tuple(3, 5, 7), py::make_tuple(701, 101, 11), 23);
+  if (!py::type::of(probe).is(torch.attr("Tensor")))
+    return false;  // under a mode that makes others
+  const auto impl_of = [](const py::object& tensor) {
+    return reinterpret_cast<const Object*>(tensor.ptr())->impl;
+  };
+  const Impl* impl = impl_of(probe);
+  py::object storage = probe.attr("untyped_storage")();
+  if (reinterpret_cast<uint64_t>(impl) != address(probe, "_cdata") ||
+      reinterpret_cast<uint64_t>(impl->storage) != address(storage, "_cdata") ||
+      reinterpret_cast<uint64_t>(impl->storage->data) !=
+          storage.attr("data_ptr")().cast<uint64_t>())
+    return false;
+
+  const uint64_t extent[] = {3, 3, 5, 7, 0, 0, 701, 101, 11, 0, 0, 23, 105};
+  const auto is_extent = [&](int at) {
+    const uint64_t* here = words(impl) + at;
+    return std::equal(extent, extent + 4, here) && std::equal(extent + 6, extent + 9, here + 6) &&
+           std::equal(extent + 11, extent + 13, here + 11);
+  };
+  for (extent_at_ = 5; !is_extent(extent_at_); ++extent_at_) {
+    if (extent_at_ == 10) return false;
+  }
+
+  const auto extent_of = [&](const py::object& tensor) {
+    return *reinterpret_cast<const Extent*>(words(impl_of(tensor)) + extent_at_);
+  };
+  const py::object plain = zeros(torch, py::make_tuple(2));
+  plain_keys_ = extent_of(plain).keys;
+  dtypes_[0] = extent_of(plain).dtype;
+  dtypes_[1] = extent_of(zeros(torch, py::make_tuple(2), "float64")).dtype;
+  if (dtypes_[0] == dtypes_[1]) return false;
+  for (const char* other : {"float16", "bfloat16", "int32", "int64", "complex64", "bool"}) {
+    const uint16_t dtype = extent_of(zeros(torch, py::make_tuple(2), other)).dtype;
+    if (dtype == dtypes_[0] || dtype == dtypes_[1]) return false;
+  }
+  const py::object complex = zeros(torch, py::make_tuple(2), "complex64");
+  const py::object unlike[] = {
+      complex.attr("conj")(),
+      complex.attr("conj")().attr("imag"),  // lazily negated
+      plain.attr("to_sparse")(),
+      torch.attr("empty")(2, "device"_a = "meta"),
+  };
+  return std::none_of(std::begin(unlike), std::end(unlike), [&](const py::object& tensor) {
+    return extent_of(tensor).keys == plain_keys_;
+  });
+}
+
+bool TensorLayout::confirm(PyObject* module, Ask ask) {
+  const auto torch = py::reinterpret_borrow<py::object>(module);
+  for (const char* dtype : {"float32", "float64"}) {
+    const py::object image = zeros(torch, py::make_tuple(2, 3, 4, 5), dtype);
+    const py::object six = zeros(torch, py::make_tuple(1, 2, 1, 2, 1, 2), dtype);
+    if (DLTensor any; read(six.ptr(), &any)) return false;
+    const py::object pair = zeros(torch, py::make_tuple(2), dtype);
+    const py::object lazy = torch.attr("_lazy_clone")(pair);  // both now copy before they write
+    const py::object others[] = {
+        zeros(torch, py::make_tuple(), dtype),
+        zeros(torch, py::make_tuple(7), dtype),
+        image,
+        image.attr("contiguous")("memory_format"_a = torch.attr("channels_last")),
+        image.attr("permute")(3, 1, 0, 2),
+        image[py::make_tuple(1, 2)].attr("t")(),
+        image.attr("narrow")(2, 1, 2),
+        image.attr("unsqueeze")(0).attr("expand")(3, 2, 3, 4, 5),
+        torch.attr("nn").attr("Parameter")(image).attr("detach")(),
+    };
+    DLTensor mine, theirs;
+    for (const py::object& tensor : others) {
+      if (!read(tensor.ptr(), &mine) || !ask(tensor.ptr(), &theirs) || !alike(mine, theirs))
+        return false;
+    }
+    if (read(lazy.ptr(), &mine) || read(pair.ptr(), &mine)) return false;
+  }
+  return true;
+}
+
+}  // namespace fastopt

@@ -1,0 +1,110 @@
+"""Tensors read where torch keeps them, and through DLPack's exchange API: one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import fastopt
+from _optim_cases import CASES, FULL, assert_same_bits
+from fastopt import _C
+
+
+@pytest.fixture
+def restored_layout() -> Iterator[None]:
+    yield
+    _C.use_tensor_layout(True)
+
+
+def inference(make: Callable[[], Tensor]) -> Tensor:
+    with torch.inference_mode():
+        return make()
+
+
+def negated() -> Tensor:
+    return torch.randn(6, dtype=torch.complex64).conj().imag
+
+
+def freed() -> Tensor:
+    tensor = torch.zeros(5)
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+DATA: dict[str, Callable[[], Tensor]] = {
+    "plain": lambda: torch.randn(5),
+    "0-dim": lambda: torch.randn(()),
+    "no element": lambda: torch.randn(0, 3),
+    "float64": lambda: torch.randn(3, 4, dtype=torch.float64),
+    "channels_last": lambda: torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+    "transposed": lambda: torch.randn(4, 3).t(),
+    "part of a larger one": lambda: torch.randn(9, 4)[2:7],
+    "five dimensions": lambda: torch.randn(1, 2, 3, 1, 2),
+    "six dimensions": lambda: torch.randn(1, 2, 3, 1, 2, 2),
+    "NumPy's memory": lambda: torch.from_numpy(np.ones(7, np.float32)),
+    "copied when written": lambda: torch._lazy_clone(torch.randn(4)),
+    "lazily negated": negated,
+    "made in inference mode": lambda: inference(lambda: torch.randn(3)).clone(),
+    "shared between processes": lambda: torch.randn(8).share_memory_(),
+    "bfloat16": lambda: torch.randn(4).bfloat16(),
+    "without memory": freed,
+}
+
+
+def stepped(name: str, data: Tensor, with_layout: bool) -> tuple[Tensor, list[str]]:
+    """The parameter after three steps, and why the kernels did not take it."""
+    assert _C.use_tensor_layout(with_layout) == with_layout
+    param = torch.nn.Parameter(data)
+    optimizer = CASES[name].ours([param], **FULL[name])
+    reasons = [it.reason for it in optimizer.fused_report()]
+    for step in range(0 if any(reasons) else 3):
+        torch.manual_seed(step)
+        param.grad = torch.randn(param.shape, dtype=param.dtype)
+        optimizer.step()
+    return param.detach(), reasons
+
+
+@pytest.mark.parametrize("kind", DATA)
+@pytest.mark.parametrize("name", CASES)
+def test_both_ways_of_reading_agree(name: str, kind: str, restored_layout: None) -> None:
+    results = []
+    for with_layout in (True, False):
+        torch.manual_seed(0)
+        results.append(stepped(name, DATA[kind](), with_layout))
+    (ours, reasons), (theirs, other_reasons) = results
+    assert reasons == other_reasons
+    assert [bool(reason) for reason in reasons] == [kind in ("bfloat16", "without memory")]
+    if not any(reasons):
+        assert_same_bits(ours.clone(), theirs.clone())
+
+
+def test_memory_that_is_copied_when_written_is_copied() -> None:
+    source = torch.ones(4)
+    param = torch.nn.Parameter(torch._lazy_clone(source))
+    param.grad = torch.ones(4)
+    fastopt.optim.SGD([param], lr=0.5).step()
+    assert source.tolist() == [1] * 4
+    assert param.tolist() == [0.5] * 4
+
+
+def test_replaced_data_is_seen() -> None:
+    param = torch.nn.Parameter(torch.ones(4))
+    optimizer = fastopt.optim.SGD([param], lr=0.5, momentum=0.9)
+    first = param.data
+    for data in (first, torch.full((4,), 3.0), torch.full((4,), 5.0)):
+        param.data = data
+        param.grad = torch.zeros(4)
+        optimizer.state[param].pop("momentum_buffer", None)
+        param.grad = torch.ones(4)
+        before = data.clone()
+        optimizer.step()
+        assert torch.equal(data, before - 0.5)
+
+
+def test_this_torch_is_read_where_it_keeps_its_tensors() -> None:
+    """A torch that moves its fields makes small steps slower, and this test fail, and nothing else."""
+    assert _C.use_tensor_layout(True)
