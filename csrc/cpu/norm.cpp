@@ -8,6 +8,8 @@
 namespace fastopt {
 namespace {
 
+constexpr int64_t chunks_at_once = 64;  // for one thread
+
 int64_t chunks_of(int64_t size) { return (size + sum_chunk - 1) / sum_chunk; }
 
 int64_t chunk_size(int64_t size, int64_t chunk) {
@@ -39,7 +41,7 @@ double sum_of_squares(const std::vector<Values>& arrays, int threads,
     elements += values.size;
   }
   partials.resize(chunks);
-  split(chunks, usable_threads(elements, threads),
+  split(chunks, chunks_at_once, usable_threads(elements, threads),
         [&](int64_t begin, int64_t end) { sum_chunks(arrays, begin, end, partials.data()); });
   if (chunks == 0) return 0;
   while (chunks > 1) {  // in place: chunk c's sum lands at or before what it was read from

@@ -18,6 +18,10 @@ namespace {
 // Below this many elements, waking a pool costs more than it brings.
 constexpr int64_t serial_below = 1 << 16;
 
+// What a thread takes at a time: long enough to run at the memory's speed, short enough that a
+// thread whose core is busy with something else holds up the others by a millisecond at most.
+constexpr int64_t piece_size = 1 << 18;
+
 // Threads meet on multiples of this within a tensor, so that vectors stay aligned on both sides.
 constexpr int64_t grain = 64;
 
@@ -33,12 +37,14 @@ int64_t cut(int64_t position, int64_t size) {
 
 // Elements [begin, end) of the concatenated index space, each cut moved to the grain before it.
 void run_range(const std::vector<Item>& items, int64_t begin, int64_t end) {
-  int64_t start = 0;  // where the item starts in the index space
-  for (const Item& item : items) {
-    if (start >= end) break;
-    const int64_t from = cut(begin - start, item.size), to = cut(end - start, item.size);
-    if (from < to) item.kernel(*item.rule, item.arrays, from, to);
-    start += item.size;
+  const auto starts_after = [](int64_t position, const Item& item) {
+    return position < item.start;
+  };
+  auto item = std::upper_bound(items.begin(), items.end(), begin, starts_after) - 1;
+  for (; item != items.end() && item->start < end; ++item) {
+    const int64_t from = cut(begin - item->start, item->size);
+    const int64_t to = cut(end - item->start, item->size);
+    if (from < to) item->kernel(*item->rule, item->arrays, from, to);
   }
 }
 
@@ -64,26 +70,45 @@ int usable_threads(int64_t elements, int threads) {
   return elements < serial_below || in_forked_child() ? 1 : threads;
 }
 
-void split(int64_t total, int threads, const std::function<void(int64_t, int64_t)>& body) {
+void split(int64_t total, int64_t piece, int threads,
+           const std::function<void(int64_t, int64_t)>& body) {
   if (threads <= 1) {
     FloatMode mode;
     return body(0, total);
   }
+  struct alignas(64) Part {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+  const int64_t share = (total + threads - 1) / threads;
+  std::vector<Part> parts(threads);
+  for (int i = 0; i < threads; ++i) {
+    parts[i].next = std::min(share * i, total);
+    parts[i].end = std::min(share * (i + 1), total);
+  }
 #pragma omp parallel num_threads(threads)
   {
     FloatMode mode;
-    const int64_t parts = omp_get_num_threads(), part = omp_get_thread_num();
-    const int64_t share = (total + parts - 1) / parts;
-    body(std::min(share * part, total), std::min(share * (part + 1), total));
+    for (int i = 0; i < threads; ++i) {
+      Part& part = parts[(omp_get_thread_num() + i) % threads];
+      for (int64_t begin; (begin = part.next.fetch_add(piece)) < part.end;) {
+        body(begin, std::min(begin + piece, part.end));
+      }
+    }
   }
 }
 
-void run(const std::vector<Item>& items, int threads) {
+void run(std::vector<Item>& items, int threads) {
   int64_t total = 0;
-  for (const Item& item : items) total += item.size;
+  for (Item& item : items) {
+    item.start = total;
+    total += item.size;
+  }
+  if (total == 0) return;
   threads = usable_threads(total, threads);
   if (threads > 1 && share_memory(items)) threads = 1;
-  split(total, threads, [&](int64_t begin, int64_t end) { run_range(items, begin, end); });
+  split(total, piece_size, threads,
+        [&](int64_t begin, int64_t end) { run_range(items, begin, end); });
 }
 
 }  // namespace fastopt

@@ -16,11 +16,12 @@ struct Item {
   void* arrays[max_arrays];
   int64_t size;
   DType dtype;
+  int64_t start = 0;  // in the concatenated index space; `run` sets it
 };
 
 // Every item, once. `threads` is an upper bound: small work stays on the calling thread, and so do
 // parameters that lie in one memory.
-void run(const std::vector<Item>& items, int threads);
+void run(std::vector<Item>& items, int threads);
 
 // How many of `threads` are worth waking for so many elements; 1 in a forked child.
 int usable_threads(int64_t elements, int threads);
@@ -28,7 +29,9 @@ int usable_threads(int64_t elements, int threads);
 // Whether this process was forked from one that had loaded fastopt.
 bool in_forked_child();
 
-// body(begin, end) over equal parts of [0, total), in the default floating-point mode.
-void split(int64_t total, int threads, const std::function<void(int64_t, int64_t)>& body);
+// body(begin, end) over [0, total) in the default floating-point mode. Each thread has an equal
+// part, which it takes in pieces; one that is done takes pieces of the others.
+void split(int64_t total, int64_t piece, int threads,
+           const std::function<void(int64_t, int64_t)>& body);
 
 }  // namespace fastopt

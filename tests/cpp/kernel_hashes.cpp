@@ -135,7 +135,8 @@ uint64_t run_case(const Case& c, int index, const fastopt::Target& target, int o
     fastopt::BoundRule bound;
     new (bound.rule) Rule<T>(options, step);
     item.rule = &bound;
-    fastopt::run({item}, threads);
+    std::vector<fastopt::Item> items = {item};
+    fastopt::run(items, threads);
   }
   uint64_t h = 0xcbf29ce484222325u;
   for (std::size_t b = 0; b < buffers.size(); ++b) {
