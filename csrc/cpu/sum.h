@@ -6,6 +6,7 @@
 // doubles that is added up by the same tree, until one number is left (cpu/norm.cpp).
 #pragma once
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "cpu/kernel.h"
@@ -18,12 +19,16 @@ template <class T, bool squares>
 double sum_tree(const void* values, int64_t count) {
   using V = Vec<double>;
   constexpr int64_t lanes = 32, vectors = lanes / V::lanes;
+  constexpr int ahead = 2048;  // bytes (bench/NOTES.md, 12)
   const T* x = static_cast<const T*>(values);
   V sums[vectors];
   const auto add = [&sums](int64_t k, V v) { sums[k] = sums[k] + (squares ? v * v : v); };
 
   int64_t i = 0;
   for (; i <= count - lanes; i += lanes) {
+    for (size_t line = 0; line < lanes * sizeof(T); line += 64) {
+      __builtin_prefetch(reinterpret_cast<const char*>(x + i) + ahead + line);
+    }
     for (int64_t k = 0; k < vectors; ++k) add(k, V::load(x + i + k * V::lanes));
   }
   for (int64_t k = 0; i < count; i += V::lanes, ++k) {  // adding 0 to a sum changes nothing

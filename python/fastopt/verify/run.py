@@ -20,6 +20,7 @@ from .cases import STEPS, Options, Rule
 from .compare import Report, Row
 from .memory import Layout
 from .pools import Pool, Pools
+from .tail import TAILS, TailTrial
 from .trial import KernelTrial, OptimizerTrial, check_all
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -146,7 +147,7 @@ class Case:
         check_all(self.report, trial, runs)
 
     def check_optimizer(self) -> None:
-        """The optimizer on a list of parameters."""
+        """The optimizer on a list of parameters, plain and with its tail."""
         runs = self.in_turn(self.number) if self.plan.quick else self.on_all()
         small = self.plan.quick and self.number % QUICK_LARGE_OPTIMIZER
         sizes = OPTIMIZER_SMALL if small else OPTIMIZER_LARGE
@@ -156,3 +157,7 @@ class Case:
         layout = memory.place(pieces, self.rng)
         trial = OptimizerTrial(self.rule, self.options(), layout, pool, self.rng, steps=3)
         check_all(self.report, trial, runs)
+        tails = [TAILS[self.number % len(TAILS)]] if self.plan.quick else TAILS
+        for turn, tail in enumerate(tails):
+            trial = TailTrial(self.rule, self.options(), layout, pool, self.rng, tail=tail, steps=3)
+            check_all(self.report, trial, self.in_turn(self.number + turn))

@@ -55,7 +55,7 @@ class Trial:
         block = self.start
         for number in range(steps):
             block = block.copy()
-            block["grad"][:], plain = pool.cut(layout.length, False, rng)
+            block["grad"][:], plain = self.draw_grad(pool, rng)
             self.plain &= plain | (number > 0)
             self.step_reference(block, number)
             self.expected.append(block)
@@ -69,6 +69,10 @@ class Trial:
     def states(self, rng: np.random.Generator) -> list[str]:
         """The states that take part."""
         return [state.name for state in self.rule.states if state.used(self.options)]
+
+    def draw_grad(self, pool: Pool, rng: np.random.Generator) -> tuple[Array, Places]:
+        """A step's gradients; where they are plain random."""
+        return pool.cut(self.layout.length, False, rng)
 
     def fill(self, start: Block, pool: Pool, rng: np.random.Generator) -> Places:
         """Fill in the arrays at the start; where all of them are plain random."""
@@ -196,6 +200,10 @@ class OptimizerTrial(Trial):
         start["param"][:], plain = pool.cut(self.layout.length, False, rng)
         return plain
 
+    @property
+    def constructor_options(self) -> Options:
+        return self.options
+
     def step_number(self, first: int, number: int) -> int:
         return first + number + (self.JUMP if number >= self.JUMP_AFTER else 0)
 
@@ -204,7 +212,7 @@ class OptimizerTrial(Trial):
         self.params = [torch.from_numpy(p) for p in self.cut("param")]
         self.grads = [torch.from_numpy(g) for g in self.cut("grad")]
         self.optimizer: torch.optim.Optimizer = getattr(optim, self.rule.optimizer)(
-            self.params, **self.options
+            self.params, **self.constructor_options
         )
 
     def cut(self, name: str) -> list[Array]:
