@@ -1,5 +1,5 @@
 # csrc/cpu/target.cpp, compiled once per CPU target with that target's machine flags.
-add_library(fastopt_cpu STATIC csrc/cpu/dispatch.cpp csrc/cpu/norm.cpp csrc/cpu/parallel.cpp)
+add_library(fastopt_cpu STATIC csrc/cpu/dispatch.cpp csrc/cpu/dropout.cpp csrc/cpu/norm.cpp csrc/cpu/parallel.cpp)
 target_link_libraries(fastopt_cpu PUBLIC fastopt_numerics PRIVATE OpenMP::OpenMP_CXX)
 
 # fastopt_add_target(name flags...): one copy of the kernels, in namespace fastopt::name.
@@ -22,7 +22,7 @@ endfunction()
 
 fastopt_add_target(scalar)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  fastopt_add_target(avx2 -mavx2)
+  fastopt_add_target(avx2 -mavx2 -mf16c)
   # GCC 12 warns of its own avx512fintrin.h (GCC bug 105593).
   fastopt_add_target(avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
                      -Wno-maybe-uninitialized)

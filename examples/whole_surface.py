@@ -106,10 +106,42 @@ def on_numpy() -> None:
     check("adamw_", (param, first, second, largest), expected)
 
 
-def check(name: str, got: tuple[Array, ...], expected: tuple[npt.NDArray[Any], ...]) -> None:
+def check(name: str, got: tuple[npt.NDArray[Any], ...], expected: tuple[npt.NDArray[Any], ...]) -> None:
     if [array.tobytes() for array in got] != [array.tobytes() for array in expected]:
         raise SystemExit(f"{name} differs from its reference")
-    print(f"kernels.{name:9} equals its reference, bit for bit")
+    print(f"kernels.{name:12} equals its reference, bit for bit")
+
+
+def dropouts() -> None:
+    """Dropout, its forms and its masks: which elements are dropped is a function of the key alone."""
+    x, residual = normal(6).reshape(10, 100), normal(7).reshape(10, 100)
+    bias = normal(8)[:100]
+    out = np.empty_like(x)
+
+    packed = kernels.dropout_mask(x.shape, 0.1, seed=1, offset=2, index=3, packed=True, out=None)
+    got = [
+        kernels.dropout(x, 0.1, seed=1, offset=2, index=3, out=out, mask=None),
+        kernels.dropout(x, 0.1, seed=1, offset=2, index=3, mask=packed),
+        kernels.relu_dropout(x, 0.1, seed=1, offset=2, index=3, out=None),
+        kernels.bias_dropout_add(x, bias, residual, 0.1, seed=1, offset=2, index=3, out=None),
+        kernels.dropout_rows(x, 100, 0.1, seed=1, offset=2, index=3, out=None),
+        kernels.alpha_dropout(x, 0.1, seed=1, offset=2, index=3, out=None),
+    ]
+    expected = [
+        reference.dropout(x, 0.1, seed=1, offset=2, index=3),
+        reference.dropout(x, 0.1, seed=1, offset=2, index=3),
+        reference.relu_dropout(x, 0.1, seed=1, offset=2, index=3),
+        reference.bias_dropout_add(x, bias, residual, 0.1, seed=1, offset=2, index=3),
+        reference.dropout_rows(x, 100, 0.1, seed=1, offset=2, index=3),
+        reference.alpha_dropout(x, 0.1, seed=1, offset=2, index=3),
+    ]
+    check("dropout", tuple(got), tuple(expected))
+    mask = reference.dropout_mask(x.shape, 0.1, seed=1, offset=2, index=3)
+    check("dropout_mask", (packed,), (np.packbits(mask, bitorder="little"),))
+
+    words = reference.philox4x32((0, 0, 0, 0), (0, 0), rounds=10)
+    rounded = reference.from_bfloat16(reference.to_bfloat16(x))
+    print(f"Philox of nothing: {words[0]:08x}; bfloat16 is off by up to {abs(rounded - x).max():.4f}")
 
 
 def on_torch() -> None:
@@ -339,6 +371,7 @@ def main() -> None:
     facts = fastopt.info()
     print(f"fastopt {fastopt.__version__} on {facts['cpu_target']}, {facts['threads']} threads")
     on_numpy()
+    dropouts()
     on_torch()
     around_the_step()
     makers: list[Callable[[nn.Module], Optimizer]] = [sgd, adagrad, rmsprop, adam, adamw]

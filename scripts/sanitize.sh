@@ -10,6 +10,7 @@ cmake --preset asan -DPython_EXECUTABLE="$python" \
   -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" >/dev/null
 cmake --build --preset asan
 ./build/asan/tests/cpp/kernel_hashes tests/data/kernel_hashes.txt
+./build/asan/tests/cpp/dropout_hashes tests/data/dropout_hashes.txt tests/data/philox.txt
 
 # The package as it is installed, with the sanitized extension in place of the installed one.
 stage=build/asan/stage
@@ -28,5 +29,6 @@ sanitized -c 'import sys, fastopt._C as c; "asan" in c.__file__ or sys.exit(
 arguments=("$@")
 ((${#arguments[@]})) || arguments=(tests/test_kernels.py tests/test_kernel_errors.py
   tests/test_kernel_options.py tests/test_float_mode.py tests/test_optim.py tests/test_optim_atomic.py
-  tests/test_optim_layout.py tests/test_optim_fallback.py -k "not subprocess")
+  tests/test_optim_layout.py tests/test_optim_fallback.py tests/test_dropout_kernels.py
+  tests/test_dropout_errors.py -k "not subprocess")
 sanitized -m pytest -q -p no:cacheprovider "${arguments[@]}"

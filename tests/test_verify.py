@@ -180,6 +180,59 @@ def test_one_flipped_bit_of_an_optimizer(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert facts["wrong"][0]["call"] == "fastopt.optim.Adagrad"
 
 
+# Dropout
+
+
+def test_dropout_is_right(tmp_path: Path) -> None:
+    status, facts = run(["--quick", "--rule", "dropout"], tmp_path)
+    assert (status, facts["wrong_bits"]) == (0, 0)
+    rows = {(row["rule"], row["dtype"], row["target"]) for row in facts["rows"]}
+    assert len(rows) == (2 + 8 * 4) * len(supported_targets())
+    assert all(row["elements"] > 40_000 for row in facts["rows"])
+
+
+DROPOUT_MUTANTS = [
+    ("0xCD9E8D57", "0xCD9E8D59"),
+    ("draws < threshold", "draws <= threshold"),
+    ("return round((1", "return int((1"),
+    ("2**DRAW_BITS / threshold", "1 / (threshold / 2**DRAW_BITS) * (1 + 1e-7)"),
+    ("~(wide <= 0)", "(wide > 0)"),
+    ("np.where(kept, a * wide + b, c)", "np.where(kept, a * (wide + b / a), c)"),
+    ("block >> half", "block & np.uint64(0)"),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong"), DROPOUT_MUTANTS)
+def test_a_wrong_reference_of_dropout(monkeypatch: pytest.MonkeyPatch, right: str, wrong: str) -> None:
+    module = sys.modules["fastopt.reference.dropout"]
+    source = inspect.getsource(module)
+    assert right in source
+    mutant = dict(vars(module))
+    exec(source.replace(right, wrong), mutant)
+    for name in reference.__all__:
+        if "dropout" in name:
+            monkeypatch.setattr(reference, name, mutant[name])
+    assert verify.main([*QUICK, "dropout"]) == 1
+
+
+@pytest.mark.parametrize("past", [0, 1], ids=["result", "beside"])
+def test_one_flipped_bit_of_dropout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, past: int) -> None:
+    right, spoil = kernels.relu_dropout, once()
+
+    def wrong(*args: Any, out: Any, **options: Any) -> Any:
+        right(*args, out=out, **options)
+        if spoil():
+            longer = np.lib.stride_tricks.as_strided(out.reshape(-1), (out.size + past,))
+            longer.view(np.uint32)[-1] ^= 1
+        return out
+
+    monkeypatch.setattr(kernels, "relu_dropout", wrong)
+    status, facts = run([*QUICK, "dropout"], tmp_path)
+    assert (status, facts["wrong_bits"], len(facts["wrong"])) == (1, 1, 1)
+    assert facts["wrong"][0]["call"] == "fastopt.kernels.relu_dropout"
+    assert ("outside" in facts["wrong"][0]["index"]) == (past > 0)
+
+
 # What it refuses
 
 

@@ -10,6 +10,7 @@ from fastopt import reference
 from fastopt.verify.accuracy import Accuracy
 from fastopt.verify.cases import RULES, Rule
 from fastopt.verify.compare import differing
+from fastopt.verify.dropout import FORMS
 from fastopt.verify.memory import ALIGNED, EDGES, Block, Layout, crowd, edges, single
 from fastopt.verify.pools import KINDS, Pools, draw
 from fastopt.verify.run import DTYPES
@@ -22,7 +23,10 @@ NAMES = [rule.name for rule in RULES]
 
 def test_every_rule_is_in_the_table() -> None:
     parts = {"power", "grad_norm", "clip_factor", "ema"}  # of a step, but no rules
-    assert sorted(NAMES) == sorted(set(reference.__all__) - parts)
+    parts |= {"philox4x32", "to_bfloat16", "from_bfloat16"}  # of dropout
+    forms = {form.function for form in FORMS}
+    assert sorted(NAMES) == sorted(set(reference.__all__) - parts - forms)
+    assert forms == {name for name in reference.__all__ if "dropout" in name}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=NAMES)

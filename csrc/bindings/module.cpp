@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include "bindings/apply.h"
+#include "bindings/dropout.h"
 #include "bindings/step.h"
 #include "bindings/tensor.h"
 #include "cpu/dispatch.h"
@@ -32,6 +33,7 @@ PYBIND11_MODULE(_C, m) {
         "What a step would leave to torch: (group, parameter, reason) each.");
   m.def("apply", &fastopt::apply, "rule"_a, "arrays"_a, "steps"_a, "options"_a, "indexed"_a,
         "threads"_a, "Apply a rule in place to whole arrays.");
+  fastopt::define_dropout(m);
   m.def("cpu_targets", &cpu_targets, "Every CPU target of this build, the best first.");
   m.def("cpu_target", [] { return fastopt::target().name; }, "The CPU target in use.");
   m.def("set_cpu_target", &fastopt::set_target, "name"_a,

@@ -127,6 +127,12 @@ int dtype_of(const DLTensor& view) {
   return -1;
 }
 
+int storage_of(const DLTensor& view) {
+  if (view.dtype.bits != 16 || view.dtype.lanes != 1) return dtype_of(view);
+  if (view.dtype.code == kDLBfloat) return static_cast<int>(DType::bfloat16);
+  return view.dtype.code == kDLFloat ? static_cast<int>(DType::float16) : -1;
+}
+
 std::string dtype_name(const DLTensor& view) {
   const int bits = view.dtype.bits;
   const int lanes = view.dtype.lanes;
@@ -196,7 +202,7 @@ Array::Array(py::handle object, const std::string& name)
   const TorchReader& torch = TorchReader::get();
   if (!torch.read(object.ptr(), &view_)) {
     if (torch.is_plain(object.ptr())) refuse_torch(object, name);
-    if (!read_buffer(object) && !read_dlpack(object, name)) {
+    if (!read_buffer(object) && !read_bfloat16(object) && !read_dlpack(object, name)) {
       throw py::type_error(name + ": expected a NumPy array, a dense torch tensor, or an object " +
                            "with DLPack or the buffer protocol, got " + type_name(object));
     }
@@ -264,6 +270,23 @@ bool Array::read_buffer(py::handle object) {
   view_.dtype = buffer_dtype(buffer_.format, buffer_.itemsize);
   view_.shape = extents_.data();
   view_.strides = has_strides ? extents_.data() + buffer_.ndim : nullptr;
+  return true;
+}
+
+// NumPy has no bfloat16 of its own; the array type that ml_dtypes adds has no buffer and no DLPack.
+bool Array::read_bfloat16(py::handle object) {
+  PyObject* dtype = PyObject_GetAttrString(object.ptr(), "dtype");
+  if (dtype == nullptr) {
+    PyErr_Clear();
+    return false;
+  }
+  const py::object type = py::reinterpret_steal<py::object>(dtype);
+  if (!py::isinstance<py::str>(py::getattr(type, "name", py::none())) ||
+      py::str(type.attr("name")).cast<std::string>() != "bfloat16" ||
+      !py::hasattr(object, "view") || !read_buffer(object.attr("view")("uint16"))) {
+    return false;
+  }
+  view_.dtype = {kDLBfloat, 16, 1};
   return true;
 }
 

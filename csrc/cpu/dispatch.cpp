@@ -5,17 +5,25 @@
 
 namespace fastopt {
 
-#define FASTOPT_DECLARE_TARGET(name)             \
-  namespace name {                               \
-  extern const Kernel kernels[][dtype_count];    \
-  extern const Sum sums_of_squares[dtype_count]; \
-  extern const Sum sum;                          \
+#define FASTOPT_DECLARE_TARGET(name)                         \
+  namespace name {                                           \
+  extern const Kernel kernels[][dtype_count];                \
+  extern const Sum sums_of_squares[dtype_count];             \
+  extern const Sum sum;                                      \
+  extern const DropoutKernel dropouts[storage_count];        \
+  extern const DropoutKernel dropout_rows[storage_count];    \
+  extern const DropoutKernel dropout_masks[mask_kind_count]; \
+  extern const PhiloxBlock philox;                           \
   }
 FASTOPT_DECLARE_TARGET(scalar)
 FASTOPT_DECLARE_TARGET(avx2)
 FASTOPT_DECLARE_TARGET(avx512)
 FASTOPT_DECLARE_TARGET(neon)
 #undef FASTOPT_DECLARE_TARGET
+
+#define FASTOPT_TABLES(name)                                                            \
+  name::kernels, name::sums_of_squares, &name::sum, name::dropouts, name::dropout_rows, \
+      name::dropout_masks, &name::philox
 
 const std::vector<Target>& targets() {
   static const std::vector<Target> all = {
@@ -25,17 +33,17 @@ const std::vector<Target>& targets() {
          return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
        },
-       avx512::kernels, avx512::sums_of_squares, &avx512::sum},
+       FASTOPT_TABLES(avx512)},
 #endif
 #ifdef FASTOPT_HAVE_AVX2
-      {"avx2", "AVX2", [] { return __builtin_cpu_supports("avx2") != 0; }, avx2::kernels,
-       avx2::sums_of_squares, &avx2::sum},
+      {"avx2", "AVX2, F16C",
+       [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"); },
+       FASTOPT_TABLES(avx2)},
 #endif
 #ifdef FASTOPT_HAVE_NEON
-      {"neon", "Arm NEON", [] { return true; }, neon::kernels, neon::sums_of_squares, &neon::sum},
+      {"neon", "Arm NEON", [] { return true; }, FASTOPT_TABLES(neon)},
 #endif
-      {"scalar", "no explicit SIMD", [] { return true; }, scalar::kernels, scalar::sums_of_squares,
-       &scalar::sum},
+      {"scalar", "no explicit SIMD", [] { return true; }, FASTOPT_TABLES(scalar)},
   };
   return all;
 }

@@ -4,14 +4,17 @@
 
 #include <stdint.h>
 
+#include "cpu/dropout.h"
+
 namespace fastopt {
 
 constexpr int max_states = 3;
 constexpr int ema_array = 2 + max_states;  // the running average of the parameter, where kept
 constexpr int max_arrays = ema_array + 1;
 
-enum class DType : int { float32, float64 };
-constexpr int dtype_count = 2;
+enum class DType : int { float32, float64, bfloat16, float16 };
+constexpr int dtype_count = 2;    // of these, the rules' kernels know the first two,
+constexpr int storage_count = 4;  // dropout all
 
 // What happens around a rule, in the same pass over memory. Rounded to the dtype once.
 struct Tail {
@@ -41,6 +44,10 @@ struct Target {
   const Kernel (*kernels)[dtype_count];  // [rule, by its place in FASTOPT_RULES][dtype]
   const Sum* sums_of_squares;            // [dtype]
   const Sum* sum;                        // of doubles
+  const DropoutKernel* dropouts;         // [dtype]
+  const DropoutKernel* dropout_rows;     // [dtype]
+  const DropoutKernel* dropout_masks;    // [MaskKind]
+  const PhiloxBlock* philox;
 };
 
 }  // namespace fastopt

@@ -1,15 +1,49 @@
-// Vec on AVX2: 8 floats or 4 doubles. A comparison gives a vector of all-ones and all-zeros lanes.
+// Vec on AVX2 with F16C: 8 floats or 4 doubles. A comparison gives a vector of all-ones and
+// all-zeros lanes.
 #pragma once
 
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "numeric/storage.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
 
+#define FASTOPT_BFLOAT_PAIRS
+
 template <class T>
 struct Vec;
+
+template <class Value>
+FASTOPT_HOST_DEVICE Value unfolded(Value v) {
+  return v;
+}
+
+FASTOPT_HOST_DEVICE __m256 widen(bfloat16, __m128i x) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+}
+FASTOPT_HOST_DEVICE __m256 widen(float16, __m128i x) { return _mm256_cvtph_ps(x); }
+
+FASTOPT_HOST_DEVICE __m128i narrow(bfloat16, __m256 x) {
+  const __m256i bits = _mm256_castps_si256(x), upper = _mm256_srli_epi32(bits, 16);
+  const __m256i odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+  const __m256i half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+  const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
+  const __m256i quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  const __m256i halves = _mm256_blendv_epi8(rounded, quiet, nan);
+  return _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+}
+FASTOPT_HOST_DEVICE __m128i narrow(float16, __m256 x) {
+  return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+FASTOPT_HOST_DEVICE __m256i four_bytes(const unsigned char* from) {  // in every 32-bit lane
+  int bytes;
+  __builtin_memcpy(&bytes, from, sizeof bytes);
+  return _mm256_set1_epi32(bytes);
+}
 
 // Lane i of a mask for the first `count` of 8 (or 4) lanes is entry i, counted from 8 - count.
 alignas(32) constexpr int32_t first_lanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1,
@@ -41,6 +75,38 @@ struct Vec<float> {
   FASTOPT_HOST_DEVICE void store_first(float* to, int count) const {
     _mm256_maskstore_ps(to, first(count), value);
   }
+  FASTOPT_HOST_DEVICE void stream(float* to) const { _mm256_stream_ps(to, value); }
+
+  template <class Half>
+  FASTOPT_HOST_DEVICE static Vec load(const Half* from) {
+    return widen(Half{}, _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  template <class Half>
+  FASTOPT_HOST_DEVICE void store(Half* to) const {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), narrow(Half{}, value));
+  }
+  template <class Half>
+  FASTOPT_HOST_DEVICE static Vec load_first(const Half* from, int count) {
+    Half lane[lanes] = {};
+    for (int i = 0; i < count; ++i) lane[i] = from[i];
+    return load(lane);
+  }
+  template <class Half>
+  FASTOPT_HOST_DEVICE void store_first(Half* to, int count) const {
+    Half lane[lanes];
+    store(lane);
+    for (int i = 0; i < count; ++i) to[i] = lane[i];
+  }
+  template <class Half>
+  FASTOPT_HOST_DEVICE void stream(Half* to) const {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to), narrow(Half{}, value));
+  }
+  FASTOPT_HOST_DEVICE static Mask mask_at(const unsigned char* bits, int i) {
+    const __m256i places =
+        _mm256_slli_epi32(_mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), i % 32);
+    const __m256i placed = _mm256_and_si256(four_bytes(bits + i / 32 * 4), places);
+    return {_mm256_castsi256_ps(_mm256_cmpeq_epi32(placed, places))};
+  }
 
   friend FASTOPT_HOST_DEVICE Vec operator+(Vec a, Vec b) { return _mm256_add_ps(a.value, b.value); }
   friend FASTOPT_HOST_DEVICE Vec operator-(Vec a, Vec b) { return _mm256_sub_ps(a.value, b.value); }
@@ -61,6 +127,7 @@ struct Vec<float> {
   friend FASTOPT_HOST_DEVICE Vec select(Mask m, Vec a, Vec b) {
     return _mm256_blendv_ps(b.value, a.value, m.bits);
   }
+  friend FASTOPT_HOST_DEVICE Vec keep(Mask m, Vec a) { return _mm256_and_ps(m.bits, a.value); }
   friend FASTOPT_HOST_DEVICE Vec sqrt(Vec a) { return _mm256_sqrt_ps(a.value); }
 };
 
@@ -90,6 +157,12 @@ struct Vec<double> {
   FASTOPT_HOST_DEVICE void store_first(double* to, int count) const {
     _mm256_maskstore_pd(to, first(count), value);
   }
+  FASTOPT_HOST_DEVICE void stream(double* to) const { _mm256_stream_pd(to, value); }
+  FASTOPT_HOST_DEVICE static Mask mask_at(const unsigned char* bits, int i) {
+    const __m256i places = _mm256_slli_epi64(_mm256_setr_epi64x(1, 2, 4, 8), i % 32);
+    const __m256i placed = _mm256_and_si256(four_bytes(bits + i / 32 * 4), places);
+    return {_mm256_castsi256_pd(_mm256_cmpeq_epi64(placed, places))};
+  }
   FASTOPT_HOST_DEVICE static Vec load(const float* from) {
     return _mm256_cvtps_pd(_mm_loadu_ps(from));
   }
@@ -117,7 +190,54 @@ struct Vec<double> {
   friend FASTOPT_HOST_DEVICE Vec select(Mask m, Vec a, Vec b) {
     return _mm256_blendv_pd(b.value, a.value, m.bits);
   }
+  friend FASTOPT_HOST_DEVICE Vec keep(Mask m, Vec a) { return _mm256_and_pd(m.bits, a.value); }
   friend FASTOPT_HOST_DEVICE Vec sqrt(Vec a) { return _mm256_sqrt_pd(a.value); }
 };
+
+// See vec_avx512.h.
+struct BfloatPairs {
+  static constexpr int count = 16;
+  Vec<float> even, odd;
+
+  FASTOPT_HOST_DEVICE static BfloatPairs load_kept(const bfloat16* from,
+                                                   const unsigned char* bits) {
+    const __m256i places =
+        _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12,
+                          1 << 13, 1 << 14, static_cast<int16_t>(1u << 15));
+    int16_t both;
+    __builtin_memcpy(&both, bits, sizeof both);
+    const __m256i placed = _mm256_and_si256(_mm256_set1_epi16(both), places);
+    const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return spread(_mm256_and_si256(_mm256_cmpeq_epi16(placed, places), x));
+  }
+  FASTOPT_HOST_DEVICE static BfloatPairs load(const bfloat16* from) {
+    return spread(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  }
+  FASTOPT_HOST_DEVICE void store(bfloat16* to) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), joined());
+  }
+  FASTOPT_HOST_DEVICE void stream(bfloat16* to) const {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), joined());
+  }
+
+ private:
+  FASTOPT_HOST_DEVICE static BfloatPairs spread(__m256i x) {
+    const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(x, 16)),
+            _mm256_castsi256_ps(_mm256_and_si256(x, upper))};
+  }
+  FASTOPT_HOST_DEVICE __m256i joined() const {
+    const auto rounded = [](__m256 x) {
+      const __m256i bits = _mm256_castps_si256(x);
+      const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+      return _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+    };
+    const __m256i low = _mm256_srli_epi32(rounded(even.value), 16);
+    return _mm256_blend_epi16(low, rounded(odd.value), 0xAA);
+  }
+};
+
+// After stores by stream().
+FASTOPT_HOST_DEVICE void finish_streaming() { _mm_sfence(); }
 
 FASTOPT_TARGET_END

@@ -4,12 +4,40 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "numeric/storage.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
 
+#define FASTOPT_BFLOAT_PAIRS
+
 template <class T>
 struct Vec;
+
+// Keeps a load from being folded into a masked operation, which then takes twice as long where the
+// data comes from DRAM.
+template <class Value>
+FASTOPT_HOST_DEVICE Value unfolded(Value v) {
+  asm("" : "+v"(v));
+  return v;
+}
+
+FASTOPT_HOST_DEVICE __m512 widen(bfloat16, __m256i x) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+FASTOPT_HOST_DEVICE __m512 widen(float16, __m256i x) { return _mm512_cvtph_ps(x); }
+
+FASTOPT_HOST_DEVICE __m256i narrow(bfloat16, __m512 x) {
+  const __m512i bits = _mm512_castps_si512(x), upper = _mm512_srli_epi32(bits, 16);
+  const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+  const __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, half), 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40)));
+}
+FASTOPT_HOST_DEVICE __m256i narrow(float16, __m512 x) {
+  return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 
 template <>
 struct Vec<float> {
@@ -37,6 +65,33 @@ struct Vec<float> {
   FASTOPT_HOST_DEVICE void store_first(float* to, int count) const {
     _mm512_mask_storeu_ps(to, first(count), value);
   }
+  FASTOPT_HOST_DEVICE void stream(float* to) const { _mm512_stream_ps(to, value); }
+
+  template <class Half>
+  FASTOPT_HOST_DEVICE static Vec load(const Half* from) {
+    return widen(Half{}, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  }
+  template <class Half>
+  FASTOPT_HOST_DEVICE void store(Half* to) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow(Half{}, value));
+  }
+  template <class Half>
+  FASTOPT_HOST_DEVICE static Vec load_first(const Half* from, int count) {
+    return widen(Half{}, _mm256_maskz_loadu_epi16(first(count), from));
+  }
+  template <class Half>
+  FASTOPT_HOST_DEVICE void store_first(Half* to, int count) const {
+    _mm256_mask_storeu_epi16(to, first(count), narrow(Half{}, value));
+  }
+  template <class Half>
+  FASTOPT_HOST_DEVICE void stream(Half* to) const {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), narrow(Half{}, value));
+  }
+  FASTOPT_HOST_DEVICE static Mask mask_at(const unsigned char* bits, int i) {
+    uint16_t lanes_kept;
+    __builtin_memcpy(&lanes_kept, bits + i / 8, sizeof lanes_kept);
+    return {lanes_kept};
+  }
 
   friend FASTOPT_HOST_DEVICE Vec operator+(Vec a, Vec b) { return _mm512_add_ps(a.value, b.value); }
   friend FASTOPT_HOST_DEVICE Vec operator-(Vec a, Vec b) { return _mm512_sub_ps(a.value, b.value); }
@@ -56,6 +111,9 @@ struct Vec<float> {
   }
   friend FASTOPT_HOST_DEVICE Vec select(Mask m, Vec a, Vec b) {
     return _mm512_mask_blend_ps(m.bits, b.value, a.value);
+  }
+  friend FASTOPT_HOST_DEVICE Vec keep(Mask m, Vec a) {
+    return _mm512_maskz_mov_ps(m.bits, a.value);
   }
   friend FASTOPT_HOST_DEVICE Vec sqrt(Vec a) { return _mm512_sqrt_ps(a.value); }
 };
@@ -86,6 +144,10 @@ struct Vec<double> {
   FASTOPT_HOST_DEVICE void store_first(double* to, int count) const {
     _mm512_mask_storeu_pd(to, first(count), value);
   }
+  FASTOPT_HOST_DEVICE void stream(double* to) const { _mm512_stream_pd(to, value); }
+  FASTOPT_HOST_DEVICE static Mask mask_at(const unsigned char* bits, int i) {
+    return {bits[i / 8]};
+  }
   FASTOPT_HOST_DEVICE static Vec load(const float* from) {
     return _mm512_cvtps_pd(_mm256_loadu_ps(from));
   }
@@ -112,7 +174,53 @@ struct Vec<double> {
   friend FASTOPT_HOST_DEVICE Vec select(Mask m, Vec a, Vec b) {
     return _mm512_mask_blend_pd(m.bits, b.value, a.value);
   }
+  friend FASTOPT_HOST_DEVICE Vec keep(Mask m, Vec a) {
+    return _mm512_maskz_mov_pd(m.bits, a.value);
+  }
   friend FASTOPT_HOST_DEVICE Vec sqrt(Vec a) { return _mm512_sqrt_pd(a.value); }
 };
+
+// Twice as many bfloat16 as Vec<float> has lanes: those at even places and those at odd ones.
+// Faster than one Vec at a time, for they need not be spread out. Where a NaN may come from
+// elsewhere than from bfloat16, take Vec's store: this one takes the lower half of a NaN to be 0.
+struct BfloatPairs {
+  static constexpr int count = 32;
+  Vec<float> even, odd;
+
+  // Zero where not kept. Bits are those of count elements.
+  FASTOPT_HOST_DEVICE static BfloatPairs load_kept(const bfloat16* from,
+                                                   const unsigned char* bits) {
+    __mmask32 kept;
+    __builtin_memcpy(&kept, bits, sizeof kept);
+    return spread(_mm512_maskz_mov_epi16(kept, unfolded(_mm512_loadu_si512(from))));
+  }
+  FASTOPT_HOST_DEVICE static BfloatPairs load(const bfloat16* from) {
+    return spread(_mm512_loadu_si512(from));
+  }
+  FASTOPT_HOST_DEVICE void store(bfloat16* to) const { _mm512_storeu_si512(to, joined()); }
+  FASTOPT_HOST_DEVICE void stream(bfloat16* to) const {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), joined());
+  }
+
+ private:
+  FASTOPT_HOST_DEVICE static BfloatPairs spread(__m512i x) {
+    const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(x, 16)),
+            _mm512_castsi512_ps(_mm512_and_si512(x, upper))};
+  }
+  FASTOPT_HOST_DEVICE __m512i joined() const {
+    const auto rounded = [](__m512 x) {
+      const __m512i bits = _mm512_castps_si512(x), one = _mm512_set1_epi32(1);
+      const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_slli_epi32(one, 16));
+      const __m512i half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+      return _mm512_mask_add_epi32(half, odd, half, one);
+    };
+    const __m512i low = _mm512_srli_epi32(rounded(even.value), 16);
+    return _mm512_mask_blend_epi16(0xAAAAAAAA, low, rounded(odd.value));
+  }
+};
+
+// After stores by stream().
+FASTOPT_HOST_DEVICE void finish_streaming() { _mm_sfence(); }
 
 FASTOPT_TARGET_END

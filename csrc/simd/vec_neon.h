@@ -4,12 +4,36 @@
 #include <arm_neon.h>
 #include <stdint.h>
 
+#include "numeric/storage.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
 
 template <class T>
 struct Vec;
+
+template <class Value>
+FASTOPT_HOST_DEVICE Value unfolded(Value v) {
+  return v;
+}
+
+FASTOPT_HOST_DEVICE float32x4_t widen(bfloat16, uint16x4_t x) {
+  return vreinterpretq_f32_u32(vshll_n_u16(x, 16));
+}
+FASTOPT_HOST_DEVICE float32x4_t widen(float16, uint16x4_t x) {
+  return vcvt_f32_f16(vreinterpret_f16_u16(x));
+}
+
+FASTOPT_HOST_DEVICE uint16x4_t narrow(bfloat16, float32x4_t x) {
+  const uint32x4_t bits = vreinterpretq_u32_f32(x), upper = vshrq_n_u32(bits, 16);
+  const uint32x4_t half = vaddq_u32(vandq_u32(upper, vdupq_n_u32(1)), vdupq_n_u32(0x7fff));
+  const uint32x4_t rounded = vshrq_n_u32(vaddq_u32(bits, half), 16);
+  const uint32x4_t quiet = vorrq_u32(upper, vdupq_n_u32(0x40));
+  return vmovn_u32(vbslq_u32(vceqq_f32(x, x), rounded, quiet));
+}
+FASTOPT_HOST_DEVICE uint16x4_t narrow(float16, float32x4_t x) {
+  return vreinterpret_u16_f16(vcvt_f16_f32(x));
+}
 
 template <>
 struct Vec<float> {
@@ -39,6 +63,35 @@ struct Vec<float> {
     for (int i = 0; i < count; ++i) to[i] = lane[i];
   }
 
+  template <class Half>
+  FASTOPT_HOST_DEVICE static Vec load(const Half* from) {
+    return widen(Half{}, vld1_u16(reinterpret_cast<const uint16_t*>(from)));
+  }
+  template <class Half>
+  FASTOPT_HOST_DEVICE void store(Half* to) const {
+    vst1_u16(reinterpret_cast<uint16_t*>(to), narrow(Half{}, value));
+  }
+  template <class Half>
+  FASTOPT_HOST_DEVICE static Vec load_first(const Half* from, int count) {
+    Half lane[lanes] = {};
+    for (int i = 0; i < count; ++i) lane[i] = from[i];
+    return load(lane);
+  }
+  template <class Half>
+  FASTOPT_HOST_DEVICE void store_first(Half* to, int count) const {
+    Half lane[lanes];
+    store(lane);
+    for (int i = 0; i < count; ++i) to[i] = lane[i];
+  }
+  template <class To>
+  FASTOPT_HOST_DEVICE void stream(To* to) const {
+    store(to);
+  }
+  FASTOPT_HOST_DEVICE static Mask mask_at(const unsigned char* bits, int i) {
+    const uint32x4_t places = {1, 2, 4, 8};
+    return {vtstq_u32(vdupq_n_u32(bits[i / 8] >> i % 8), places)};
+  }
+
   friend FASTOPT_HOST_DEVICE Vec operator+(Vec a, Vec b) { return vaddq_f32(a.value, b.value); }
   friend FASTOPT_HOST_DEVICE Vec operator-(Vec a, Vec b) { return vsubq_f32(a.value, b.value); }
   friend FASTOPT_HOST_DEVICE Vec operator*(Vec a, Vec b) { return vmulq_f32(a.value, b.value); }
@@ -51,6 +104,9 @@ struct Vec<float> {
   }
   friend FASTOPT_HOST_DEVICE Vec select(Mask m, Vec a, Vec b) {
     return vbslq_f32(m.bits, a.value, b.value);
+  }
+  friend FASTOPT_HOST_DEVICE Vec keep(Mask m, Vec a) {
+    return vreinterpretq_f32_u32(vandq_u32(m.bits, vreinterpretq_u32_f32(a.value)));
   }
   friend FASTOPT_HOST_DEVICE Vec sqrt(Vec a) { return vsqrtq_f32(a.value); }
 };
@@ -76,6 +132,11 @@ struct Vec<double> {
     return vsetq_lane_f64(*from, vdupq_n_f64(0), 0);
   }
   FASTOPT_HOST_DEVICE void store_first(double* to, int) const { *to = vgetq_lane_f64(value, 0); }
+  FASTOPT_HOST_DEVICE void stream(double* to) const { store(to); }
+  FASTOPT_HOST_DEVICE static Mask mask_at(const unsigned char* bits, int i) {
+    const uint64x2_t places = {1, 2};
+    return {vtstq_u64(vdupq_n_u64(bits[i / 8] >> i % 8), places)};
+  }
   FASTOPT_HOST_DEVICE static Vec load(const float* from) { return vcvt_f64_f32(vld1_f32(from)); }
   FASTOPT_HOST_DEVICE static Vec load_first(const float* from, int) {
     return vsetq_lane_f64(*from, vdupq_n_f64(0), 0);
@@ -94,7 +155,13 @@ struct Vec<double> {
   friend FASTOPT_HOST_DEVICE Vec select(Mask m, Vec a, Vec b) {
     return vbslq_f64(m.bits, a.value, b.value);
   }
+  friend FASTOPT_HOST_DEVICE Vec keep(Mask m, Vec a) {
+    return vreinterpretq_f64_u64(vandq_u64(m.bits, vreinterpretq_u64_f64(a.value)));
+  }
   friend FASTOPT_HOST_DEVICE Vec sqrt(Vec a) { return vsqrtq_f64(a.value); }
 };
+
+// After stores by stream().
+FASTOPT_HOST_DEVICE void finish_streaming() {}
 
 FASTOPT_TARGET_END

@@ -15,6 +15,49 @@ def apply(
     indexed: bool,
     threads: int,
 ) -> None: ...
+def dropout(
+    x: object,
+    out: object,
+    p: float,
+    seed: int,
+    offset: int,
+    index: int,
+    threads: int,
+    mask: object | None = None,
+    mask_out: object | None = None,
+    scale: float | None = None,
+    relu: bool = False,
+) -> None: ...
+def bias_dropout_add(
+    x: object,
+    bias: object | None,
+    residual: object | None,
+    out: object,
+    p: float,
+    seed: int,
+    offset: int,
+    index: int,
+    threads: int,
+    mask: object | None = None,
+    mask_out: object | None = None,
+) -> None: ...
+def alpha_dropout(
+    x: object,
+    out: object,
+    p: float,
+    seed: int,
+    offset: int,
+    index: int,
+    threads: int,
+    mask_out: object | None = None,
+) -> float: ...
+def dropout_rows(
+    x: object, out: object, inner: int, p: float, seed: int, offset: int, index: int, threads: int
+) -> None: ...
+def dropout_mask(
+    out: object, count: int, p: float, seed: int, offset: int, index: int, threads: int
+) -> None: ...
+def philox(seed: int, offset: int, block: int) -> tuple[int, int, int, int]: ...
 def cpu_targets() -> dict[str, _Target]: ...
 def cpu_target() -> str: ...
 def set_cpu_target(name: str) -> None: ...

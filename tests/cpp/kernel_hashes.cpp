@@ -18,6 +18,7 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
+#include "inputs.h"
 #include "rules/list.h"
 #include "simd/vec.h"
 
@@ -25,57 +26,8 @@ namespace {
 
 using fastopt::DType;
 using fastopt::host::Range;
-
-// SplitMix64's output function: the inputs are its values at consecutive integers.
-uint64_t mix(uint64_t x) {
-  x = (x + 1) * 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
-// Numbers from 2^-20 to 2^20 of either sign; one in 64 is 0, denormal, infinite or NaN.
-// States are squares and averages of squares: not negative.
-template <class T>
-T input(uint64_t array, uint64_t i, bool negative) {
-  constexpr bool is_float = sizeof(T) == 4;
-  using Bits = std::conditional_t<is_float, uint32_t, uint64_t>;
-  constexpr int mantissa = is_float ? 23 : 52, bias = is_float ? 127 : 1023;
-  const uint64_t h = mix(array << 32 | i);
-  Bits exponent = static_cast<Bits>(bias - 20 + (h >> 6 & 0xff) % 41);
-  Bits fraction = static_cast<Bits>(h >> 12) & ((Bits{1} << mantissa) - 1);
-  switch (h % 256) {
-    case 0:
-      exponent = fraction = 0;
-      break;  // zero
-    case 1:
-      exponent = 0;
-      break;  // denormal
-    case 2:
-      exponent = 2 * bias + 1, fraction = 0;
-      break;  // infinity
-    case 3:
-      exponent = 2 * bias + 1, fraction |= 1;
-      break;  // NaN
-  }
-  const Bits sign = negative ? static_cast<Bits>(h >> 5 & 1) << (sizeof(T) * 8 - 1) : 0;
-  const Bits bits = sign | exponent << mantissa | fraction;
-  T value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-// FNV-1a over the bits as 64-bit words; every NaN counts as one.
-template <class T>
-uint64_t hash(uint64_t h, const T* values, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    uint64_t word = 0;
-    std::memcpy(&word, values + i, sizeof(T));
-    if (values[i] != values[i]) word = ~uint64_t{0};
-    h = (h ^ word) * 0x100000001b3u;
-  }
-  return h;
-}
+using fastopt_test::hash;
+using fastopt_test::input;
 
 // Sets options from words such as lr=0.001 or amsgrad=1.
 class OptionSetter {

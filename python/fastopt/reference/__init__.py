@@ -1,7 +1,8 @@
-"""The update rules in NumPy, one function a rule: what every kernel must equal, bit for bit.
+"""The update rules and dropout in NumPy: what every kernel must equal, bit for bit.
 
 Read a function as a page of a textbook: the formula stands in its docstring and, line for line, in
-its body. A symbol with a prime is the value after the step. All rules share these terms.
+its body. A symbol with a prime is the value after the step. Dropout's terms stand at the top of
+dropout.py; all update rules share these.
 
 Arrays. `param`, `grad` and the states have one shape, any shape, and one dtype, float32 or float64.
     None is modified: a rule returns a tuple of new arrays, `param` first, then every state that was
@@ -25,18 +26,37 @@ Errors. TypeError for a value of the wrong kind; ValueError for one out of range
 from ._common import power
 from .adagrad import adagrad
 from .adam import adam, adamw
+from .dropout import (
+    alpha_dropout,
+    bias_dropout_add,
+    dropout,
+    dropout_mask,
+    dropout_rows,
+    philox4x32,
+    relu_dropout,
+)
 from .rmsprop import rmsprop
 from .sgd import sgd
+from .storage import from_bfloat16, to_bfloat16
 from .tail import clip_factor, ema, grad_norm
 
 __all__ = [
     "adagrad",
     "adam",
     "adamw",
+    "alpha_dropout",
+    "bias_dropout_add",
     "clip_factor",
+    "dropout",
+    "dropout_mask",
+    "dropout_rows",
     "ema",
+    "from_bfloat16",
     "grad_norm",
+    "philox4x32",
     "power",
+    "relu_dropout",
     "rmsprop",
     "sgd",
+    "to_bfloat16",
 ]

@@ -15,7 +15,7 @@ import torch
 
 from fastopt import _C
 
-from . import memory
+from . import dropout, memory
 from .cases import STEPS, Options, Rule
 from .compare import Report, Row
 from .memory import Layout
@@ -44,6 +44,7 @@ class Plan:
     targets: tuple[str, ...]
     seed: int = 0
     quick: bool = False
+    dropouts: tuple[dropout.Form, ...] = ()
 
     @property
     def threads(self) -> tuple[int, ...]:
@@ -58,7 +59,8 @@ class Plan:
                     yield rule, dtype, number, choice
 
     def __len__(self) -> int:
-        return len(DTYPES) * sum(len(rule.combinations()) for rule in self.rules)
+        rules = len(DTYPES) * sum(len(rule.combinations()) for rule in self.rules)
+        return rules + len(dropout.cases(self.dropouts, self.quick))
 
 
 @contextmanager
@@ -94,6 +96,14 @@ def verify(plan: Plan, advance: Callable[[str], object] = lambda label: None) ->
             case.check_edges()
             case.check_large()
             case.check_optimizer()
+        for form, storage, p in dropout.cases(plan.dropouts, plan.quick):
+            advance(f"{form.name} {storage}")
+            rows = [report.row(form.name, storage, target) for target in plan.targets]
+            for row in rows:
+                row.options += 1
+            name = zlib.crc32(f"{form.name} {storage} {p}".encode())
+            rng = np.random.default_rng([plan.seed, name])
+            dropout.check_case(report, rows, (form, storage, p), plan.threads, rng, quick=plan.quick)
     return report
 
 

@@ -1,18 +1,4 @@
-"""The update rules, in place on arrays: NumPy, torch, or anything with DLPack or the buffer protocol.
-
-    param, grad = numpy.ones(1000, numpy.float32), numpy.ones(1000, numpy.float32)
-    exp_avg, exp_avg_sq = numpy.zeros_like(param), numpy.zeros_like(param)
-    fastopt.kernels.adam_(param, grad, exp_avg, exp_avg_sq, step=1, lr=1e-3)
-
-Every function takes one array per argument, or one list of arrays per argument, all updated in one
-call; ``step`` is then one number for all or a list. Arrays are C-contiguous, float32 or float64, in
-the CPU's memory; grad and states have the parameter's shape and dtype, and nothing that is written
-may share memory with another array. ``step`` is 1 for the first update. Everything is checked before
-anything is written: a TypeError (wrong kind or dtype) or ValueError (wrong value, shape, layout)
-names the argument, what came and what is accepted.
-
-The formulas, with their sources, stand in :mod:`fastopt.reference`, whose bits these kernels give.
-"""
+"""The update rules in place; see :mod:`fastopt.kernels`."""
 
 from __future__ import annotations
 
@@ -27,8 +13,6 @@ from fastopt import _C
 Array: TypeAlias = Any  # NumPy, torch, CuPy, memoryview, ...: there is no common base class
 Arrays: TypeAlias = Array | Sequence[Array]
 Steps: TypeAlias = int | Sequence[int]
-
-__all__ = ["adagrad_", "adam_", "adamw_", "rmsprop_", "sgd_"]
 
 
 def _apply(rule: str, arrays: dict[str, Arrays | None], step: Steps, options: dict[str, Any]) -> None:

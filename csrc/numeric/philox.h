@@ -1,0 +1,43 @@
+// Philox4x32: random words as a function of a counter and a key, with no state.
+//
+// Salmon, Moraes, Dror & Shaw 2011, Parallel random numbers: as easy as 1, 2, 3. This plain form is
+// what the vectors of simd/draws.h repeat in lockstep; tests/data/philox.txt has its known answers.
+#pragma once
+
+#include <stdint.h>
+
+#include "target.h"
+
+FASTOPT_TARGET_BEGIN
+
+constexpr int philox_rounds = 10;
+constexpr uint32_t philox_multiplier0 = 0xD2511F53u, philox_multiplier1 = 0xCD9E8D57u;
+constexpr uint32_t philox_step0 = 0x9E3779B9u, philox_step1 = 0xBB67AE85u;  // of the key, a round
+
+// The four words of one counter.
+struct Philox {
+  uint32_t word[4];
+
+  FASTOPT_HOST_DEVICE Philox(uint64_t counter_low, uint64_t counter_high, uint64_t key)
+      : word{low(counter_low), high(counter_low), low(counter_high), high(counter_high)} {
+    uint32_t key0 = low(key), key1 = high(key);
+    for (int round = 0; round < philox_rounds; ++round) {
+      const uint64_t a = uint64_t{philox_multiplier0} * word[0];
+      const uint64_t b = uint64_t{philox_multiplier1} * word[2];
+      word[0] = high(b) ^ word[1] ^ key0;
+      word[1] = low(b);
+      word[2] = high(a) ^ word[3] ^ key1;
+      word[3] = low(a);
+      key0 += philox_step0;
+      key1 += philox_step1;
+    }
+  }
+
+  // Draw j of eight: 16 bits, the low half of a word first.
+  FASTOPT_HOST_DEVICE uint32_t draw(int j) const { return word[j / 2] >> (16 * (j % 2)) & 0xffffu; }
+
+  FASTOPT_HOST_DEVICE static uint32_t low(uint64_t x) { return static_cast<uint32_t>(x); }
+  FASTOPT_HOST_DEVICE static uint32_t high(uint64_t x) { return static_cast<uint32_t>(x >> 32); }
+};
+
+FASTOPT_TARGET_END

@@ -1,0 +1,79 @@
+// Types that numbers are stored in but not computed in: bfloat16 and float16.
+//
+// From float, both round to nearest even; denormals are kept, NaN stays a quiet NaN, and what is
+// too large becomes infinite. In integer arithmetic, which no floating-point mode can touch.
+#pragma once
+
+#include <stdint.h>
+
+#include "target.h"
+
+FASTOPT_TARGET_BEGIN
+
+struct bfloat16 {
+  uint16_t bits;
+};
+struct float16 {
+  uint16_t bits;
+};
+
+// What the kernels compute in.
+template <class Stored>
+struct ComputeType {
+  using type = float;
+};
+template <>
+struct ComputeType<double> {
+  using type = double;
+};
+
+FASTOPT_HOST_DEVICE uint32_t bits_of(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+FASTOPT_HOST_DEVICE float float_of(uint32_t bits) {
+  float x;
+  __builtin_memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+FASTOPT_HOST_DEVICE float to_float(bfloat16 x) { return float_of(uint32_t{x.bits} << 16); }
+
+FASTOPT_HOST_DEVICE bfloat16 to_bfloat16(float x) {
+  const uint32_t bits = bits_of(x);
+  const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  const uint32_t rounded = bits + 0x7fffu + (bits >> 16 & 1);
+  return {static_cast<uint16_t>((nan ? bits | 0x400000u : rounded) >> 16)};
+}
+
+FASTOPT_HOST_DEVICE float to_float(float16 x) {
+  const uint32_t sign = (x.bits & 0x8000u) << 16, magnitude = x.bits & 0x7fffu;
+  if (magnitude < 0x400) {  // a multiple of 2^-24
+    return float_of(sign | bits_of(static_cast<float>(magnitude) * 0x1p-24f));
+  }
+  if (magnitude < 0x7c00) return float_of(sign | ((magnitude << 13) + 0x38000000u));
+  const uint32_t quiet = magnitude > 0x7c00 ? 0x400000u : 0;
+  return float_of(sign | 0x7f800000u | quiet | magnitude << 13);
+}
+
+FASTOPT_HOST_DEVICE float16 to_float16(float x) {
+  const uint32_t bits = bits_of(x), magnitude = bits & 0x7fffffffu;
+  const auto with_sign = [bits](uint32_t half) {
+    return float16{static_cast<uint16_t>((bits >> 16 & 0x8000u) | half)};
+  };
+  if (magnitude > 0x7f800000u) return with_sign(0x7e00u | (magnitude >> 13 & 0x3ffu));
+  if (magnitude >= 0x47800000u) return with_sign(0x7c00u);  // 2^16 and above
+  if (magnitude >= 0x38800000u) {                           // normal; may round up to infinity
+    return with_sign((magnitude + 0xfffu + (magnitude >> 13 & 1) - 0x38000000u) >> 13);
+  }
+  const uint32_t exponent = magnitude >> 23;
+  if (exponent < 102) return with_sign(0);  // below half of 2^-24
+  const uint32_t shift = 126 - exponent, significand = (magnitude & 0x7fffffu) | 0x800000u;
+  const uint32_t whole = significand >> shift, rest = significand - (whole << shift);
+  const uint32_t half = 1u << (shift - 1);
+  return with_sign(whole + (rest > half || (rest == half && (whole & 1))));
+}
+
+FASTOPT_TARGET_END

@@ -1,0 +1,49 @@
+"""The kernels on arrays: NumPy, torch, or anything with DLPack or the buffer protocol.
+
+The update rules work in place:
+
+    param, grad = numpy.ones(1000, numpy.float32), numpy.ones(1000, numpy.float32)
+    exp_avg, exp_avg_sq = numpy.zeros_like(param), numpy.zeros_like(param)
+    fastopt.kernels.adam_(param, grad, exp_avg, exp_avg_sq, step=1, lr=1e-3)
+
+Every rule takes one array per argument, or one list of arrays per argument, all updated in one
+call; ``step`` is then one number for all or a list. Arrays are C-contiguous, float32 or float64, in
+the CPU's memory; grad and states have the parameter's shape and dtype, and nothing that is written
+may share memory with another array. ``step`` is 1 for the first update. Everything is checked before
+anything is written: a TypeError (wrong kind or dtype) or ValueError (wrong value, shape, layout)
+names the argument, what came and what is accepted.
+
+Dropout gives a new array, or writes to ``out``, which may be ``x`` itself:
+
+    x = numpy.ones(1000, numpy.float32)
+    y = fastopt.kernels.dropout(x, 0.1, seed=0, offset=0)
+    kept = fastopt.kernels.dropout_mask(x.shape, 0.1, seed=0, offset=0)
+
+Its arrays are C-contiguous float32, float64, float16 or bfloat16 (torch's, or ml_dtypes' in NumPy).
+
+The formulas, with their sources, stand in :mod:`fastopt.reference`, whose bits these kernels give.
+"""
+
+from ._dropout import (
+    alpha_dropout,
+    bias_dropout_add,
+    dropout,
+    dropout_mask,
+    dropout_rows,
+    relu_dropout,
+)
+from ._rules import adagrad_, adam_, adamw_, rmsprop_, sgd_
+
+__all__ = [
+    "adagrad_",
+    "adam_",
+    "adamw_",
+    "alpha_dropout",
+    "bias_dropout_add",
+    "dropout",
+    "dropout_mask",
+    "dropout_rows",
+    "relu_dropout",
+    "rmsprop_",
+    "sgd_",
+]

@@ -1,0 +1,196 @@
+// Replays tests/data/dropout_hashes.txt, and Philox's known answers, on every target of this
+// machine.
+//
+//     dropout_hashes tests/data/dropout_hashes.txt tests/data/philox.txt
+//
+// As kernel_hashes.cpp does for the rules; tests/test_dropout_hashes.py writes and checks the file.
+// Each line names a form, a dtype, a size, p, an index, the length of a row or a bias, and a hash.
+#include <cstdint>
+#include <cstdio>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "cpu/dispatch.h"
+#include "inputs.h"
+#include "numeric/philox.h"
+#include "numeric/storage.h"
+
+namespace {
+
+using fastopt::DropoutForm;
+using fastopt::DType;
+using fastopt::host::bfloat16;
+using fastopt::host::float16;
+using fastopt_test::hash;
+using fastopt_test::input;
+
+struct Case {
+  std::string form, dtype;
+  int64_t size, width;
+  double p;
+  uint64_t index, expected;
+};
+
+constexpr uint64_t seed = 0x9e3779b97f4a7c15u, offset = 0x00c0ffee12345678u;
+
+template <class T>
+T stored(float x);
+template <>
+float stored(float x) {
+  return x;
+}
+template <>
+double stored(float x) {
+  return x;
+}
+template <>
+bfloat16 stored(float x) {
+  return fastopt::host::to_bfloat16(x);
+}
+template <>
+float16 stored(float x) {
+  return fastopt::host::to_float16(x);
+}
+
+template <class T>
+T input_of(uint64_t array, uint64_t i) {
+  if constexpr (sizeof(T) == 8) {
+    return input<double>(array, i, true);
+  } else {
+    return stored<T>(input<float>(array, i, true));
+  }
+}
+
+float computed(float x) { return x; }
+double computed(double x) { return x; }
+template <class Half>
+float computed(Half x) {
+  return fastopt::host::to_float(x);
+}
+
+fastopt::DropoutCall call_of(const Case& c) {
+  static const std::vector<std::string> forms = {"plain",    "relu",          "bias",
+                                                 "residual", "bias_residual", "alpha"};
+  fastopt::DropoutCall call;
+  call.size = c.size;
+  call.seed = seed;
+  call.offset = offset;
+  call.index = c.index;
+  call.columns = call.inner = c.width;
+  call.threshold = fastopt::dropout_threshold(c.p);
+  call.scalars.scale = fastopt::dropout_scale(call.threshold);
+  for (std::size_t i = 0; i < forms.size(); ++i) {
+    if (c.form == forms[i]) call.form = static_cast<DropoutForm>(i);
+  }
+  if (call.form == DropoutForm::alpha) call.scalars = fastopt::alpha_scalars(call.threshold);
+  return call;
+}
+
+// One call whose arrays start `shift` elements into their buffers, with guards around the result.
+template <class T>
+uint64_t run_case(const Case& c, DType dtype, int shift, int threads) {
+  constexpr int guard = 32;
+  const T seven = stored<T>(7);
+  std::vector<T> arrays[3];
+  for (int array = 0; array < 3; ++array) {
+    const int64_t size = array == 1 ? c.width : c.size;
+    arrays[array].assign(size + shift, seven);
+    for (int64_t i = 0; i < size; ++i) arrays[array][shift + i] = input_of<T>(array, i);
+  }
+  std::vector<T> out(c.size + shift + guard, seven);
+  std::vector<unsigned char> mask((c.size + 7) / 8);
+
+  fastopt::DropoutCall call = call_of(c);
+  call.x = arrays[0].data() + shift;
+  call.bias = arrays[1].data() + shift;
+  call.residual = arrays[2].data() + shift;
+  call.out = out.data() + shift;
+  if (c.form == "rows") {
+    fastopt::run_dropout_rows(call, dtype, threads);
+  } else {
+    call.mask_out = mask.data();
+    fastopt::run_dropout(call, dtype, threads);
+  }
+  for (int64_t i = 0; i < shift + guard; ++i) {
+    if (computed(out[i < shift ? i : c.size + i]) != 7) return 0;  // wrote outside
+  }
+  uint64_t h = 0xcbf29ce484222325u;
+  for (int64_t i = 0; i < c.size; ++i) {
+    const auto value = computed(out[shift + i]);  // exact, so its bits tell as much
+    h = hash(h, &value, 1);
+  }
+  for (unsigned char byte : mask) h = (h ^ byte) * 0x100000001b3u;
+  return h;
+}
+
+uint64_t run_any(const Case& c, int shift, int threads) {
+  if (c.dtype == "float32") return run_case<float>(c, DType::float32, shift, threads);
+  if (c.dtype == "float64") return run_case<double>(c, DType::float64, shift, threads);
+  if (c.dtype == "bfloat16") return run_case<bfloat16>(c, DType::bfloat16, shift, threads);
+  return run_case<float16>(c, DType::float16, shift, threads);
+}
+
+int replay_hashes(std::ifstream file, const char* target) {
+  int passed = 0;
+  for (std::string line; std::getline(file, line);) {
+    if (line.empty() || line[0] == '#') continue;
+    Case c;
+    std::istringstream words(line);
+    words >> c.form >> c.dtype >> c.size >> c.p >> c.index >> c.width >> std::hex >> c.expected;
+    for (int shift : {0, 1, 3}) {
+      for (int threads : {1, 2, 3}) {
+        if (const uint64_t got = run_any(c, shift, threads); got != c.expected) {
+          std::printf("%s at shift %d on %d threads: got %016llx: %s\n", target, shift, threads,
+                      static_cast<unsigned long long>(got), line.c_str());
+          return -1;
+        }
+        ++passed;
+      }
+    }
+  }
+  return passed;
+}
+
+int replay_known_answers(std::ifstream file, const fastopt::Target& target) {
+  int passed = 0;
+  for (std::string line; std::getline(file, line);) {
+    if (line.empty() || line[0] == '#') continue;
+    std::istringstream words(line);
+    uint64_t w[10];
+    for (uint64_t& word : w) words >> std::hex >> word;
+    const uint64_t block = w[0] | w[1] << 32, high = w[2] | w[3] << 32, key = w[4] | w[5] << 32;
+    uint32_t got[4];
+    (*target.philox)(key, high, block, got);
+    const fastopt::host::Philox plain(block, high, key);
+    for (int j = 0; j < 4; ++j) {
+      if (got[j] != w[6 + j] || plain.word[j] != w[6 + j]) {
+        std::printf("%s: wrong words: %s\n", target.name, line.c_str());
+        return -1;
+      }
+    }
+    ++passed;
+  }
+  return passed;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 3) {
+    std::fprintf(stderr, "usage: dropout_hashes HASHES KNOWN_ANSWERS\n");
+    return 2;
+  }
+  int total = 0;
+  for (const fastopt::Target& target : fastopt::targets()) {
+    if (!target.supported()) continue;
+    fastopt::set_target(target.name);
+    const int answers = replay_known_answers(std::ifstream(argv[2]), target);
+    const int hashes = replay_hashes(std::ifstream(argv[1]), target.name);
+    if (answers <= 0 || hashes <= 0) return 1;
+    total += answers + hashes;
+  }
+  std::printf("%d dropout runs equal the reference\n", total);
+  return 0;
+}
