@@ -3,7 +3,8 @@
     python examples/whole_surface.py
 
 It fits a small network to a sine with every optimizer and every option, steps the same rules on
-NumPy arrays and torch tensors, and compares them with their references. Takes seconds, on the CPU.
+NumPy arrays and torch tensors, and compares them with their references; then come dropout's functions
+and modules. Takes seconds, on the CPU.
 `mypy --strict` finds nothing to say about it; tests/test_typing.py sees to that.
 """
 
@@ -16,10 +17,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import fastopt
-from fastopt import kernels, optim, reference
+from fastopt import kernels, nn, optim, reference
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Optimizer: TypeAlias = optim.SGD | optim.Adagrad | optim.RMSprop | optim.Adam | optim.AdamW
@@ -166,7 +167,7 @@ def around_the_step() -> None:
 # ---- the optimizers -------------------------------------------------------------------------------
 
 
-def sgd(model: nn.Module) -> optim.SGD:
+def sgd(model: torch.nn.Module) -> optim.SGD:
     return optim.SGD(
         model.parameters(),
         lr=0.02,
@@ -187,7 +188,7 @@ def sgd(model: nn.Module) -> optim.SGD:
     )
 
 
-def adagrad(model: nn.Module) -> optim.Adagrad:
+def adagrad(model: torch.nn.Module) -> optim.Adagrad:
     return optim.Adagrad(
         model.named_parameters(),  # the names then stand in the groups
         lr=0.1,
@@ -206,7 +207,7 @@ def adagrad(model: nn.Module) -> optim.Adagrad:
     )
 
 
-def rmsprop(model: nn.Module) -> optim.RMSprop:
+def rmsprop(model: torch.nn.Module) -> optim.RMSprop:
     return optim.RMSprop(
         model.parameters(),
         lr=0.01,
@@ -227,7 +228,7 @@ def rmsprop(model: nn.Module) -> optim.RMSprop:
     )
 
 
-def adam(model: nn.Module) -> optim.Adam:
+def adam(model: torch.nn.Module) -> optim.Adam:
     return optim.Adam(
         model.parameters(),
         lr=torch.tensor(0.02),  # a tensor, too, may be the rate
@@ -250,7 +251,7 @@ def adam(model: nn.Module) -> optim.Adam:
     )
 
 
-def adamw(model: nn.Module) -> optim.AdamW:
+def adamw(model: torch.nn.Module) -> optim.AdamW:
     *others, bias = model.parameters()
     groups: list[dict[str, Any]] = [{"params": others}, {"params": [bias], "weight_decay": 0.0}]
     return optim.AdamW(
@@ -279,14 +280,16 @@ class Task:
 
     def __init__(self) -> None:
         torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 1))
+        self.model = torch.nn.Sequential(
+            torch.nn.Linear(1, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1)
+        )
         self.inputs = torch.linspace(-math.pi, math.pi, 256).unsqueeze(1)
 
     def loss(self) -> Tensor:
-        return nn.functional.mse_loss(self.model(self.inputs), self.inputs.sin())
+        return torch.nn.functional.mse_loss(self.model(self.inputs), self.inputs.sin())
 
 
-def train(make: Callable[[nn.Module], Optimizer], steps: int = 60) -> None:
+def train(make: Callable[[torch.nn.Module], Optimizer], steps: int = 60) -> None:
     """An ordinary loop, then the averaged parameters in the trained ones' place."""
     task = Task()
     optimizer = make(task.model)
@@ -309,7 +312,7 @@ def train(make: Callable[[nn.Module], Optimizer], steps: int = 60) -> None:
     resume(make, optimizer)
 
 
-def resume(make: Callable[[nn.Module], Optimizer], optimizer: Optimizer) -> None:
+def resume(make: Callable[[torch.nn.Module], Optimizer], optimizer: Optimizer) -> None:
     """A state dict from one optimizer drives another on, its loss given by a closure."""
     task = Task()
     another = make(task.model)
@@ -329,7 +332,7 @@ def resume(make: Callable[[nn.Module], Optimizer], optimizer: Optimizer) -> None
 
 def report() -> None:
     """Which parameters take fastopt's kernels, and why the others do not."""
-    model = nn.ModuleList([nn.Linear(1, 8), nn.Linear(8, 1, dtype=torch.bfloat16)])
+    model = torch.nn.ModuleList([torch.nn.Linear(1, 8), torch.nn.Linear(8, 1, dtype=torch.bfloat16)])
     optimizer = optim.AdamW(model.named_parameters())
     found: optim.FusedReport = optimizer.fused_report()
     print(found)
@@ -367,6 +370,57 @@ def in_backward() -> None:
     print(f"step_in_backward: loss {task.loss().item():.3f}, rate {rate:.4f}")
 
 
+# ---- dropout --------------------------------------------------------------------------------------
+
+
+def dropout_functions() -> None:
+    """With a seed each is a pure function; its mask is the reference's."""
+    x, image = torch.from_numpy(normal(6)), torch.ones(2, 3, 4, 4)
+    table, line = x.view(10, 100), image.flatten(2)
+    outputs = [
+        nn.functional.dropout(x, 0.5, seed=1, offset=2, index=3, generator=None, packed_mask=True),
+        nn.functional.relu_dropout(x, 0.5, seed=1, offset=2, index=3, generator=None),
+        nn.functional.alpha_dropout(x, 0.5, True, seed=1, offset=2, index=3, generator=None),
+        nn.functional.dropout1d(line, 0.5, seed=1, offset=2, index=3, generator=None),
+        nn.functional.dropout2d(image, 0.5, seed=1, offset=2, index=3, generator=None),
+        nn.functional.dropout3d(image, 0.5, seed=1, offset=2, index=3, generator=None),
+        nn.functional.stochastic_depth(table, 0.5, seed=1, offset=2, index=3, generator=None),
+        nn.functional.bias_dropout_add(
+            table, x[:100], table, 0.5, seed=1, offset=2, index=3, generator=None
+        ),
+    ]
+    first = reference.dropout(x.numpy(), 0.5, seed=1, offset=2, index=3)
+    if outputs[0].numpy().tobytes() != first.tobytes():
+        raise SystemExit("nn.functional.dropout differs from its reference")
+    print(
+        "nn.functional equals the reference; dropped:",
+        [round((it == 0).float().mean().item(), 2) for it in outputs],
+    )
+
+
+def dropout_modules() -> None:
+    """A network with every kind, in training, and in predictions that tell their spread."""
+    own = torch.Generator().manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(8, 12),
+        nn.Dropout(0.1, generator=own, packed_mask=True),
+        nn.AlphaDropout(0.1, generator=own),
+        torch.nn.Unflatten(1, (3, 4)),
+        nn.Dropout1d(0.1, generator=own),
+        torch.nn.Unflatten(2, (2, 2)),
+        nn.Dropout2d(0.1, generator=own),
+        nn.Dropout3d(0.1, generator=own),
+        nn.StochasticDepth(0.1, mode="batch", generator=own),
+        nn.DropPath(0.1, generator=own),
+        torch.nn.Dropout(0.1),
+    )
+    nn.convert_dropout(model)
+    with nn.mc_dropout(model), torch.no_grad():
+        samples = torch.stack([model(torch.ones(1, 8)) for _ in range(20)])
+    added: Tensor = nn.BiasDropoutAdd(0.1, generator=own)(samples, samples[0, 0, 0, 0], samples)
+    print(f"{type(model[-1]).__module__}: spread {samples.std(0).mean():.3f}, {added.numel()} elements")
+
+
 def main() -> None:
     facts = fastopt.info()
     print(f"fastopt {fastopt.__version__} on {facts['cpu_target']}, {facts['threads']} threads")
@@ -374,12 +428,14 @@ def main() -> None:
     dropouts()
     on_torch()
     around_the_step()
-    makers: list[Callable[[nn.Module], Optimizer]] = [sgd, adagrad, rmsprop, adam, adamw]
+    makers: list[Callable[[torch.nn.Module], Optimizer]] = [sgd, adagrad, rmsprop, adam, adamw]
     for make in makers:
         train(make)
     report()
     convert()
     in_backward()
+    dropout_functions()
+    dropout_modules()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fastopt import _C
-from fastopt.bench import compare, peers
+from fastopt.bench import compare, dropout, peers, report
 from fastopt.bench.peers import Peer, attribute_of
 from fastopt.bench.results import Entry, Report, Result, group_by_suite
 from fastopt.bench.shapes import MODELS, count, shrink
@@ -191,6 +191,39 @@ def test_the_tails_do_the_same_work(work: str) -> None:
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
+class TestDropout:
+    @pytest.mark.parametrize("work", dropout.WORKS)
+    def test_all_run(self, work: str) -> None:
+        contenders = dropout.WORKS[work](((4, 16),), [_C.cpu_target()])
+        assert [it.name for it in contenders] == ["limit", "fastopt", "torch dropout"]
+        for contender in contenders:
+            contender.run()
+        assert dropout.needed_bytes(work, ((4, 16),)) > 0
+
+    def test_what_is_kept_is_counted(self) -> None:
+        """Of four activations: torch's mask as numbers; and a ReLU's output beside the dropout's."""
+        size = 4 * 16 * 4
+        limit, ours, torchs = dropout.WORKS["the MLP's dropout"](((4, 16),) * 4, ["scalar"])
+        assert [it.kept_bytes for it in (limit, ours, torchs)] == [None, 0, 4 * size]
+        limit, ours, torchs = dropout.WORKS["MLP"](((4, 16),), ["scalar"])
+        assert [it.kept_bytes for it in (limit, ours, torchs)] == [4 * size, 7 * size, 11 * size]
+
+    def test_it_is_shown(self) -> None:
+        r = result({"limit": 1.0, "fastopt": 2.0, "torch dropout": 6.0})
+        assert "GB/s" in [str(it.header) for it in report.make_case_table(r).columns]
+        r = replace(r, entries=[replace(it, kept_bytes=14_700_000) for it in r.entries])
+        assert Result.from_json(r.to_json()) == r
+        columns = {str(it.header): list(it.cells) for it in report.make_case_table(r).columns}
+        assert columns["keeps"] == ["14.7 MB"] * 3
+        assert [report.size(it) for it in (None, 0, 640)] == ["", "0", "0.640 kB"]
+
+    def test_reports_from_before_can_be_read(self) -> None:
+        data = result({"limit": 1.0, "fastopt": 2.0}).to_json()
+        for entry in data["entries"]:
+            del entry["kept_bytes"]
+        assert Result.from_json(data).entries[0].kept_bytes is None
+
+
 class TestPeers:
     def write_package(self, folder: Path, body: str) -> Peer:
         (folder / "otherpackage.py").write_text("import torch\n__version__ = '2.0'\n" + body)
@@ -251,8 +284,8 @@ class TestResults:
         assert [r.label(e) for e in r.entries[1:4]] == ["fastopt avx2", "torch fused", "limit avx512"]
 
     def test_json_and_back(self) -> None:
-        report = Report({"cpu": "a"}, [result({"limit": 1.0, "fastopt": 2.0})], ["note"])
-        assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
+        whole = Report({"cpu": "a"}, [result({"limit": 1.0, "fastopt": 2.0})], ["note"])
+        assert Report.from_json(json.loads(json.dumps(whole.to_json()))) == whole
 
     @pytest.mark.parametrize("data", [{}, [], {"format": 0}, {"format": 1, "results": [{}]}])
     def test_other_json_is_refused(self, data: object) -> None:

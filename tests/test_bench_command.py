@@ -58,6 +58,15 @@ class TestCommand:
         assert "100,000" in printed
         assert picture.read_bytes().startswith(b"\x89PNG")
 
+    def test_dropout(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        picture = tmp_path / "dropout.png"
+        arguments = ["dropout", "--quick", "--rounds", "1", "--threads", "1", "--plot", str(picture)]
+        assert main(arguments) == 0
+        printed = capsys.readouterr().out
+        for text in ("dropout, bfloat16 in place", "transformer layer", "keeps", "torch dropout"):
+            assert text in printed
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
     def test_compare(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         old = tmp_path / "old.json"
         assert main([*self.ARGUMENTS, "--json", str(old)]) == 0

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import fastopt
 from conftest import RunPython
@@ -26,7 +27,8 @@ from conftest import RunPython
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples/whole_surface.py"
 PACKAGE = Path(fastopt.__file__).parent
-MODULES = [fastopt, fastopt.kernels, fastopt.optim, fastopt.reference]
+MODULES = [fastopt, fastopt.kernels, fastopt.nn, fastopt.nn.functional, fastopt.optim]
+MODULES += [fastopt.reference]
 OPTIMIZERS = [fastopt.optim.SGD, fastopt.optim.Adagrad, fastopt.optim.RMSprop]
 OPTIMIZERS += [fastopt.optim.Adam, fastopt.optim.AdamW]
 
@@ -87,6 +89,8 @@ def parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 def test_public_names_are_found() -> None:
     assert {"fastopt.info", "kernels.adam_", "reference.adam"} <= FUNCTIONS.keys()
+    assert {"nn.mc_dropout", "nn.functional.dropout"} <= FUNCTIONS.keys()
+    assert {"nn.Dropout", "nn.StochasticDepth"} <= CLASSES.keys()
     assert {cls.__name__ for cls in OPTIMIZERS} <= {name.split(".")[-1] for name in CLASSES}
     assert {"step", "grad_norm", "swap_ema", "ema_parameters"} <= members(fastopt.optim.Adam).keys()
 
@@ -123,7 +127,9 @@ def test_an_editor_shows_every_option_of_a_constructor(cls: type) -> None:
     assert kinds == {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
 
 
-@pytest.mark.parametrize("name", [it for it in FUNCTIONS if it.startswith(("kernels.", "reference."))])
+@pytest.mark.parametrize(
+    "name", [it for it in FUNCTIONS if it.startswith(("kernels.", "reference.", "nn.functional."))]
+)
 def test_a_rule_names_every_argument(name: str) -> None:
     variadic = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
     assert not variadic & {it.kind for it in parameters(FUNCTIONS[name])}
@@ -161,19 +167,23 @@ def test_the_example_uses_every_public_member(example: list[ast.AST]) -> None:
         offered = (
             set(members(cls)) | {it.name for it in fields(cls)} if is_dataclass(cls) else members(cls)
         )
+        if issubclass(cls, torch.nn.Module):  # whose forward() others call
+            offered = {it for it in offered if not hasattr(torch.nn.Module, it)}
         assert set(offered) - used == set(), name
 
 
 @needs_example
 def test_the_example_passes_every_option(example: list[ast.AST]) -> None:
-    """By keyword: all hyperparameters of all optimizers, kernels and references."""
+    """By keyword: all hyperparameters of all optimizers, modules, kernels and references."""
     passed: dict[str, set[str | None]] = {}
     for node in example:
         if isinstance(node, ast.Call):
             passed.setdefault(dotted(node.func), set()).update(it.arg for it in node.keywords)
-    for name, function in {**FUNCTIONS, **{f"optim.{c.__name__}": c for c in OPTIMIZERS}}.items():
+    layers = {name: cls for name, cls in CLASSES.items() if name.startswith("nn.")}
+    optimizers = {f"optim.{c.__name__}": c for c in OPTIMIZERS}
+    for name, function in {**FUNCTIONS, **layers, **optimizers}.items():
         options = {it.name for it in parameters(function) if it.kind is it.KEYWORD_ONLY}
-        if inspect.isclass(function):
+        if function in OPTIMIZERS:
             options = {it.name for it in parameters(function)} - {"params"}
         assert options - passed.get(name, set()) == set(), name
 

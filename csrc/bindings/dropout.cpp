@@ -260,7 +260,7 @@ class Arrays {
 
 void dropout(py::handle x, py::handle out, py::handle p, py::handle seed, py::handle offset,
              py::handle index, int threads, py::handle mask, py::handle mask_out, py::handle scale,
-             bool relu) {
+             bool relu, bool fresh) {
   FloatMode mode;
   Arrays arrays(x, out);
   const Draw draw{p, seed, offset, index};
@@ -274,6 +274,7 @@ void dropout(py::handle x, py::handle out, py::handle p, py::handle seed, py::ha
     }
   }
   if (relu) arrays.call.form = DropoutForm::relu;
+  arrays.call.streams = !fresh;
   arrays.add_masks(mask, mask_out);
   arrays.run(run_dropout, threads);
 }
@@ -366,7 +367,7 @@ py::tuple philox(uint64_t seed, uint64_t offset, uint64_t block) {
 void define_dropout(py::module_& m) {
   const py::none none;
   m.def("dropout", &dropout, "x"_a, "out"_a, "p"_a, "seed"_a, "offset"_a, "index"_a, "threads"_a,
-        "mask"_a = none, "mask_out"_a = none, "scale"_a = none, "relu"_a = false,
+        "mask"_a = none, "mask_out"_a = none, "scale"_a = none, "relu"_a = false, "fresh"_a = false,
         "out = keep ? scale x : 0; with relu, keep and x > 0.");
   m.def("bias_dropout_add", &bias_dropout_add, "x"_a, "bias"_a, "residual"_a, "out"_a, "p"_a,
         "seed"_a, "offset"_a, "index"_a, "threads"_a, "mask"_a = none, "mask_out"_a = none,

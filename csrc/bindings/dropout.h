@@ -1,7 +1,7 @@
 // Dropout's way into C++, for fastopt.kernels and fastopt.nn.
 //
 //     dropout(x, out, p, seed, offset, index, threads, mask=None, mask_out=None, scale=None,
-//             relu=False)
+//             relu=False, fresh=False)
 //     bias_dropout_add(x, bias, residual, out, p, seed, offset, index, threads, mask=None,
 //                      mask_out=None)
 //     alpha_dropout(x, out, p, seed, offset, index, threads, mask_out=None) -> float
@@ -15,6 +15,9 @@
 // `mask` is read instead of drawing, `mask_out` is written: uint8, (elements + 7) // 8 bytes, bit
 // i % 8 of byte i // 8 is 1 where element i is kept. dropout_mask's `out` is such an array with
 // as many elements as `count` says, or of bool with one element each.
+//
+// `fresh` says that `out` is new memory, whose pages the system clears as they are written to: its
+// stores go through the caches, where a page then already is.
 //
 // A kept element is multiplied by 65536 / round(65536 (1 - p)), or by `scale` if it is given: so a
 // backward pass is dropout(grad, grad_in, ...) with the forward pass's p, seed, offset and index;

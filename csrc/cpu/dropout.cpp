@@ -49,7 +49,7 @@ DropoutScalars alpha_scalars(uint32_t threshold) {
 
 void run_dropout(const DropoutCall& call, DType dtype, int threads) {
   DropoutCall final = call;
-  final.streams = call.out != call.x && call.size * bytes_of(dtype) > stream_above &&
+  final.streams = call.streams && call.out != call.x && call.size * bytes_of(dtype) > stream_above &&
                   reinterpret_cast<uintptr_t>(call.out) % stream_alignment == 0;
   run_tiles(target().dropouts[static_cast<int>(dtype)], final, threads);
 }

@@ -28,7 +28,7 @@ struct DropoutCall {
   uint64_t index = 0;      // of the first element's draw
   uint32_t threshold = 0;  // draws below it are kept: 0 to keep_all
   DropoutForm form = DropoutForm::plain;
-  bool streams = false;  // store past the caches; for aligned vectors of `out`
+  bool streams = false;  // store past the caches, if `out` is large enough and aligned
   DropoutScalars scalars;
 };
 

@@ -27,6 +27,7 @@ def dropout(
     mask_out: object | None = None,
     scale: float | None = None,
     relu: bool = False,
+    fresh: bool = False,
 ) -> None: ...
 def bias_dropout_add(
     x: object,

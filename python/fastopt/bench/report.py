@@ -19,7 +19,8 @@ spread    half the distance between the quartiles
 limit     a loop that reads and writes the same bytes and adds once in between
 of limit  limit's time / time, the median of the ratios within each round
 GB/s      every array counted once for each read and once for each write
-speed-up  this time / fastopt's time, the median of the ratios within each round"""
+speed-up  this time / fastopt's time, the median of the ratios within each round
+keeps     what autograd keeps for backward, parameters and input aside"""
 
 
 def digits(value: float) -> str:
@@ -32,6 +33,13 @@ def duration(seconds: float) -> str:
     if seconds >= 1:
         return f"{digits(seconds)} s"
     return f"{digits(1e3 * seconds)} ms" if seconds >= 1e-3 else f"{digits(1e6 * seconds)} µs"
+
+
+def size(number: int | None) -> str:
+    """Bytes, as three digits and a unit; nothing for None."""
+    if not number:
+        return "" if number is None else "0"
+    return f"{digits(number / 1e6)} MB" if number >= 1e6 else f"{digits(number / 1e3)} kB"
 
 
 def half_spread(spread: Spread) -> str:
@@ -69,9 +77,14 @@ def bare_table(title: str, columns: list[tuple[str, int]]) -> Table:
 def make_case_table(result: Result) -> Table:
     """One case: a line for each contender, the fastest first."""
     number = f"{result.tensors:,} tensor{'s' if result.tensors > 1 else ''}"
+    keeps = any(entry.kept_bytes is not None for entry in result.entries)
     table = bare_table(
         f"{result.title} ({number}, {result.elements:,} elements)",
-        [("", 27), ("time", 8), ("spread", 6), ("of limit", 8), ("GB/s", 5), ("speed-up", 8)],
+        [
+            *[("", 25 if keeps else 27), ("time", 8), ("spread", 6), ("of limit", 8)],
+            ("keeps", 7) if keeps else ("GB/s", 5),
+            ("speed-up", 8),
+        ],
     )
     for entry in sorted(result.entries, key=lambda e: e.seconds.median):
         table.add_row(
@@ -79,7 +92,7 @@ def make_case_table(result: Result) -> Table:
             duration(entry.seconds.median),
             half_spread(entry.seconds),
             digits(result.limit_fraction(entry).median),
-            digits(entry.gigabytes_per_second),
+            size(entry.kept_bytes) if keeps else digits(entry.gigabytes_per_second),
             speedup(result, entry),
             style=STYLES.get(entry.name),
         )

@@ -26,10 +26,12 @@ class Entry:
     moved_bytes: int
     repeats: int
     samples: list[float]  # seconds of one run, one figure a round
+    kept_bytes: int | None = None  # for backward, where that was counted
 
     @classmethod
     def of(cls, c: Contender) -> Entry:
-        return cls(c.name, c.target, c.version, c.moved_bytes, c.repeats, list(c.samples))
+        samples = list(c.samples)
+        return cls(c.name, c.target, c.version, c.moved_bytes, c.repeats, samples, c.kept_bytes)
 
     @property
     def seconds(self) -> Spread:
@@ -92,7 +94,7 @@ class Result:
     def from_json(cls, data: dict[str, Any]) -> Result:
         fields = {key: data[key] for key in cls.__dataclass_fields__}
         fields["entries"] = [
-            Entry(**{key: entry[key] for key in Entry.__dataclass_fields__})
+            Entry(**{key: entry[key] for key in Entry.__dataclass_fields__ if key in entry})
             for entry in data["entries"]
         ]
         return cls(**fields)

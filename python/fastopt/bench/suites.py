@@ -10,6 +10,7 @@ training:
 - small: warm. Everything fits in the second-level cache, and step follows step; what is measured is
   the way from Python to the kernel and back. The limit is then what one call into C++ costs.
 - tail: as large, models and small, whose tensors it takes.
+- dropout: warm up to a million elements, cold at 64 million; see dropout.py.
 - models: cold, but for what a very large last-level cache keeps of the smaller models.
 - curve: from warm to cold; the bends are the caches.
 
@@ -21,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from fastopt.bench import peers
+from fastopt.bench import dropout, peers
 from fastopt.bench.shapes import MODELS, Shape, shrink
 from fastopt.bench.tail import torch_tail
 from fastopt.bench.timing import Contender
@@ -127,6 +128,36 @@ def tail_suite() -> Suite:
     )
 
 
+def dropout_suite() -> Suite:
+    """Dropout of one array, and of networks forwards and backwards, beside torch's."""
+
+    def cases(quick: bool, chosen: Sequence[str] | None) -> list[Case]:
+        sizes = (10_000, 100_000) if quick else (10_000, 1_000_000, 64 << 20)
+        batch, width = (8, 64) if quick else (512, 1024)
+        one = [Case("dropout", work, ((size,),)) for work in list(dropout.WORKS)[:4] for size in sizes]
+        return [
+            *one,
+            Case(
+                f"{batch // 64 or 1} x 64 x {width // 2}",
+                "transformer layer",
+                ((batch // 64 or 1, 64, width // 2),),
+            ),
+            Case(f"{batch} x {width}", "MLP", ((batch, width),)),
+            Case(f"{batch} x {width}", "the MLP's dropout", ((batch, width),) * dropout.LAYERS),
+        ]
+
+    def prepare(case: Case) -> Enter:
+        return lambda scene: dropout.WORKS[case.work](case.shapes, scene.targets)
+
+    return Suite(
+        "dropout beside torch's: one array (warm, the largest cold), networks",
+        15,
+        cases,
+        prepare,
+        lambda case: dropout.needed_bytes(case.work, case.shapes),
+    )
+
+
 def large(quick: bool) -> Tensors:
     return {"1 x 1M": [((1 << 20,),)]} if quick else {"1 x 64M": [((64 << 20,),)]}
 
@@ -181,4 +212,5 @@ SUITES = {
         allowed=lambda peer: peer.name in ("torch fused", "DeepSpeed CPU"),
     ),
     "tail": tail_suite(),
+    "dropout": dropout_suite(),
 }

@@ -48,6 +48,7 @@ class Contender:
     moved_bytes: int  # read and written by one run, at least
     target: str | None = None  # the CPU target of fastopt's kernels; None for other packages
     version: str | None = None
+    kept_bytes: int | None = None  # for backward, where that is part of the comparison
     prepare: Callable[[], object] = lambda: None  # called before each measurement, not timed
     repeats: int = 1  # runs in one measurement
     samples: list[float] = field(default_factory=list)  # seconds of one run, one figure a round

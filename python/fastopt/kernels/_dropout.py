@@ -69,8 +69,10 @@ def dropout(
     Returns:
         `out`.
     """
+    fresh = out is None
     out = _output(x, out)
-    _C.dropout(x, out, p, seed, offset, index, torch.get_num_threads(), mask)
+    threads = torch.get_num_threads()
+    _C.dropout(x, out, p, seed, offset, index, threads, mask, None, None, False, fresh)
     return _written(out)
 
 
