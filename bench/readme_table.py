@@ -1,6 +1,6 @@
 """Write README's table of measurements from the newest run in bench/results.
 
-python -m fastopt bench large small models tail --json bench/results/DATE-MACHINE.json
+python -m fastopt bench large small models tail lowbit --json bench/results/DATE-MACHINE.json
 python bench/readme_table.py            # rewrites README.md between its two markers
 python bench/readme_table.py --check    # exits 1 if README.md is not what it would write
 """

@@ -1,4 +1,4 @@
-# csrc/cpu/target.cpp, compiled once per CPU target with that target's machine flags.
+# csrc/cpu/target*.cpp, compiled once per CPU target with that target's machine flags.
 add_library(fastopt_cpu STATIC csrc/cpu/dispatch.cpp csrc/cpu/dropout.cpp csrc/cpu/norm.cpp csrc/cpu/parallel.cpp)
 target_link_libraries(fastopt_cpu PUBLIC fastopt_numerics PRIVATE OpenMP::OpenMP_CXX)
 
@@ -6,14 +6,16 @@ target_link_libraries(fastopt_cpu PUBLIC fastopt_numerics PRIVATE OpenMP::OpenMP
 # A rule's options are branches that do not change over the loop. GCC moves such branches out, into a
 # loop for each answer, but by default only from loops shorter than ours (bench/NOTES.md, 2).
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  set(FASTOPT_UNSWITCH --param=max-unswitch-level=3 --param=max-unswitch-insns=2000)
+  set_source_files_properties(csrc/cpu/target.cpp PROPERTIES COMPILE_OPTIONS
+    "--param=max-unswitch-level=3;--param=max-unswitch-insns=2000")
 endif()
 
 function(fastopt_add_target name)
   string(TOUPPER ${name} upper)
-  add_library(fastopt_target_${name} OBJECT csrc/cpu/target.cpp)
+  add_library(fastopt_target_${name} OBJECT
+    csrc/cpu/target.cpp csrc/cpu/target_halves.cpp csrc/cpu/target_dropout.cpp)
   target_link_libraries(fastopt_target_${name} PRIVATE fastopt_numerics)
-  target_compile_options(fastopt_target_${name} PRIVATE $<$<NOT:$<CONFIG:Debug>>:-O3> ${FASTOPT_UNSWITCH} ${ARGN})
+  target_compile_options(fastopt_target_${name} PRIVATE $<$<NOT:$<CONFIG:Debug>>:-O3> ${ARGN})
   target_compile_definitions(fastopt_target_${name}
     PRIVATE FASTOPT_TARGET=${name} FASTOPT_SIMD_${upper})
   target_sources(fastopt_cpu PRIVATE $<TARGET_OBJECTS:fastopt_target_${name}>)

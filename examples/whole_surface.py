@@ -152,6 +152,9 @@ def on_torch() -> None:
     first, second = ([torch.zeros_like(param) for param in params] for _ in range(2))
     kernels.adam_(params, grads, first, second, step=[1, 2], lr=0.1)
     print("kernels.adam_ on two tensors:", [round(param.mean().item(), 4) for param in params])
+    low = torch.ones(3, dtype=torch.bfloat16)  # any mix with float32 and float16
+    kernels.sgd_(low, torch.ones(3), torch.zeros(3, dtype=torch.float16), lr=0.1, momentum=0.9)
+    print("kernels.sgd_ on bfloat16:", low.tolist())
 
 
 def around_the_step() -> None:
@@ -185,6 +188,9 @@ def sgd(model: torch.nn.Module) -> optim.SGD:
         error_if_nonfinite=True,
         ema_decay=0.9,
         ema_bias_correction=True,
+        state_dtype=torch.bfloat16,
+        master_weights=False,
+        stochastic_rounding=False,
     )
 
 
@@ -204,6 +210,9 @@ def adagrad(model: torch.nn.Module) -> optim.Adagrad:
         error_if_nonfinite=True,
         ema_decay=0.9,
         ema_bias_correction=False,
+        state_dtype=None,
+        master_weights=True,
+        stochastic_rounding=False,
     )
 
 
@@ -225,6 +234,9 @@ def rmsprop(model: torch.nn.Module) -> optim.RMSprop:
         error_if_nonfinite=True,
         ema_decay=0.9,
         ema_bias_correction=False,
+        state_dtype="int8",
+        master_weights=False,
+        stochastic_rounding=True,
     )
 
 
@@ -248,6 +260,9 @@ def adam(model: torch.nn.Module) -> optim.Adam:
         error_if_nonfinite=True,
         ema_decay=0.9,
         ema_bias_correction=True,
+        state_dtype="int8",
+        master_weights=True,
+        stochastic_rounding=False,
     )
 
 
@@ -272,6 +287,9 @@ def adamw(model: torch.nn.Module) -> optim.AdamW:
         error_if_nonfinite=False,
         ema_decay=0.9,
         ema_bias_correction=True,
+        state_dtype=torch.float32,
+        master_weights=False,
+        stochastic_rounding=True,
     )
 
 
@@ -327,12 +345,34 @@ def resume(make: Callable[[torch.nn.Module], Optimizer], optimizer: Optimizer) -
     another.step(closure)
 
 
+def low_precision() -> None:
+    """A bfloat16 network with 8-bit states and 16 bits more of each weight."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(64, 128), torch.nn.Tanh(), torch.nn.Linear(128, 64)
+    ).bfloat16()
+    inputs = torch.randn(32, 64, dtype=torch.bfloat16)
+    weights = [param for param in model.parameters() if param.ndim == 2]
+    biases = [param for param in model.parameters() if param.ndim == 1]
+    optimizer = optim.AdamW(weights, lr=0.01, state_dtype="int8", master_weights=True)
+    optimizer.add_param_group({"params": biases, "state_dtype": None})
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.mse_loss(model(inputs), inputs)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    kept = [f"{key} {value.dtype}" for key, value in optimizer.state[weights[0]].items()]
+    print(f"bfloat16: loss {loss.item():.3f}, kept {', '.join(kept)}")
+    saved: dict[str, Any] = optimizer.state_dict(as_torch=True)  # what torch.optim.AdamW would save
+    torch.optim.AdamW([{"params": weights}, {"params": biases}]).load_state_dict(saved)
+
+
 # ---- around an optimizer --------------------------------------------------------------------------
 
 
 def report() -> None:
     """Which parameters take fastopt's kernels, and why the others do not."""
-    model = torch.nn.ModuleList([torch.nn.Linear(1, 8), torch.nn.Linear(8, 1, dtype=torch.bfloat16)])
+    model = torch.nn.ModuleList([torch.nn.Linear(1, 8), torch.nn.Linear(8, 1, dtype=torch.complex64)])
     optimizer = optim.AdamW(model.named_parameters())
     found: optim.FusedReport = optimizer.fused_report()
     print(found)
@@ -431,6 +471,7 @@ def main() -> None:
     makers: list[Callable[[torch.nn.Module], Optimizer]] = [sgd, adagrad, rmsprop, adam, adamw]
     for make in makers:
         train(make)
+    low_precision()
     report()
     convert()
     in_backward()

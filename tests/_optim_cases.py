@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch.optim import Optimizer
 
 import fastopt
 from fastopt import reference
+from fastopt.reference.storage import narrow, widen
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Options = dict[str, Any]
@@ -126,6 +128,16 @@ FULL: dict[str, Options] = {
 }
 
 DTYPES = [torch.float32, torch.float64]
+STORED = [torch.bfloat16, torch.float16]  # computed in float32
+
+# Dtypes of parameters, and of states beside them.
+STATE_PAIRS = [
+    (torch.float32, torch.bfloat16),
+    (torch.bfloat16, torch.float32),
+    (torch.bfloat16, torch.bfloat16),
+    (torch.float16, torch.float32),
+    (torch.float16, torch.bfloat16),
+]
 
 
 def option_cases() -> Iterator[tuple[str, Options]]:
@@ -174,27 +186,23 @@ class Subclass(torch.Tensor):
     """As plain as a subclass can be."""
 
 
-def bfloat16() -> Tensor:
-    return parameters(torch.bfloat16, [(5, 7)])[0]
-
-
-def float16() -> Tensor:
-    return parameters(torch.float16, [(5, 7)])[0]
-
-
-def complex64() -> Tensor:
+def complex64(dtype: torch.dtype = torch.complex64) -> Tensor:
     generator = torch.Generator().manual_seed(3)
-    return torch.nn.Parameter(torch.randn(5, 7, dtype=torch.complex64, generator=generator))
+    return torch.nn.Parameter(torch.randn(5, 7, dtype=dtype, generator=generator))
+
+
+def complex128() -> Tensor:
+    return complex64(torch.complex128)
 
 
 def subclass() -> Tensor:
     return parameters(shapes=[(5, 7)])[0].detach().as_subclass(Subclass).requires_grad_()
 
 
+# Parameters that the kernels do not take.
 ODD: dict[str, Callable[[], Tensor]] = {
-    "bfloat16": bfloat16,
-    "float16": float16,
     "complex64": complex64,
+    "complex128": complex128,
     "subclass": subclass,
 }
 
@@ -212,9 +220,21 @@ def sparse_gradient(step: int, shape: tuple[int, int] = (9, 3)) -> Tensor:
     return torch.sparse_coo_tensor(indices, values, shape, check_invariants=True)
 
 
+def state_dtypes(optimizer: Optimizer, *names: str) -> set[torch.dtype]:
+    """Of the states of these names, over all parameters."""
+    return {state[name].dtype for state in optimizer.state.values() for name in names if name in state}
+
+
 def array_of(tensor: Tensor) -> Array:
     """A copy, as NumPy sees it: dense, and not lazily negated."""
-    return np.array(tensor.detach().resolve_neg().numpy(), order="C")
+    plain = tensor.detach().resolve_neg()
+    if plain.dtype == torch.bfloat16:  # which torch does not export
+        return np.array(plain.view(torch.uint16).numpy(), order="C").view(ml_dtypes.bfloat16)
+    return np.array(plain.numpy(), order="C")
+
+
+def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    return array_of(torch.empty(0, dtype=dtype)).dtype
 
 
 def assert_same_bits(actual: Tensor, expected: Array | Tensor, what: str = "") -> None:
@@ -247,28 +267,34 @@ class Mirror:
             options = {key: _plain(group[key]) for key in self.keys & group.keys()}
             for param in group["params"]:
                 if param not in self.params:
-                    self._take_in(param)
+                    self._take_in(param, group.get("state_dtype") or param.dtype)
                 if param.grad is not None:
                     self._step(param, options)
 
-    def _take_in(self, param: Tensor) -> None:
+    def _take_in(self, param: Tensor, stored: torch.dtype) -> None:
         array = self.params[param] = array_of(param)
         start = self.optimizer.defaults.get("initial_accumulator_value", 0)
-        self.states[param] = {key: np.full_like(array, start) for key in self.case.states}
+        dtype = array.dtype if param.dtype == torch.float64 else numpy_dtype(stored)
+        self.states[param] = {key: np.full(array.shape, start, dtype) for key in self.case.states}
         self.steps[param] = 0
 
-    def _step(self, param: Tensor, options: Options) -> None:
+    def _grad(self, param: Tensor) -> Array:
+        """The gradient as the rule takes it."""
         assert param.grad is not None
+        return array_of(param.grad)
+
+    def _step(self, param: Tensor, options: Options) -> None:
         self.steps[param] += 1
-        states = self.states[param]
-        self.params[param], *new = self.case.rule(
-            self.params[param],
-            array_of(param.grad),
-            *states.values(),
-            step=self.steps[param],
-            **options,
+        states, before = self.states[param], self.params[param]
+        updated, *new = self.case.rule(
+            widen(before), self._grad(param), *states.values(), step=self.steps[param], **options
         )
         states.update(zip(states, new, strict=True))
+        self._updated(param, updated)
+        self.params[param] = narrow(updated, before.dtype)
+
+    def _updated(self, param: Tensor, value: Array) -> None:
+        """Hear of a parameter's new value, before it is rounded to what it is stored in."""
 
     def reread(self) -> None:
         """Take the parameters' values as they are now."""

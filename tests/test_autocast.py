@@ -1,5 +1,5 @@
 """Training under torch.autocast: the forward pass in bfloat16, float32 parameters and gradients, and
-the reference's bits at each step; parameters stored in bfloat16 take torch's own path.
+the reference's bits at each step; the same with parameters and gradients that are bfloat16, too.
 """
 
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from _optim_cases import CASES, FULL, Mirror, assert_same_bits, step_and_check
+from _optim_cases import CASES, FULL, Mirror, assert_same_bits, option_id, step_and_check
 
 each_optimizer = pytest.mark.parametrize("name", CASES)
 
@@ -35,14 +35,15 @@ def loss_of(model: torch.nn.Module, step: int) -> Tensor:
 
 @each_optimizer
 @pytest.mark.parametrize("step_within", [False, True])
-def test_each_step_equals_the_reference(name: str, step_within: bool) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=option_id)
+def test_each_step_equals_the_reference(name: str, step_within: bool, dtype: torch.dtype) -> None:
     """Also where the step is, against torch's advice, itself within the context."""
-    model = network()
+    model = network().to(dtype)
     mirror = Mirror(name, CASES[name].ours(model.parameters(), **FULL[name]))
     for step in range(6):
         mirror.optimizer.zero_grad()
         loss_of(model, step).backward()
-        assert all(param.grad.dtype == torch.float32 for param in model.parameters())
+        assert all(param.grad.dtype == dtype for param in model.parameters())
         with torch.autocast("cpu", torch.bfloat16, enabled=step_within):
             step_and_check(mirror)
 
@@ -63,18 +64,3 @@ def test_a_run_with_a_scaler_is_the_run_without(name: str) -> None:
         trained.append(list(model.parameters()))
     for index, (plain, scaled) in enumerate(zip(*trained, strict=True)):
         assert_same_bits(scaled, plain, f"parameter {index}")
-
-
-@each_optimizer
-@pytest.mark.filterwarnings("ignore:fastopt.*no parameter takes")
-def test_parameters_in_bfloat16_are_torchs(name: str) -> None:
-    trained = []
-    for optimizer_class in CASES[name].classes:
-        model = network().bfloat16()
-        optimizer = optimizer_class(model.parameters(), **FULL[name])
-        for step in range(4):
-            optimizer.zero_grad()
-            loss_of(model, step).backward()
-            optimizer.step()
-        trained.append(list(model.parameters()))
-    assert all(map(torch.equal, *trained))

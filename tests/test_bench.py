@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fastopt import _C
-from fastopt.bench import compare, dropout, peers, report
+from fastopt.bench import compare, dropout, lowbit, peers, report
 from fastopt.bench.peers import Peer, attribute_of
 from fastopt.bench.results import Entry, Report, Result, group_by_suite
 from fastopt.bench.shapes import MODELS, count, shrink
@@ -70,6 +70,13 @@ class TestTiming:
     def test_ratios_are_taken_within_a_round(self) -> None:
         # The machine halves its speed in the second round: the ratio does not notice.
         assert ratio([2.0, 4.0, 2.0], [1.0, 2.0, 1.0]) == Spread(2, 2, 2)
+
+    def test_slow_contenders_take_part_in_the_first_rounds(self) -> None:
+        quick, slow = (Contender(name, run=lambda: None, moved_bytes=1) for name in "AB")
+        slow.most_rounds = 2
+        interleave([quick, slow], 4, 0.0)
+        assert (len(quick.samples), len(slow.samples)) == (4, 2)
+        assert ratio([2.0, 4.0], [1.0, 2.0, 8.0]) == Spread(2, 2, 2)
 
     def test_spread(self) -> None:
         assert Spread.of([5.0]) == Spread(5, 5, 5)
@@ -224,6 +231,54 @@ class TestDropout:
         assert Result.from_json(data).entries[0].kept_bytes is None
 
 
+class TestLowbit:
+    SHAPE = (16, 1024)
+
+    @pytest.mark.parametrize(
+        ("work", "state_bytes", "moved_bytes"),
+        [
+            ("AdamW float32", 8, 28),
+            ("AdamW float32, bf16 state", 4, 20),
+            ("AdamW float32, int8 state", 2 + 8 / 256, 12 + 4 + 16 / 256),
+            ("AdamW bf16", 4, 14),
+            ("AdamW bf16, stochastic rounding", 4, 14),
+            ("AdamW bf16, master weights", 10, 26),
+            ("AdamW bf16, int8 state", 2 + 8 / 256, 6 + 4 + 16 / 256),
+        ],
+    )
+    def test_bytes(self, work: str, state_bytes: float, moved_bytes: float) -> None:
+        workload = lowbit.LowbitWorkload(work, (self.SHAPE,))
+        elements = prod(self.SHAPE)
+        (fused,) = peers.join(workload, peers.PEERS[:1], False, set(), print)
+        ours, limit = workload.ours(_C.cpu_target()), workload.limit(_C.cpu_target(), 1)
+        # Nothing but step counts and seeds in addition.
+        assert ours.state_bytes == pytest.approx(state_bytes, abs=0.01)
+        assert ours.moved_bytes / elements == pytest.approx(moved_bytes, abs=0.02)
+        assert limit.moved_bytes == ours.moved_bytes
+        assert fused.state_bytes == pytest.approx(2 * workload.storage.dtype.itemsize, abs=0.01)
+        for contender in (ours, limit, fused):
+            contender.run()
+        assert torch.isfinite(workload.params[0]).all()
+
+    @pytest.mark.parametrize("written", [400, 404, 1000, 1600, 2400])
+    def test_the_limit_writes_all_that_is_asked_for(self, written: int) -> None:
+        calls = lowbit.limit_calls(400, written)
+        arrays = [arrays for arrays, _ in calls]
+        assert sum(a.nbytes for param, grad, *states in arrays for a in sum(states, param)) == written
+        assert sum(a.nbytes for a in arrays[0][1]) == 400
+        assert all(len(arrays) == 2 + states for arrays, states in calls)
+
+    def test_memory_of_composed_tensors(self) -> None:
+        composed = torch.nested.nested_tensor([torch.ones(3), torch.ones(5)], layout=torch.jagged)
+        assert lowbit.tensor_bytes(composed) == 8 * 4 + 3 * 8  # values and offsets
+
+    def test_8_bit_packages_join_8_bit_states(self) -> None:
+        for storage in lowbit.WORKS.values():
+            names = {peer.name for peer in lowbit.peers_of(storage)}
+            eight = {"bitsandbytes 8-bit", "torchao 8-bit"}
+            assert names == ({"torch fused", *eight} if storage.is_eight_bit else {"torch fused"})
+
+
 class TestPeers:
     def write_package(self, folder: Path, body: str) -> Peer:
         (folder / "otherpackage.py").write_text("import torch\n__version__ = '2.0'\n" + body)
@@ -286,6 +341,13 @@ class TestResults:
     def test_json_and_back(self) -> None:
         whole = Report({"cpu": "a"}, [result({"limit": 1.0, "fastopt": 2.0})], ["note"])
         assert Report.from_json(json.loads(json.dumps(whole.to_json()))) == whole
+
+    def test_json_of_before_states_were_measured(self) -> None:
+        report = Report({"cpu": "a"}, [result({"limit": 1.0, "fastopt": 2.0})])
+        data = json.loads(json.dumps(report.to_json()))
+        for entry in data["results"][0]["entries"]:
+            del entry["state_bytes"]
+        assert Report.from_json(data) == report
 
     @pytest.mark.parametrize("data", [{}, [], {"format": 0}, {"format": 1, "results": [{}]}])
     def test_other_json_is_refused(self, data: object) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fastopt import _C
-from fastopt.bench import main, run
+from fastopt.bench import lowbit, main, run
 
 
 class TestCommand:
@@ -66,6 +66,23 @@ class TestCommand:
         for text in ("dropout, bfloat16 in place", "transformer layer", "keeps", "torch dropout"):
             assert text in printed
         assert picture.read_bytes().startswith(b"\x89PNG")
+
+    def test_lowbit(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """All of its works; the 8-bit packages, slow and not always there, have tests of their own."""
+        monkeypatch.setattr(lowbit, "PEERS", [p for p in lowbit.PEERS if p.module == "torch"])
+        file, picture = tmp_path / "run.json", tmp_path / "run.png"
+        arguments = ["lowbit", "--quick", "--rounds", "1", "--threads", "1"]
+        assert main([*arguments, "--json", str(file), "--plot", str(picture)]) == 0
+        printed = capsys.readouterr().out
+        assert "AdamW bf16, stochastic rounding" in printed
+        assert "state B" in printed
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        data = json.loads(file.read_text())
+        assert [case["work"] for case in data["results"]] == list(lowbit.WORKS)
+        sizes = [entry["state_bytes"] for case in data["results"] for entry in case["entries"]]
+        assert sum(size is None for size in sizes) == len(lowbit.WORKS)  # the limits
 
     def test_compare(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         old = tmp_path / "old.json"

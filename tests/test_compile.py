@@ -22,8 +22,10 @@ from _optim_cases import (
     Mirror,
     Options,
     assert_same_bits,
+    complex64,
     parameters,
     set_gradients,
+    set_odd_gradient,
 )
 from conftest import RunPython
 
@@ -150,14 +152,15 @@ def test_a_compiled_step_calls_its_closure_and_hooks() -> None:
 
 
 def test_parameters_on_torchs_path_step_within_a_compiled_function() -> None:
-    """bfloat16 beside float32, which makes the update call back into torch's own step."""
+    """complex64 beside float32, which makes the update call back into torch's own step."""
     made = []
     for compiled in (torch.compile(backend="eager"), lambda it: it):
-        params = parameters(shapes=[(5, 7)]) + parameters(torch.bfloat16, [(4, 3)])
+        params = [*parameters(shapes=[(5, 7)]), complex64()]
         optimizer = CASES["AdamW"].ours(params)
         step = compiled(optimizer.step)
         for index in range(3):
-            set_gradients(params, seed=index)
+            set_gradients(params[:1], seed=index)
+            set_odd_gradient(params[1], seed=index)
             step()
         made.append(params)
     assert_same_bits(made[0][0], made[1][0])

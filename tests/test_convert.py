@@ -17,6 +17,7 @@ from _optim_cases import (
     CASES,
     DTYPES,
     FULL,
+    STORED,
     TORCH_OPTIONS,
     Options,
     option_id,
@@ -63,7 +64,7 @@ def test_to_torch_goes_on_as_torch_would(name: str, options: Options, start: int
 
 
 @each_optimizer
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, *STORED])
 def test_there_and_back_changes_nothing(name: str, dtype: torch.dtype) -> None:
     """Converted back at once, a torch optimizer holds what it held, attributes and all."""
     optimizer = CASES[name].torchs(parameters(dtype), **FULL[name])

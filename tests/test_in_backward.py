@@ -111,9 +111,35 @@ def test_same_bits_as_the_plain_loop(name: str, options: Options) -> None:
 
 
 @each_optimizer
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=option_id)
+def test_parameters_in_16_bits(name: str, dtype: torch.dtype) -> None:
+    model, other = tied_model(dtype), tied_model(dtype)
+    options = FULL[name] if name == "SGD" else FULL[name] | {"state_dtype": torch.float32}
+    handle = step_in_backward(model, CASES[name].ours, **options)
+    plain = CASES[name].ours(other.parameters(), **options)
+    assert not any(it.reason for it in plain.fused_report())
+    for step in range(4):
+        backward(model, step)
+        train(other, plain, step, 1)
+    assert_same_training(model, handle, other, plain)
+
+
+class Slanted(nn.Module):
+    """Of complex numbers, trained by the loop of `backward`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(11, dtype=torch.complex64, generator=generator))
+
+    def forward(self, index: Tensor, rare: bool = False) -> Tensor:
+        return torch.outer(self.weight[index], self.weight).abs()
+
+
+@each_optimizer
 def test_parameters_on_torchs_path(name: str) -> None:
     """Of another dtype, where torch's step does the work, and warns once of that."""
-    model, other = tied_model(torch.float16), tied_model(torch.float16)
+    model, other = Slanted(), Slanted()
     with pytest.warns(UserWarning, match="no parameter takes fastopt's kernels") as warned:
         handle = step_in_backward(model, CASES[name].ours, **FULL[name])
     assert [it.filename for it in warned] == [__file__]

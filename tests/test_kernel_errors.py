@@ -135,7 +135,7 @@ WRONG_LAYOUTS: dict[str, tuple[Callable[[Array], Any], str]] = {
 WRONG_DTYPES: dict[str, tuple[Callable[[Array], Any], str]] = {
     **{
         name: (lambda good, name=name: good.astype(name), name + "$")
-        for name in ("float16", "int32", "int64", "uint8", "bool", "complex64", "complex128")
+        for name in ("int32", "int64", "uint8", "bool", "complex64", "complex128")
     },
     "longdouble": (lambda good: good.astype(np.longdouble), r"float(96|128)$"),
     "byte-swapped": (lambda good: good.astype(">f4"), "buffer format '>f'$"),
@@ -148,8 +148,6 @@ WRONG_DTYPES: dict[str, tuple[Callable[[Array], Any], str]] = {
     **{
         f"torch {name}": (lambda good, name=name: torch_of(good).to(getattr(torch, name)), got)
         for name, got in {
-            "half": "float16$",
-            "bfloat16": "bfloat16$",
             "float8_e4m3fn": "8 bits$",
             "int16": "int16$",
             "bool": "bool$",
@@ -236,6 +234,14 @@ def test_a_dtype_other_than_the_parameters() -> None:
     for name, argument in EVERY_ARGUMENT:
         if argument != "param":
             refuse_array(name, argument, np.ones(SHAPE), TypeError, "float64$")
+            half = np.ones(SHAPE, np.float16)
+            wide = dict.fromkeys(arguments_of(name), np.ones(SHAPE)) | {argument: half}
+            copies = {key: value.copy() for key, value in wide.items()}
+            match = f"^{argument}: expected float64 like param, got float16$"
+            refuse(name, copies, TypeError, match)
+            halves = {key: half.copy() for key in wide} | {argument: np.ones(SHAPE)}
+            match = f"^{argument}: expected float32, bfloat16 or float16 beside param, got float64$"
+            refuse(name, halves, TypeError, match)
     lists = lists_for("adam") | {"param": [np.ones(SHAPE, np.float32)] * 2 + [np.ones(SHAPE)]}
     lists["param"][1] = lists["param"][0].copy()
     refuse("adam", lists, TypeError, r"^grad\[2\]: expected float64 like param\[2\], got float32$")

@@ -11,9 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from fastopt import reference
+from fastopt.reference.storage import narrow, widen
 
 FILE = Path(__file__).parent / "data" / "kernel_hashes.txt"
 ARRAYS = {  # state arguments, and the option that each needs
@@ -51,6 +53,14 @@ OPTIONS: dict[str, list[dict[str, float]]] = {
         {"lr": 0.001, "beta1": 0.8, "beta2": 0.99, "eps": 0},
     ],
 }
+# What param, grad and the states are stored in: `stores` of tests/cpp/kernel_hashes.cpp.
+F32, F16, BF16 = np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)
+STORED: dict[str, list[Any]] = {
+    "float32": [F32] * 5,
+    "float64": [np.dtype(np.float64)] * 5,
+    "bfloat16": [BF16] * 5,
+    "mixed": [BF16, F16, F32, BF16, F16],
+}
 SIZES_AND_STEPS = [(1, 1), (67, 1), (1000, 10), (70001, 1000)]
 
 
@@ -63,9 +73,9 @@ def mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def make_input(array: int, size: int, dtype: str, negative: bool) -> np.ndarray:
-    """The same numbers as input() in tests/cpp/kernel_hashes.cpp."""
-    mantissa, bias, top = (23, 127, 31) if dtype == "float32" else (52, 1023, 63)
+def make_input(array: int, size: int, stored: Any, negative: bool) -> np.ndarray:
+    """The same numbers as input_of() in tests/cpp/inputs.h."""
+    mantissa, bias, top = (52, 1023, 63) if stored == np.float64 else (23, 127, 31)
     h = mix(np.uint64(array << 32) | np.arange(size, dtype=np.uint64))
     exponent = np.uint64(bias - 20) + (h >> np.uint64(6) & np.uint64(0xFF)) % np.uint64(41)
     fraction = h >> np.uint64(12) & np.uint64((1 << mantissa) - 1)
@@ -77,11 +87,14 @@ def make_input(array: int, size: int, dtype: str, negative: bool) -> np.ndarray:
     fraction[kind == 3] |= np.uint64(1)
     sign = (h >> np.uint64(5) & np.uint64(1)) << np.uint64(top) if negative else np.uint64(0)
     bits = sign | exponent << np.uint64(mantissa) | fraction
-    return bits.astype(np.uint32).view(np.float32) if top == 31 else bits.view(np.float64)
+    if top == 63:
+        return bits.view(np.float64)
+    return narrow(bits.astype(np.uint32).view(np.float32), stored)
 
 
 def hash_bits(h: int, values: np.ndarray) -> int:
-    """FNV-1a over the bits as 64-bit words; every NaN counts as one."""
+    """FNV-1a over the widened numbers' bits as 64-bit words; every NaN counts as one."""
+    values = widen(values)
     words = values.view(np.uint32 if values.dtype == np.float32 else np.uint64).astype(np.uint64)
     words[np.isnan(values)] = np.uint64(0xFFFFFFFFFFFFFFFF)
     for word in words.tolist():
@@ -89,7 +102,7 @@ def hash_bits(h: int, values: np.ndarray) -> int:
     return h
 
 
-def reference_hash(rule: str, dtype: str, size: int, step: int, options: dict[str, float]) -> int:
+def reference_hash(rule: str, name: str, size: int, step: int, options: dict[str, float]) -> int:
     """The hash after two steps of the reference."""
     keywords: dict[str, Any] = {k: v for k, v in options.items() if not k.startswith("beta")}
     for key, value in keywords.items():
@@ -99,9 +112,10 @@ def reference_hash(rule: str, dtype: str, size: int, step: int, options: dict[st
         keywords["betas"] = (options["beta1"], options["beta2"])
     names = [n for n, needs in ARRAYS[rule].items() if needs is None or options.get(needs)]
     places = {name: 2 + i for i, name in enumerate(ARRAYS[rule])}
-    param = make_input(0, size, dtype, True)
-    grad = make_input(1, size, dtype, True)
-    states = {name: make_input(places[name], size, dtype, False) for name in names}
+    stored = STORED[name]
+    param = make_input(0, size, stored[0], True)
+    grad = make_input(1, size, stored[1], True)
+    states = {state: make_input(places[state], size, stored[places[state]], False) for state in names}
     for now in (step, step + 1):
         param, *new = getattr(reference, rule)(param, grad, **states, step=now, **keywords)
         states = dict(zip(names, new, strict=True))
@@ -118,7 +132,7 @@ def lines() -> list[str]:
         + " ".join(f"{key}={value!r}" for key, value in options.items())
         for rule, all_options in OPTIONS.items()
         for options in all_options
-        for dtype in ("float32", "float64")
+        for dtype in STORED
         for size, step in SIZES_AND_STEPS
     ]
 

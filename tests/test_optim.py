@@ -16,6 +16,7 @@ from _optim_cases import (
     CASES,
     DTYPES,
     FULL,
+    STORED,
     Mirror,
     Options,
     assert_same_bits,
@@ -32,7 +33,7 @@ each_optimizer = pytest.mark.parametrize("name", CASES)
 # ---- equal to the reference ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=option_id)
+@pytest.mark.parametrize("dtype", [*DTYPES, *STORED], ids=option_id)
 @pytest.mark.parametrize(("name", "options"), list(option_cases()), ids=option_id)
 def test_steps_equal_the_reference(
     name: str, options: Options, dtype: torch.dtype, target: str

@@ -85,7 +85,7 @@ def through_file(state: StateDict) -> StateDict:
     return loaded
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=option_id)
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16], ids=option_id)
 @pytest.mark.parametrize(("name", "options"), list(option_cases()), ids=option_id)
 def test_a_resumed_run_is_an_unbroken_one(name: str, options: Options, dtype: torch.dtype) -> None:
     unbroken = CASES[name].ours(groups(dtype), **options)
@@ -219,6 +219,9 @@ def test_state_dicts_have_torchs_keys_and_dtypes(
             "error_if_nonfinite",
             "ema_decay",
             "ema_bias_correction",
+            "state_dtype",
+            "master_weights",
+            "stochastic_rounding",
         }
         for group in ours["param_groups"]:
             for extra in extras:
@@ -248,7 +251,7 @@ def test_older_state_dicts(name: str) -> None:
     for group in saved["param_groups"]:
         for key in ("maximize", "foreach", "differentiable", "capturable", "fused"):
             group.pop(key, None)
-        for key in ("bias_correction", "eps_inside_sqrt", "exponential_average"):
+        for key in ("bias_correction", "eps_inside_sqrt", "exponential_average", "state_dtype"):
             group.pop(key, None)
     resumed = CASES[name].ours(groups(torch.float32))
     copy_params(first, resumed)

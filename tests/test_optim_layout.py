@@ -15,6 +15,7 @@ from _optim_cases import (
     CASES,
     DTYPES,
     FULL,
+    STORED,
     Mirror,
     Snapshot,
     assert_same_bits,
@@ -73,7 +74,7 @@ def neighbours_untouched(tensor: Tensor) -> bool:
 
 
 @each_optimizer
-@pytest.mark.parametrize("dtype", DTYPES, ids=option_id)
+@pytest.mark.parametrize("dtype", [*DTYPES, *STORED], ids=option_id)
 @each_layout
 def test_parameters_in_any_layout(name: str, layout: Layout, dtype: torch.dtype) -> None:
     """With gradients in the same layout and without gaps, in turn, as a new object each."""

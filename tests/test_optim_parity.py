@@ -17,12 +17,14 @@ from _optim_cases import (
     CASES,
     DTYPES,
     TORCH_OPTIONS,
+    Array,
     Options,
     array_of,
     gradients,
     option_id,
     parameters,
 )
+from fastopt.reference.storage import widen
 
 each_optimizer = pytest.mark.parametrize("name", CASES)
 
@@ -41,6 +43,9 @@ TAIL: dict[str, object] = {
     "error_if_nonfinite": False,
     "ema_decay": None,
     "ema_bias_correction": False,
+    "state_dtype": None,
+    "master_weights": False,
+    "stochastic_rounding": False,
 }
 EXTRAS: dict[str, Options] = {
     "SGD": {"exponential_average": False, "bias_correction": False},
@@ -66,7 +71,20 @@ MEASURED: dict[tuple[str, torch.dtype], float] = {
     ("RMSprop", torch.float64): 28,
     ("Adam", torch.float64): 75,
     ("AdamW", torch.float64): 75,
+    ("SGD", torch.bfloat16): 14,
+    ("Adagrad", torch.bfloat16): 6,
+    ("RMSprop", torch.bfloat16): 26,
+    ("Adam", torch.bfloat16): 5,
+    ("AdamW", torch.bfloat16): 5,
 }
+ALL_DTYPES = [*DTYPES, torch.bfloat16]
+
+
+def spacing(values: Array) -> Array:
+    """The distance to the next number of the type."""
+    if values.dtype != np.float32 and values.dtype != np.float64:  # bfloat16
+        return np.spacing(widen(values)) * 2.0**16
+    return np.spacing(values)
 
 
 def distance(name: str, options: Options, dtype: torch.dtype, seed: int, fused: bool) -> float:
@@ -90,19 +108,21 @@ def distance(name: str, options: Options, dtype: torch.dtype, seed: int, fused: 
         for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
             a, b = array_of(mine), array_of(other)
             largest[index] = np.maximum(largest[index], np.abs(b))
-            worst = max(worst, float(np.max(np.abs(a - b) / np.spacing(largest[index]))))
+            apart = np.abs(widen(a) - widen(b)) / spacing(largest[index])
+            worst = max(worst, float(apart.max()))
     return worst
 
 
-def comparisons() -> Iterator[tuple[str, Options, bool]]:
+def comparisons() -> Iterator[tuple[str, Options, bool, torch.dtype]]:
     for name, options in TORCH_OPTIONS.items():
-        for it, fused in itertools.product(options, (False, True)):
-            if not (fused and name == "RMSprop"):  # torch has none
-                yield name, it, fused
+        for it, fused, dtype in itertools.product(options, (False, True), ALL_DTYPES):
+            # torch has no fused RMSprop, and its fused SGD leaves bfloat16 parameters as they were
+            # but for the rest that fills no vector.
+            if not (fused and (name == "RMSprop" or (name == "SGD" and dtype == torch.bfloat16))):
+                yield name, it, fused, dtype
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=option_id)
-@pytest.mark.parametrize(("name", "options", "fused"), list(comparisons()), ids=option_id)
+@pytest.mark.parametrize(("name", "options", "fused", "dtype"), list(comparisons()), ids=option_id)
 def test_parameters_lie_within_the_measured_distance_of_torchs(
     name: str, options: Options, fused: bool, dtype: torch.dtype
 ) -> None:
@@ -113,11 +133,13 @@ def test_parameters_lie_within_the_measured_distance_of_torchs(
                    SGD   Adagrad   RMSprop   Adam   AdamW
         float32     17         5        27      9       8
         float64     12         6        28     75      75
+        bfloat16    14         6        26      5       5
 
     Momentum (SGD with dampening, RMSprop) adds up to more than what remains of it in a parameter.
     float64 shows the two ways to 1 - 0.999^t, repeated squaring here and pow in torch: at small t
     it is the difference of two near numbers. The rest: torch rounds elsewhere (its fused kernels
-    multiply and add in one), and its vector root is not always the nearest number.
+    multiply and add in one), and its vector root is not always the nearest number. In bfloat16 its
+    loop rounds after every operation, and fastopt only what is stored.
     """
     assert distance(name, options, dtype, 0, fused) <= 2 * MEASURED[name, dtype]
 
@@ -125,7 +147,7 @@ def test_parameters_lie_within_the_measured_distance_of_torchs(
 def measure() -> None:
     torch.set_num_threads(1)
     worst: dict[tuple[str, torch.dtype], float] = dict.fromkeys(MEASURED, 0)
-    for (name, options, fused), dtype in itertools.product(comparisons(), DTYPES):
+    for name, options, fused, dtype in comparisons():
         for seed in range(20):
             found = distance(name, options, dtype, seed, fused)
             worst[name, dtype] = max(worst[name, dtype], found)

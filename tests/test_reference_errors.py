@@ -31,7 +31,7 @@ WRONG_ARRAYS = [
     ([1.0, 2.0], TypeError, "numpy.ndarray, not list"),
     (None, TypeError, "numpy.ndarray, not NoneType"),
     (np.ma.ones(2), TypeError, "numpy.ndarray, not MaskedArray"),
-    (np.ones(2, np.float16), TypeError, "float32 or float64, not float16"),
+    (np.ones(2, np.longdouble), TypeError, "float32 or float64, not float(96|128)"),
     (np.ones(2, np.int64), TypeError, "float32 or float64, not int64"),
     (np.ones(2, complex), TypeError, "float32 or float64, not complex128"),
     (np.ones(2, ">f4"), TypeError, "float32 or float64, not >f4"),

@@ -149,6 +149,15 @@ optimizer = fastopt.optim.Adam([module])
 def first_step():
     optimizer.step()
 
+low = torch.nn.Parameter(torch.zeros(100_000, dtype=torch.bfloat16))
+low.grad = torch.ones_like(low)
+
+def new_state():
+    options = {"momentum": 0.5, "ema_decay": 0.5, "state_dtype": torch.float32}
+    fresh = fastopt.optim.SGD([low], lr=0.5, **options)
+    fresh.step()
+    return (fresh.state[low]["ema"].numpy() == numpy.float32(-0.25)).all()
+
 def same_as_reference():
     param, zeros = values(1), values(0)
     first = fastopt.reference.adam(param, values(0.1), zeros, zeros)
@@ -162,7 +171,7 @@ def status_of_a_child():
     child = os.fork()
     if child == 0:
         signal.alarm(30)  # kills a child that hangs
-        os._exit(0 if same_as_reference() else 1)
+        os._exit(0 if same_as_reference() and new_state() else 1)
     return os.waitpid(child, 0)[1]
 
 children = [status_of_a_child()]

@@ -3,16 +3,19 @@
 import inspect
 import json
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
 
 from fastopt import _C, kernels, optim, reference, verify
 from fastopt.verify.run import DTYPES, supported_targets
+from fastopt.verify.storage import COLUMNS
 
 QUICK = ["--quick", "--target", "scalar", "--rule"]
 
@@ -38,16 +41,19 @@ def test_all_is_right_and_the_settings_come_back(tmp_path: Path, capsys: Any) ->
     assert status == 0
     assert (_C.cpu_target(), torch.get_num_threads()) == settings
     assert (facts["passed"], facts["wrong_bits"], facts["wrong"]) == (True, 0, [])
+    columns = [*(dtype.name for dtype in DTYPES), *COLUMNS]
     assert [(row["rule"], row["dtype"], row["target"]) for row in facts["rows"]] == [
-        ("adagrad", dtype.name, target) for dtype in DTYPES for target in supported_targets()
+        ("adagrad", column, target) for column in columns for target in supported_targets()
     ]
-    assert all(row["elements"] > 100_000 for row in facts["rows"])
+    for row in facts["rows"]:
+        assert row["elements"] > (10_000 if row["dtype"] in COLUMNS else 100_000)
+        assert row["options"] >= (2 if row["dtype"] in COLUMNS else 8)
     assert facts["elements"] == sum(row["elements"] for row in facts["rows"])
     for row in facts["rows"]:
-        if row["dtype"] == "float64":
-            assert row["max_ulp"] is None
-        else:  # a few roundings
+        if row["dtype"] == "float32":  # a few roundings
             assert 0.5 < row["max_ulp"] < 20
+        else:
+            assert row["max_ulp"] is None
     assert "every bit equals" in capsys.readouterr().out
 
     _, alone = run([*QUICK, "adagrad"], tmp_path)  # a filter does not change the inputs
@@ -108,6 +114,8 @@ def test_a_wrong_reference(monkeypatch: pytest.MonkeyPatch, rule: str, right: st
 def flip_one_bit(arrays: Any, past: int = 0) -> None:
     """Flip the lowest bit of a finite number: the last of an array, or `past` elements after it."""
     for array in arrays if isinstance(arrays, list) else [arrays]:
+        if isinstance(array, torch.Tensor):  # bfloat16
+            array = array.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
         if array.size > 0:
             longer = np.lib.stride_tricks.as_strided(array, (array.size + past,))
             finite = np.flatnonzero(np.isfinite(longer))
@@ -163,6 +171,47 @@ def test_a_fault_of_one_thread_count(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     spoil_kernel(monkeypatch, lambda: torch.get_num_threads() == 3)
     _, facts = run([*QUICK, "adagrad"], tmp_path)
     assert {wrong["threads"] for wrong in facts["wrong"]} == {3}
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("argument", [0, 1, 2], ids=["param", "grad", "sum"])
+def test_one_flipped_bit_beside_other_types(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, column: str, argument: int
+) -> None:
+    """In the first case of a column, and in no other."""
+    labels: list[str] = []
+    plan = verify.Plan
+
+    class Watched(plan):
+        def cases(self) -> Any:
+            labels.clear()  # of the count that a progress bar asks for
+            for case in super().cases():
+                labels.append(case[1].column)
+                yield case
+
+    monkeypatch.setattr(verify, "Plan", Watched)
+    spoil_kernel(monkeypatch, lambda: labels[-1] == column and labels.count(column) == 1, argument)
+    status, facts = run([*QUICK, "adagrad"], tmp_path)
+    assert status == 1
+    assert {wrong["dtype"] for wrong in facts["wrong"]} == {column}
+    assert {wrong["array"] for wrong in facts["wrong"]} == {("param", "grad", "sum")[argument]}
+
+
+def test_a_reference_that_rounds_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """To odd instead of even: only what is stored in bfloat16 differs."""
+    right = reference.to_bfloat16
+
+    def wrong(x: Any) -> Any:
+        bits = right(x)
+        ties = x.view(np.uint32) & 0xFFFF == 0x8000
+        return np.where(ties, bits ^ 1, bits)
+
+    monkeypatch.setattr(reference, "to_bfloat16", wrong)
+    status, facts = run([*QUICK, "sgd"], tmp_path)
+    assert status == 1
+    wrong_rows = {row["dtype"] for row in facts["rows"] if row["wrong_bits"]}
+    assert "bfloat16" in wrong_rows
+    assert wrong_rows <= {"bfloat16", "mixed"}
 
 
 def test_one_flipped_bit_of_an_optimizer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -231,6 +280,41 @@ def test_one_flipped_bit_of_dropout(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert (status, facts["wrong_bits"], len(facts["wrong"])) == (1, 1, 1)
     assert facts["wrong"][0]["call"] == "fastopt.kernels.relu_dropout"
     assert ("outside" in facts["wrong"][0]["index"]) == (past > 0)
+
+
+# Masters, random rounding, 8-bit states
+
+
+def test_packed_is_right(tmp_path: Path) -> None:
+    status, facts = run(["--quick", "--rule", "packed"], tmp_path)
+    assert (status, facts["wrong_bits"]) == (0, 0)
+    rows = {(row["rule"], row["dtype"], row["target"]) for row in facts["rows"]}
+    assert len(rows) == (6 * 5 - 3) * len(supported_targets())  # Adagrad has no codes
+    assert all(row["elements"] > 30_000 for row in facts["rows"])
+
+
+PACKED_MUTANTS = [
+    ("storage", "(low < 0)", "(low <= 0)"),
+    ("storage", "bits + draws", "bits + draws // 2"),
+    ("codes", "np.uint64(0x9E3779B1)", "np.uint64(0x1E3779B1)"),
+    ("codes", "0xC2B2AE3D", "0xC2B2AE3F"),
+    ("codes", "np.float32(502)", "np.float32(503)"),
+    ("codes", "np.float32(2.0**-20)", "np.float32(2.0**-21)"),
+]
+
+
+@pytest.mark.parametrize(("module", "right", "wrong"), PACKED_MUTANTS)
+def test_a_wrong_reference_of_packed(
+    monkeypatch: pytest.MonkeyPatch, module: str, right: str, wrong: str
+) -> None:
+    original = sys.modules[f"fastopt.reference.{module}"]
+    source = inspect.getsource(original)
+    assert right in source
+    mutant = types.ModuleType(module, original.__doc__)
+    vars(mutant).update(vars(original))
+    exec(source.replace(right, wrong), vars(mutant))
+    monkeypatch.setattr(verify.packed, module, mutant)
+    assert verify.main([*QUICK, "packed"]) == 1
 
 
 # What it refuses

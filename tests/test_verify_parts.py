@@ -3,8 +3,10 @@
 import inspect
 from typing import Any
 
+import ml_dtypes  # noqa: F401  names bfloat16 to NumPy
 import numpy as np
 import pytest
+import torch
 
 from fastopt import reference
 from fastopt.verify.accuracy import Accuracy
@@ -14,6 +16,7 @@ from fastopt.verify.dropout import FORMS
 from fastopt.verify.memory import ALIGNED, EDGES, Block, Layout, crowd, edges, single
 from fastopt.verify.pools import KINDS, Pools, draw
 from fastopt.verify.run import DTYPES
+from fastopt.verify.storage import MIXES, Storage
 
 NAMES = [rule.name for rule in RULES]
 
@@ -111,13 +114,66 @@ def test_layouts() -> None:
 
 
 def test_block() -> None:
-    block = Block(100, {"param": 0, "grad": 3}, np.dtype(np.float32))
+    dtypes = {"param": np.dtype(np.float32), "grad": np.dtype(np.uint16)}
+    block = Block(100, {"param": 0, "grad": 3}, dtypes)
+    assert {name: array.dtype for name, array in block.arrays.items()} == dtypes
     assert block["param"].ctypes.data % 64 == 0
-    assert block["grad"].ctypes.data % 64 == 12
+    assert block["grad"].ctypes.data % 64 == 6
     other = block.copy()
     other["grad"][7] = 1
-    assert not block.memory.any()
-    assert [other.locate(int(i)) for i in np.flatnonzero(other.memory)] == [("grad", 7)]
+    assert not any(memory.any() for memory in block.memory.values())
+    assert np.flatnonzero(other.memory["grad"]).tolist() == [7 + 3]
+    block.assign(other)
+    assert block["grad"][7] == 1
+    assert all(len(memory) > 103 for memory in block.memory.values())
+
+
+@pytest.mark.parametrize("name", ["float32", "float64", "bfloat16", "float16"])
+def test_storage(name: str) -> None:
+    storage, native = Storage(name), np.dtype(name)  # ml_dtypes has named its type
+    bits = np.random.default_rng(3).integers(0, 1 << 16, 1000).astype(storage.bits)
+    stored, expected = bits.view(storage.dtype), bits.view(native)
+    assert storage.compute == (np.float64 if name == "float64" else np.float32)
+    numbers = storage.numbers(stored)
+    assert numbers.dtype == storage.compute
+    with np.errstate(invalid="ignore"):
+        assert differing(numbers, expected.astype(storage.compute))[1] == 0
+    assert differing(storage.visible(stored), storage.visible(storage.rounded(numbers)))[1] == 0
+    tensor = storage.tensor(stored)
+    assert tensor.dtype == getattr(torch, name)
+    assert tensor.data_ptr() == stored.ctypes.data
+    assert np.shares_memory(storage.of_tensor(tensor), stored)
+    third = np.linspace(-1e5, 1e5, 999, dtype=storage.compute)
+    with np.errstate(over="ignore"):
+        assert storage.rounded(third).tobytes() == third.astype(native).tobytes()
+
+
+def test_mixes() -> None:
+    """Every type stands in every place, and none of a column's mixes is of one type."""
+    for mix in MIXES:
+        assert len({mix.param, mix.grad, *mix.states}) > 1
+        assert mix.storage("ema").name == "float32"
+    for place in ("param", "grad", "states"):
+        found = {name for mix in MIXES for name in np.atleast_1d(getattr(mix, place)).tolist()}
+        assert found == {"float32", "bfloat16", "float16"}
+
+
+def test_pools_of_16_bits() -> None:
+    """The same kinds at the same places; rounding keeps what is denormal and what is infinite."""
+    pool, rng = Pools(np.dtype(np.float32), 0).mixed, np.random.default_rng(4)
+    for name in ("bfloat16", "float16"):
+        storage = Storage(name)
+        numbers = storage.numbers(pool.values[name])
+        for kind, test in (("nan", np.isnan), ("infinite", np.isinf), ("zero", lambda x: x == 0)):
+            assert test(numbers[pool.kinds == KINDS.index(kind)]).all()
+        smallest = {"bfloat16": 2.0**-126, "float16": 2.0**-14}[name]
+        denormal = np.abs(numbers[pool.kinds == KINDS.index("denormal")])
+        assert ((denormal > 0) & (denormal < smallest)).mean() > 0.3
+        extreme = np.abs(numbers[pool.kinds == KINDS.index("extreme")])
+        assert np.isfinite(extreme).mean() > 0.99
+        square, _ = pool.cut(storage, 640, True, rng)
+        negative = np.signbit(storage.numbers(square))
+        assert np.all(np.flatnonzero(negative) % 64 == 63)
 
 
 def test_accuracy() -> None:

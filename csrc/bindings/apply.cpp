@@ -6,6 +6,7 @@
 #include <deque>
 #include <vector>
 
+#include "bindings/item.h"
 #include "bindings/rules.h"
 #include "bindings/tensor.h"
 #include "cpu/dispatch.h"
@@ -32,11 +33,15 @@ void check_array(const Array& array, const Array& param, const std::string& name
                           device_name(view));
   }
   if (dtype_of(view) < 0) {
-    throw py::type_error(name + ": expected float32 or float64, got " + array.dtype());
+    throw py::type_error(name + ": expected float32, float64, bfloat16 or float16, got " +
+                         array.dtype());
   }
-  if (dtype_of(view) != dtype_of(like)) {
-    throw py::type_error(name + ": expected " + dtype_name(like) + " like " + param_name +
-                         ", got " + dtype_name(view));
+  if (!stored_with(view, like)) {
+    throw py::type_error(name + ": expected " +
+                         (dtype_of(like) == static_cast<int>(DType::float64)
+                              ? "float64 like "
+                              : "float32, bfloat16 or float16 beside ") +
+                         param_name + ", got " + dtype_name(view));
   }
   if (!same_shape(view, like)) {
     throw py::value_error(name + ": expected shape " + shape_text(like) + " like " + param_name +
@@ -136,15 +141,11 @@ class Call {
   void add(std::size_t i) {
     const Array& param = held_.emplace_back(py::list(arrays_[0])[i], name(0, i));
     check_array(param, param, name(0, i), name(0, i), true);
-    const DType dtype = static_cast<DType>(dtype_of(param.view()));
+    Item item = new_item(param.view());
     rules_.push_back(rule_.at_step(
-        dtype, step_number(steps_[i], indexed_ ? "step[" + std::to_string(i) + "]" : "step")));
-
-    Item item{target().kernels[rule_.index()][static_cast<int>(dtype)],
-              &rules_.back(),
-              {},
-              element_count(param.view()),
-              dtype};
+        compute_type(item),
+        step_number(steps_[i], indexed_ ? "step[" + std::to_string(i) + "]" : "step")));
+    item.rule = &rules_.back();
     hold(item, 0, param, i);
     for (std::size_t argument = 1; argument < 2u + rule_.state_count(); ++argument) {
       const bool used = argument == 1 || rule_.uses(static_cast<int>(argument) - 2);
@@ -157,11 +158,12 @@ class Call {
       check_array(array, param, name(argument, i), name(0, i), argument != 1);
       hold(item, argument, array, i);
     }
+    set_kernel(item, rule_, nullptr);
     items_.push_back(item);
   }
 
   void hold(Item& item, std::size_t argument, const Array& array, std::size_t i) {
-    item.arrays[argument] = data_of(array.view());
+    set_array(item, static_cast<int>(argument), array.view());
     const char* begin = static_cast<const char*>(item.arrays[argument]);
     if (item.size > 0) {
       bytes_.push_back({begin, begin + item.size * (array.view().dtype.bits / 8), argument != 1,

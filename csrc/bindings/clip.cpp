@@ -1,6 +1,7 @@
 #include "bindings/clip.h"
 
 #include <cmath>
+#include <limits>
 
 #include "bindings/dtensor.h"
 #include "cpu/norm.h"
@@ -17,7 +18,7 @@ double total_squares(Scratch& scratch, const py::object& optimizer, int threads)
     for (std::size_t i = 0; i < scratch.items.size(); ++i) {
       const Item& item = scratch.items[i];
       if (scratch.layout_of_item[i] != layout) continue;
-      scratch.grads.push_back({item.arrays[1], item.size, item.dtype});
+      scratch.grads.push_back({item.arrays[1], item.size, item.dtypes[1]});
     }
     const bool plain = layout == Layouts::plain;
     if (plain && scratch.grads.empty()) continue;
@@ -36,10 +37,8 @@ double total_squares(Scratch& scratch, const py::object& optimizer, int threads)
   return optimizer.attr("_total_squares")(parts).cast<double>();
 }
 
-}  // namespace
-
-double grad_factor(Scratch& scratch, const py::object& optimizer, const TailOptions& tail,
-                   int threads, double grad_scale) {
+double any_grad_factor(Scratch& scratch, const py::object& optimizer, const TailOptions& tail,
+                       int threads, double grad_scale) {
   if (!tail.clips) return 1 / grad_scale;
   if (!scratch.left_over.empty()) {
     optimizer.attr("_refuse_clipping")(
@@ -58,6 +57,15 @@ double grad_factor(Scratch& scratch, const py::object& optimizer, const TailOpti
   optimizer.attr("_grad_norm") = norm;
   const double clip = tail.max_grad_norm / (norm + 1e-6);  // as torch.nn.utils.clip_grad_norm_
   return (clip > 1 ? 1 : clip) / grad_scale;
+}
+
+}  // namespace
+
+double grad_factor(Scratch& scratch, const py::object& optimizer, const TailOptions& tail,
+                   int threads, double grad_scale) {
+  const double factor = any_grad_factor(scratch, optimizer, tail, threads, grad_scale);
+  // Without the payload of the gradient that it comes from: simd/pair.h asks for that.
+  return std::isnan(factor) ? std::numeric_limits<double>::quiet_NaN() : factor;
 }
 
 }  // namespace fastopt

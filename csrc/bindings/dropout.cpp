@@ -122,7 +122,7 @@ void check_memory(const Array& array, const std::string& name, bool written) {
 }
 
 void check_dtype(const Array& array, const std::string& name) {
-  if (storage_of(array.view()) < 0) {
+  if (dtype_of(array.view()) < 0) {
     throw py::type_error(name + ": expected float32, float64, bfloat16 or float16, got " +
                          array.dtype());
   }
@@ -131,7 +131,7 @@ void check_dtype(const Array& array, const std::string& name) {
 // An array of x's dtype.
 void check_like(const Array& array, const std::string& name, const Array& x) {
   check_dtype(array, name);
-  if (storage_of(array.view()) != storage_of(x.view())) {
+  if (dtype_of(array.view()) != dtype_of(x.view())) {
     throw py::type_error(name + ": expected " + dtype_name(x.view()) + " like x, got " +
                          dtype_name(array.view()));
   }
@@ -242,7 +242,7 @@ class Arrays {
     }
   }
 
-  DType dtype() const { return static_cast<DType>(storage_of(x_.view())); }
+  DType dtype() const { return static_cast<DType>(dtype_of(x_.view())); }
 
   template <class Run>
   void run(Run run, int threads) {

@@ -19,6 +19,11 @@ struct Names {
   PyObject* error_if_nonfinite = PyUnicode_InternFromString("error_if_nonfinite");
   PyObject* ema_decay = PyUnicode_InternFromString("ema_decay");
   PyObject* ema_bias_correction = PyUnicode_InternFromString("ema_bias_correction");
+  PyObject* master_weights = PyUnicode_InternFromString("master_weights");
+  PyObject* stochastic_rounding = PyUnicode_InternFromString("stochastic_rounding");
+  PyObject* param_low = PyUnicode_InternFromString("param_low");
+  PyObject* master = PyUnicode_InternFromString("master");
+  PyObject* rounding = PyUnicode_InternFromString("rounding");
   PyObject* ema = PyUnicode_InternFromString("ema");
   PyObject* ema_step = PyUnicode_InternFromString("ema_step");
 

@@ -120,9 +120,9 @@ class RuleOf final : public AnyRule {
   bool always_uses(int state) const override { return state < Rule<float>::required; }
   bool counts_steps() const override { return Rule<float>::counts_steps(options_); }
 
-  BoundRule at_step(DType dtype, double step) const override {
+  BoundRule at_step(DType compute, double step) const override {
     BoundRule bound;
-    if (dtype == DType::float32) {
+    if (compute == DType::float32) {
       put(bound, Rule<float>(options_, step));
     } else {
       put(bound, Rule<double>(options_, step));

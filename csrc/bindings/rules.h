@@ -29,8 +29,8 @@ class AnyRule {
   virtual bool always_uses(int state) const = 0;  // with the default ones
   virtual bool counts_steps() const = 0;
 
-  // What kernels take: all scalars of step number `step`, rounded to dtype.
-  virtual BoundRule at_step(DType dtype, double step) const = 0;
+  // What kernels take: all scalars of step number `step`, rounded to what they compute in.
+  virtual BoundRule at_step(DType compute, double step) const = 0;
 };
 
 // Throws pybind11::value_error if there is no rule of this name.

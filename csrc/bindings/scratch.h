@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,9 +20,20 @@ namespace py = pybind11;
 // What a step gathers before it writes. Kept between steps for its capacity, one per running step.
 struct Scratch {
   struct Count {
+    enum Type { float32, float64, int64 };
     void* counter;  // a step tensor's one element
-    bool is_double;
+    Type type;
     double value;  // the number that it will hold
+
+    void store() const {
+      if (type == float64) {
+        *static_cast<double*>(counter) = value;
+      } else if (type == float32) {
+        *static_cast<float*>(counter) = static_cast<float>(value);
+      } else {
+        *static_cast<int64_t*>(counter) = static_cast<int64_t>(value);
+      }
+    }
   };
   struct NewState {
     py::object param;
@@ -39,6 +51,8 @@ struct Scratch {
   std::vector<int> layout_of_item;
   Layouts layouts;
   std::vector<BoundRule> rules;
+  std::deque<Packing> packings;  // of the items that have one
+  std::deque<Dither> dithers;
   std::vector<Values> grads;  // what the norm is taken of
   std::vector<double> partials;
   std::vector<Count> counts;
@@ -69,6 +83,8 @@ struct Scratch {
   void clear() {
     roll_back({});
     rules.clear();
+    packings.clear();
+    dithers.clear();
     layouts.clear();
     held.clear();
   }
@@ -79,11 +95,13 @@ struct Spec {
   explicit Spec(const std::string& name) : name(name) {
     const std::unique_ptr<AnyRule> rule = make_rule(name);
     for (int i = 0; i < rule->state_count(); ++i) {
-      states.push_back(PyUnicode_InternFromString(rule->state_name(i)));
+      const std::string name = rule->state_name(i);
+      states.push_back(PyUnicode_InternFromString(name.c_str()));
+      scales.push_back(PyUnicode_InternFromString((name + "_scale").c_str()));
     }
   }
   std::string name;
-  std::vector<PyObject*> states;
+  std::vector<PyObject*> states, scales;
   std::vector<std::unique_ptr<Scratch>> idle;
 };
 

@@ -8,6 +8,7 @@
 #include "bindings/clip.h"
 #include "bindings/dtensor.h"
 #include "bindings/group.h"
+#include "bindings/item.h"
 #include "bindings/rules.h"
 #include "bindings/scratch.h"
 #include "bindings/tensor.h"
@@ -50,13 +51,7 @@ class Walk {
       optimizer_.attr("_step_with_torch")(left_over(), grad_scale);
     }
     for (auto& fresh : scratch_->new_states) commit(fresh);
-    for (const auto& count : scratch_->counts) {
-      if (count.is_double) {
-        *static_cast<double*>(count.counter) = count.value;
-      } else {
-        *static_cast<float*>(count.counter) = static_cast<float>(count.value);
-      }
-    }
+    for (const auto& count : scratch_->counts) count.store();
     for (BoundRule& rule : scratch_->rules) rule.tail.grad_factor = factor;
     for (std::size_t i = 0; i < scratch_->items.size(); ++i) {
       scratch_->items[i].rule = &scratch_->rules[scratch_->rule_of_item[i]];
@@ -92,6 +87,8 @@ class Walk {
                                                                   : nullptr;
     if (whole_group == nullptr) rule_.read_options(group, Checks::none);
     read_tail(group);
+    has_master_ = is_set(group, names.master_weights);
+    rounds_at_random_ = is_set(group, names.stochastic_rounding);
     last_step_ = -1;
     PyObject* listed = lookup(group, names.params);
     if (listed == nullptr) throw py::key_error("params");
@@ -152,17 +149,12 @@ class Walk {
 
   void read_param(PyObject* group, PyObject* param, py::object grad) {
     View view;
+    packing_ = nullptr;
     PyObject* local = local_param(param);
     if (!reader_.read(local, &view)) throw Unfit{unreadable(local)};
     if (!on_cpu(view)) throw Unfit{"not on the CPU"};
     if (dtype_of(view) < 0) throw Unfit{"dtype " + dtype_name(view)};
-    const DType dtype = static_cast<DType>(dtype_of(view));
-
-    Item item{target().kernels[rule_.index()][static_cast<int>(dtype)],
-              nullptr,
-              {},
-              element_count(view),
-              dtype};
+    Item item = new_item(view);
     like_param_ = local;
     if (view.negated || !is_aligned(view) || (!is_contiguous(view) && !is_dense(view))) {
       like_param_ = dense_copy(local, py::none(), true).ptr();
@@ -170,14 +162,15 @@ class Walk {
       scratch_->copies.push_back({py::reinterpret_borrow<py::object>(local),
                                   py::reinterpret_borrow<py::object>(like_param_)});
     }
-    item.arrays[0] = data_of(view);
-    item.arrays[1] = take(grad.ptr(), view, "grad", false);
+    set_array(item, 0, view);
+    take(item, 1, grad.ptr(), view, "grad");
     scratch_->held.push_back(std::move(grad));
 
     const double step = read_state(group, param, view, item);
     if (item.size > 0) {
+      set_kernel(item, rule_, packing_);
       scratch_->items.push_back(item);
-      scratch_->rule_of_item.push_back(rule_at(step, dtype));
+      scratch_->rule_of_item.push_back(rule_at(step, compute_type(item)));
       scratch_->layout_of_item.push_back(layout_);
     }
     scratch_->updated.push_back(py::reinterpret_borrow<py::object>(param));
@@ -242,18 +235,27 @@ class Walk {
     for (int i = 0; i < rule_.state_count(); ++i) {
       if (!rule_.uses(i)) continue;
       PyObject* tensor = entries.find(spec_.states[i]);
-      if (tensor == nullptr) {
+      const bool is_new = tensor == nullptr;
+      if (is_new) {
         if (!empty && rule_.always_uses(i)) throw py::key_error(rule_.state_name(i));
         if (dry_) continue;
         tensor = make_state(group, param, spec_.states[i], fresh);
         made = true;
       }
-      item.arrays[2 + i] = take(tensor, view, rule_.state_name(i), true);
+      take_state(group, param, entries, i, tensor, is_new, view, item, fresh);
     }
+    if (packing_ != nullptr && packing_->row > 0) {
+      // The dither is of the step, even where the rule does not ask which it is.
+      if (!rule_.counts_steps()) {
+        step = count(group, param, entries.find(Names::get().step), Names::get().step, fresh);
+      }
+      packing_->dither = dither_at(step);
+    }
+    read_master(group, param, entries, view, item, fresh);
     if (tail_.averages) {
       PyObject* tensor = entries.find(Names::get().ema);
       if (tensor == nullptr && !dry_) tensor = make_state(group, param, Names::get().ema, fresh);
-      if (tensor != nullptr) item.arrays[ema_array] = take(tensor, view, "ema", true);
+      if (tensor != nullptr) take(item, ema_array, tensor, view, "ema");
       if (tail_.bias_correction) {
         count(group, param, entries.find(Names::get().ema_step), Names::get().ema_step, fresh);
       }
@@ -269,7 +271,7 @@ class Walk {
 
   // Whether the group's options keep anything from step to step.
   bool keeps_state() const {
-    if (rule_.counts_steps() || tail_.averages) return true;
+    if (rule_.counts_steps() || tail_.averages || has_master_ || rounds_at_random_) return true;
     for (int i = 0; i < rule_.state_count(); ++i) {
       if (rule_.uses(i)) return true;
     }
@@ -297,14 +299,15 @@ class Walk {
     if (tensor == nullptr) tensor = make_state(group, param, name, fresh);
     View view;
     if (!reader_.read(tensor, &view) || !on_cpu(view) || dtype_of(view) < 0 ||
-        element_count(view) != 1) {
+        dtype_of(view) >= compute_count || element_count(view) != 1) {
       throw Unfit{"its state's step is no float32 or float64 tensor on the CPU"};
     }
     const bool is_double = static_cast<DType>(dtype_of(view)) == DType::float64;
     void* data = data_of(view);
     const double next = is_double ? *static_cast<double*>(data) + 1
                                   : static_cast<double>(*static_cast<float*>(data) + 1.0f);
-    scratch_->counts.push_back({data, is_double, next});
+    scratch_->counts.push_back(
+        {data, is_double ? Scratch::Count::float64 : Scratch::Count::float32, next});
     return next;
   }
 
@@ -325,26 +328,125 @@ class Walk {
     }
   }
 
-  // The memory of a gradient or state, laid out like the parameter; a copy if it is laid out
+  // Sets an item's array to the memory of a gradient or state.
+  void take(Item& item, int array, PyObject* whole, const DLTensor& like, const char* name) {
+    const View view = laid_out(whole, like, name, array != 1);
+    if (!stored_with(view, like)) {
+      throw Unfit{std::string(name) + " of dtype " + dtype_name(view) + " for a parameter of " +
+                  dtype_name(like)};
+    }
+    set_array(item, array, view);
+  }
+
+  // The memory of a gradient or state, laid out like the parameter; of a copy if it is laid out
   // otherwise.
-  void* take(PyObject* whole, const DLTensor& like, const char* name, bool written) {
+  View laid_out(PyObject* whole, const DLTensor& like, const char* name, bool written) {
     View view;
     PyObject* tensor = local_like_param(whole, name);
     if (!reader_.read(tensor, &view)) throw Unfit{std::string(name) + ": " + unreadable(tensor)};
     if (!on_cpu(view)) throw Unfit{std::string(name) + " not on the CPU"};
-    if (dtype_of(view) != dtype_of(like)) {
-      throw Unfit{std::string(name) + " of dtype " + dtype_name(view) + " for a parameter of " +
-                  dtype_name(like)};
-    }
     if (!same_shape(view, like)) {
       throw Unfit{std::string(name) + " of shape " + shape_text(view) + " for a parameter of " +
                   shape_text(like)};
     }
-    if (is_aligned(view) && !view.negated && same_layout(view, like)) return data_of(view);
+    if (is_aligned(view) && !view.negated && same_layout(view, like)) return view;
     py::object copy = dense_copy(tensor, py::handle(like_param_), written);
     if (written) scratch_->copies.push_back({py::reinterpret_borrow<py::object>(tensor), copy});
     reader_.read(copy.ptr(), &view);
-    return data_of(view);
+    return view;
+  }
+
+  // A state in 8 bits has a second tensor for its blocks' scales; any other is like the gradient.
+  void take_state(PyObject* group, PyObject* param, Entries& entries, int i, PyObject* tensor,
+                  bool is_new, const DLTensor& like, Item& item, Scratch::NewState& fresh) {
+    View view;
+    const bool readable = reader_.read(local_like_param(tensor, rule_.state_name(i)), &view);
+    const Coding coding = readable ? coding_of(view) : Coding::none;
+    if (coding == Coding::none) return take(item, 2 + i, tensor, like, rule_.state_name(i));
+    if (!is_contiguous(like) || like.ndim == 0) {
+      throw Unfit{std::string(rule_.state_name(i)) +
+                  " in 8 bits beside a parameter that is not contiguous"};
+    }
+    item.arrays[2 + i] = data_of(laid_out(tensor, like, rule_.state_name(i), true));
+    PyObject* scales = entries.find(spec_.scales[i]);
+    if (scales == nullptr) {
+      if (!is_new) throw py::key_error(std::string(rule_.state_name(i)) + "_scale");
+      scales = make_state(group, param, spec_.scales[i], fresh);
+    }
+    Packing& packing = packing_of(item);
+    packing.codings[i] = coding;
+    packing.row = element_count(like) / like.shape[0];
+    packing.scales[i] = scales_of(scales, like.shape[0], packing.row);
+  }
+
+  float* scales_of(PyObject* tensor, int64_t rows, int64_t row) {
+    View view;
+    const int64_t blocks = (row + block_size - 1) / block_size;
+    if (!reader_.read(tensor, &view) || !on_cpu(view) || !is_contiguous(view) || view.ndim != 2 ||
+        view.shape[0] != rows || view.shape[1] != blocks ||
+        dtype_of(view) != static_cast<int>(DType::float32)) {
+      throw Unfit{"scales of a state in 8 bits that are not float32 of shape (" +
+                  std::to_string(rows) + ", " + std::to_string(blocks) + ")"};
+    }
+    return static_cast<float*>(data_of(view));
+  }
+
+  // What a 16-bit parameter's group asks for behind it.
+  void read_master(PyObject* group, PyObject* param, Entries& entries, const DLTensor& like,
+                   Item& item, Scratch::NewState& fresh) {
+    const bool is_bfloat = item.dtypes[0] == DType::bfloat16;
+    if (!is_bfloat && item.dtypes[0] != DType::float16) return;
+    if (rounds_at_random_ && is_bfloat) return read_rounding(group, param, entries, item, fresh);
+    if (!has_master_) return;
+    PyObject* name = is_bfloat ? Names::get().param_low : Names::get().master;
+    PyObject* tensor = entries.find(name);
+    if (tensor == nullptr && dry_) return;
+    if (tensor == nullptr) tensor = make_state(group, param, name, fresh);
+    const View view = laid_out(tensor, like, is_bfloat ? "param_low" : "master", true);
+    const bool fits = is_bfloat ? view.dtype.code == kDLInt && view.dtype.bits == 16
+                                : dtype_of(view) == static_cast<int>(DType::float32);
+    if (!fits) throw Unfit{"its master's dtype is " + dtype_name(view)};
+    Packing& packing = packing_of(item);
+    packing.master = is_bfloat ? Master::low_half : Master::whole;
+    packing.master_data = data_of(view);
+    item.dtypes[0] = DType::float32;
+  }
+
+  // The seed of a parameter's random rounding and the number of the last one.
+  void read_rounding(PyObject* group, PyObject* param, Entries& entries, Item& item,
+                     Scratch::NewState& fresh) {
+    PyObject* tensor = entries.find(Names::get().rounding);
+    if (tensor == nullptr && dry_) return;
+    if (tensor == nullptr) tensor = make_state(group, param, Names::get().rounding, fresh);
+    View view;
+    if (!reader_.read(tensor, &view) || !on_cpu(view) || view.dtype.code != kDLInt ||
+        view.dtype.bits != 64 || element_count(view) != 2 || !is_contiguous(view)) {
+      throw Unfit{"its state's rounding is no int64 tensor of a seed and a count"};
+    }
+    int64_t* const numbers = static_cast<int64_t*>(data_of(view));
+    Packing& packing = packing_of(item);
+    packing.master = Master::stochastic;
+    packing.seed = static_cast<uint64_t>(numbers[0]);
+    const uint64_t count = static_cast<uint64_t>(numbers[1]) + 1;
+    packing.offset = static_cast<uint64_t>(RandomDomain::rounding) << offset_bits | count;
+    packing.index = first_index(param);
+    scratch_->counts.push_back({numbers + 1, Scratch::Count::int64, static_cast<double>(count)});
+    item.dtypes[0] = DType::float32;
+  }
+
+  // Where the elements of this process lie in the whole parameter.
+  uint64_t first_index(PyObject* param) {
+    if (!distribution_) return 0;
+    const py::object index = optimizer_.attr("_first_index")(py::handle(param));
+    if (index.is_none())
+      throw Unfit{"random rounding of a part that is not a range of its elements"};
+    return index.cast<uint64_t>();
+  }
+
+  Packing& packing_of(Item& item) {
+    if (packing_ == nullptr) packing_ = &scratch_->packings.emplace_back();
+    item.packing = packing_;
+    return *packing_;
   }
 
   py::object dense_copy(PyObject* tensor, py::handle like, bool written) {
@@ -360,15 +462,24 @@ class Walk {
   }
 
   // The index of the rule object for this step; parameters at the same step share one.
-  std::size_t rule_at(double step, DType dtype) {
-    if (step != last_step_ || dtype != last_dtype_) {
+  std::size_t rule_at(double step, DType compute) {
+    if (step != last_step_ || compute != last_compute_) {
       FloatMode mode;
-      scratch_->rules.push_back(rule_.at_step(dtype, step));
+      scratch_->rules.push_back(rule_.at_step(compute, step));
       scratch_->rules.back().tail.ema_decay = tail_.ema_decay;
       last_step_ = step;
-      last_dtype_ = dtype;
+      last_compute_ = compute;
     }
     return scratch_->rules.size() - 1;
+  }
+
+  // Parameters at the same step share one.
+  const Dither* dither_at(double step) {
+    if (scratch_->dithers.empty() || step != last_dither_) {
+      make_dither(step, scratch_->dithers.emplace_back());
+      last_dither_ = step;
+    }
+    return &scratch_->dithers.back();
   }
 
   template <class Objects>
@@ -386,6 +497,8 @@ class Walk {
   py::object state_;
   const TorchReader& reader_ = TorchReader::get();
   TailOptions tail_;  // of the group that is being read; what clips is the same in all
+  bool has_master_ = false, rounds_at_random_ = false;  // likewise
+  Packing* packing_ = nullptr;  // of the parameter that is being read, if it needs one
   int groups_read_ = 0;
   Py_ssize_t state_position_ = 0;
   bool out_of_order_ = false, ever_out_of_order_ = false;
@@ -393,8 +506,8 @@ class Walk {
   PyObject* like_param_ = nullptr;
   py::object distribution_;      // of the parameter that is being read; null if it is no DTensor
   int layout_ = Layouts::plain;  // likewise
-  double last_step_ = -1;
-  DType last_dtype_ = DType::float32;
+  double last_step_ = -1, last_dither_ = -1;
+  DType last_compute_ = DType::float32;
 };
 
 Spec& spec_of(const std::string& rule) {

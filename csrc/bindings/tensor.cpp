@@ -121,16 +121,13 @@ bool is_dense(const DLTensor& view) {
 }
 
 int dtype_of(const DLTensor& view) {
-  if (view.dtype.code != kDLFloat || view.dtype.lanes != 1) return -1;
-  if (view.dtype.bits == 32) return static_cast<int>(DType::float32);
-  if (view.dtype.bits == 64) return static_cast<int>(DType::float64);
-  return -1;
-}
-
-int storage_of(const DLTensor& view) {
-  if (view.dtype.bits != 16 || view.dtype.lanes != 1) return dtype_of(view);
-  if (view.dtype.code == kDLBfloat) return static_cast<int>(DType::bfloat16);
-  return view.dtype.code == kDLFloat ? static_cast<int>(DType::float16) : -1;
+  const int code = view.dtype.code, bits = view.dtype.bits;
+  if (view.dtype.lanes != 1) return -1;
+  if (code == kDLBfloat) return bits == 16 ? static_cast<int>(DType::bfloat16) : -1;
+  if (code != kDLFloat) return -1;
+  if (bits == 32) return static_cast<int>(DType::float32);
+  if (bits == 64) return static_cast<int>(DType::float64);
+  return bits == 16 ? static_cast<int>(DType::float16) : -1;
 }
 
 std::string dtype_name(const DLTensor& view) {

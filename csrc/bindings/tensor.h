@@ -72,11 +72,8 @@ bool is_dense(const DLTensor& view);
 
 inline bool on_cpu(const DLTensor& view) { return view.device.device_type == kDLCPU; }
 
-// -1 if the rules' kernels do not know the type.
+// -1 if the kernels do not know the type.
 int dtype_of(const DLTensor& view);
-
-// -1 if no kernel knows the type.
-int storage_of(const DLTensor& view);
 std::string dtype_name(const DLTensor& view);
 std::string device_name(const DLTensor& view);
 std::string shape_text(const DLTensor& view);

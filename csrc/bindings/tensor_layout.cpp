@@ -11,6 +11,8 @@ using namespace pybind11::literals;
 namespace fastopt {
 namespace {
 
+constexpr const char* dtype_names[dtype_count] = {"float32", "float64", "bfloat16", "float16"};
+
 uint64_t address(const py::object& object, const char* attribute) {
   return object.attr(attribute).cast<uint64_t>();
 }
@@ -76,13 +78,16 @@ bool TensorLayout::find(PyObject* module) {
   };
   const py::object plain = zeros(torch, py::make_tuple(2));
   plain_keys_ = extent_of(plain).keys;
-  dtypes_[0] = extent_of(plain).dtype;
-  dtypes_[1] = extent_of(zeros(torch, py::make_tuple(2), "float64")).dtype;
-  if (dtypes_[0] == dtypes_[1]) return false;
-  for (const char* other : {"float16", "bfloat16", "int32", "int64", "complex64", "bool"}) {
-    const uint16_t dtype = extent_of(zeros(torch, py::make_tuple(2), other)).dtype;
-    if (dtype == dtypes_[0] || dtype == dtypes_[1]) return false;
+  std::vector<uint16_t> numbers;
+  for (const char* name : dtype_names) {
+    numbers.push_back(extent_of(zeros(torch, py::make_tuple(2), name)).dtype);
   }
+  std::copy_n(numbers.begin(), dtype_count, dtypes_);
+  for (const char* other : {"int16", "int32", "int64", "complex64", "bool"}) {
+    numbers.push_back(extent_of(zeros(torch, py::make_tuple(2), other)).dtype);
+  }
+  std::sort(numbers.begin(), numbers.end());
+  if (std::adjacent_find(numbers.begin(), numbers.end()) != numbers.end()) return false;
   const py::object complex = zeros(torch, py::make_tuple(2), "complex64");
   const py::object unlike[] = {
       complex.attr("conj")(),
@@ -97,7 +102,7 @@ bool TensorLayout::find(PyObject* module) {
 
 bool TensorLayout::confirm(PyObject* module, Ask ask) {
   const auto torch = py::reinterpret_borrow<py::object>(module);
-  for (const char* dtype : {"float32", "float64"}) {
+  for (const char* dtype : dtype_names) {
     const py::object image = zeros(torch, py::make_tuple(2, 3, 4, 5), dtype);
     const py::object six = zeros(torch, py::make_tuple(1, 2, 1, 2, 1, 2), dtype);
     if (DLTensor any; read(six.ptr(), &any)) return false;

@@ -34,15 +34,19 @@ class TensorLayout {
     const Storage& storage = *impl->storage;
     const Extent& extent = *reinterpret_cast<const Extent*>(words(impl) + extent_at_);
     if (extent.keys != plain_keys_ || extent.dimensions > Extent::inlined) return false;
-    const bool is_double = extent.dtype == dtypes_[1];
-    if (!is_double && extent.dtype != dtypes_[0]) return false;
+    int dtype = 0;
+    while (extent.dtype != dtypes_[dtype]) {
+      if (++dtype == dtype_count) return false;
+    }
     // Memory of another allocator may be shared and copied when written to, or not be there.
     if (storage.data == nullptr || storage.context != storage.data) return false;
-    const int bytes = is_double ? 8 : 4;
+    const int64_t bytes = dtype_bytes[dtype];
+    const bool is_bfloat = static_cast<DType>(dtype) == DType::bfloat16;
     view->data = storage.data + extent.offset * bytes;
     view->device = {kDLCPU, 0};
     view->ndim = static_cast<int>(extent.dimensions);
-    view->dtype = {kDLFloat, static_cast<uint8_t>(bytes * 8), 1};
+    view->dtype = {static_cast<uint8_t>(is_bfloat ? kDLBfloat : kDLFloat),
+                   static_cast<uint8_t>(bytes * 8), 1};
     view->shape = const_cast<int64_t*>(extent.shape);
     view->strides = const_cast<int64_t*>(extent.strides);
     view->byte_offset = 0;

@@ -7,11 +7,13 @@ namespace fastopt {
 
 #define FASTOPT_DECLARE_TARGET(name)                         \
   namespace name {                                           \
-  extern const Kernel kernels[][dtype_count];                \
+  extern const Kernel kernels[][compute_count];              \
+  extern const Kernel half_kernels[][half_form_count];       \
+  extern const Staged staged;                                \
   extern const Sum sums_of_squares[dtype_count];             \
   extern const Sum sum;                                      \
-  extern const DropoutKernel dropouts[storage_count];        \
-  extern const DropoutKernel dropout_rows[storage_count];    \
+  extern const DropoutKernel dropouts[dtype_count];          \
+  extern const DropoutKernel dropout_rows[dtype_count];      \
   extern const DropoutKernel dropout_masks[mask_kind_count]; \
   extern const PhiloxBlock philox;                           \
   }
@@ -21,9 +23,9 @@ FASTOPT_DECLARE_TARGET(avx512)
 FASTOPT_DECLARE_TARGET(neon)
 #undef FASTOPT_DECLARE_TARGET
 
-#define FASTOPT_TABLES(name)                                                            \
-  name::kernels, name::sums_of_squares, &name::sum, name::dropouts, name::dropout_rows, \
-      name::dropout_masks, &name::philox
+#define FASTOPT_TABLES(name)                                                          \
+  name::kernels, name::half_kernels, name::staged, name::sums_of_squares, &name::sum, \
+      name::dropouts, name::dropout_rows, name::dropout_masks, &name::philox
 
 const std::vector<Target>& targets() {
   static const std::vector<Target> all = {
@@ -89,6 +91,12 @@ const Target*& current() {
 }  // namespace
 
 const Target& target() { return *current(); }
+
+Kernel kernel_of(const Target& target, int rule, Form form) {
+  const int first_half = static_cast<int>(Form::bfloat16), place = static_cast<int>(form);
+  return place < first_half ? target.kernels[rule][place]
+                            : target.half_kernels[rule][place - first_half];
+}
 
 void set_target(const std::string& name) { current() = &find(name, "name"); }
 

@@ -14,10 +14,6 @@ constexpr uintptr_t stream_alignment = 64;
 
 constexpr int64_t tiles_at_once = 1024;  // for one thread
 
-int64_t bytes_of(DType dtype) {
-  return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
-}
-
 // Threads meet between tiles, so that no two of them write bits of one byte.
 void run_tiles(DropoutKernel kernel, const DropoutCall& call, int threads) {
   const int64_t tiles = (call.size + dropout_grain - 1) / dropout_grain;
@@ -49,7 +45,8 @@ DropoutScalars alpha_scalars(uint32_t threshold) {
 
 void run_dropout(const DropoutCall& call, DType dtype, int threads) {
   DropoutCall final = call;
-  final.streams = call.streams && call.out != call.x && call.size * bytes_of(dtype) > stream_above &&
+  final.streams = call.streams && call.out != call.x &&
+                  call.size * dtype_bytes[static_cast<int>(dtype)] > stream_above &&
                   reinterpret_cast<uintptr_t>(call.out) % stream_alignment == 0;
   run_tiles(target().dropouts[static_cast<int>(dtype)], final, threads);
 }

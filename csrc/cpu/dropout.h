@@ -9,8 +9,8 @@ namespace fastopt {
 
 constexpr uint32_t keep_all = 65536;  // the threshold that every draw is below
 
-// The domain of random numbers that dropout draws from: the top byte of the counter's offset.
-enum class RandomDomain : uint64_t { dropout = 0 };
+// What random numbers are drawn for: the top byte of the counter's offset.
+enum class RandomDomain : uint64_t { dropout = 0, rounding = 1 };
 constexpr int offset_bits = 56;
 
 // One call. Arrays are C-contiguous, of one dtype and of `size` elements where not said otherwise.

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "cpu/dropout.h"
+#include "cpu/packing.h"
 
 namespace fastopt {
 
@@ -12,9 +13,11 @@ constexpr int max_states = 3;
 constexpr int ema_array = 2 + max_states;  // the running average of the parameter, where kept
 constexpr int max_arrays = ema_array + 1;
 
+// What arrays are stored in. The first two are also what kernels compute in.
 enum class DType : int { float32, float64, bfloat16, float16 };
-constexpr int dtype_count = 2;    // of these, the rules' kernels know the first two,
-constexpr int storage_count = 4;  // dropout all
+constexpr int compute_count = 2;
+constexpr int dtype_count = 4;
+constexpr int64_t dtype_bytes[dtype_count] = {4, 8, 2, 2};
 
 // What happens around a rule, in the same pass over memory. Rounded to the dtype once.
 struct Tail {
@@ -29,8 +32,28 @@ struct BoundRule {
 };
 
 // Applies a rule to elements [begin, end) of one parameter. arrays: param, grad, the states in the
-// rule's order, the average; nullptr where not used.
-using Kernel = void (*)(const BoundRule& rule, void* const* arrays, int64_t begin, int64_t end);
+// rule's order, the average; nullptr where not used. dtypes: what each is stored in.
+using Kernel = void (*)(const BoundRule& rule, void* const* arrays, const DType* dtypes,
+                        int64_t begin, int64_t end);
+
+// A rule's kernels: every array of one type; any mix of float32, bfloat16 and float16; all bfloat16
+// with a parameter that is rounded at random, whose draws are one array more.
+enum class Form : int { float32, float64, bfloat16, mixed, rounded };
+constexpr int half_form_count = 3;  // from bfloat16 on
+
+// One parameter of a step: a kernel, the rule that it applies and the arrays that it works on.
+struct Item {
+  Kernel kernel;
+  const BoundRule* rule;
+  void* arrays[max_arrays];
+  DType dtypes[max_arrays];
+  int64_t size;
+  int64_t start;           // in the concatenated index space; `run` sets it
+  const Packing* packing;  // nullptr where dtypes say it all; else they are those of the buffers
+};
+
+// Applies an item's kernel by way of buffers (cpu/stage.h).
+using Staged = void (*)(const Item& item, int64_t begin, int64_t end);
 
 // The sum of up to sum_chunk elements (or of their squares) by the tree in cpu/sum.h.
 using Sum = double (*)(const void* values, int64_t count);
@@ -40,13 +63,15 @@ constexpr int64_t sum_chunk = 4096;
 struct Target {
   const char* name;
   const char* description;
-  bool (*supported)();                   // by this machine
-  const Kernel (*kernels)[dtype_count];  // [rule, by its place in FASTOPT_RULES][dtype]
-  const Sum* sums_of_squares;            // [dtype]
-  const Sum* sum;                        // of doubles
-  const DropoutKernel* dropouts;         // [dtype]
-  const DropoutKernel* dropout_rows;     // [dtype]
-  const DropoutKernel* dropout_masks;    // [MaskKind]
+  bool (*supported)();                            // by this machine
+  const Kernel (*kernels)[compute_count];         // [rule, by its place in FASTOPT_RULES][Form]
+  const Kernel (*half_kernels)[half_form_count];  // [rule][Form from bfloat16 on]
+  Staged staged;
+  const Sum* sums_of_squares;          // [dtype]
+  const Sum* sum;                      // of doubles
+  const DropoutKernel* dropouts;       // [dtype]
+  const DropoutKernel* dropout_rows;   // [dtype]
+  const DropoutKernel* dropout_masks;  // [MaskKind]
   const PhiloxBlock* philox;
 };
 

@@ -12,46 +12,104 @@
 
 #include "cpu/kernel.h"
 #include "rules/rule.h"
+#include "simd/pair.h"
 #include "simd/vec.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
 
+// An array of one type.
+template <class Stored, class Vector = Vec<Stored>>
+struct ArrayOf {
+  using V = Vector;
+  Stored* data;
+  FASTOPT_HOST_DEVICE ArrayOf(void* const* arrays, const DType*, int array)
+      : data(static_cast<Stored*>(arrays[array])) {}
+  FASTOPT_HOST_DEVICE const char* at(int64_t i) const {
+    return reinterpret_cast<const char*>(data + i);
+  }
+  template <class Act>
+  FASTOPT_HOST_DEVICE auto with(int64_t i, Act act) const {
+    return act(data + i);
+  }
+  template <class Act>
+  FASTOPT_HOST_DEVICE auto rounding(int64_t i, Act act) const {
+    return with(i, act);
+  }
+};
+
+// A bfloat16 parameter that is rounded at random: each element's draw lies in the array after the
+// last, from the kernel's `begin` on.
+struct RoundedArray : ArrayOf<bfloat16, Pair> {
+  const uint16_t* draws;
+  FASTOPT_HOST_DEVICE RoundedArray(void* const* arrays, const DType* dtypes, int array)
+      : ArrayOf<bfloat16, Pair>(arrays, dtypes, array),
+        draws(static_cast<const uint16_t*>(arrays[max_arrays])) {}
+  template <class Act>
+  FASTOPT_HOST_DEVICE auto rounding(int64_t i, Act act) const {
+    RandomlyRounded to{data + i, draws + i};
+    return act(&to);
+  }
+};
+
+// An array of float32, bfloat16 or float16. Its type is hidden from the compiler, which would make
+// a loop for each combination of types; branches that are always predicted cost less than that.
+struct MixedArray {
+  using V = Vec<float>;
+  char* data;
+  DType dtype;
+  FASTOPT_HOST_DEVICE MixedArray(void* const* arrays, const DType* dtypes, int array)
+      : data(static_cast<char*>(arrays[array])), dtype(dtypes[array]) {}
+  FASTOPT_HOST_DEVICE const char* at(int64_t i) const {
+    return data + (dtype == DType::float32 ? 4 : 2) * i;
+  }
+  template <class Act>
+  FASTOPT_HOST_DEVICE auto with(int64_t i, Act act) const {
+    DType stored = dtype;
+    asm("" : "+r"(stored));
+    if (stored == DType::float32) return act(reinterpret_cast<float*>(data) + i);
+    if (stored == DType::bfloat16) return act(reinterpret_cast<bfloat16*>(data) + i);
+    return act(reinterpret_cast<float16*>(data) + i);
+  }
+  template <class Act>
+  FASTOPT_HOST_DEVICE auto rounding(int64_t i, Act act) const {
+    return with(i, act);
+  }
+};
+
 // The loop of a rule with a given set of states: bit i of `used` is set if states[i] is kept.
-template <class Rule, class T, unsigned used, bool averages>
+template <class Rule, class T, class Param, class Array, unsigned used, bool averages>
 struct Loop {
-  using V = Vec<T>;
+  using V = typename Array::V;
   static constexpr int64_t ahead = 1024;  // bytes
 
   const Rule rule;
   const T factor;         // of the gradient
   const T decay, growth;  // of the average: decay and 1 - decay
-  T* const ema;
-  T* const param;
-  const T* const grad;
-  T* states[max_states];
+  const Param param;
+  const Array ema, grad;
+  const Array states[max_states];
 
-  FASTOPT_HOST_DEVICE Loop(const BoundRule& bound, void* const* arrays)
+  FASTOPT_HOST_DEVICE Loop(const BoundRule& bound, void* const* arrays, const DType* dtypes)
       : rule(*reinterpret_cast<const Rule*>(bound.rule)),
         factor(static_cast<T>(bound.tail.grad_factor)),
         decay(static_cast<T>(bound.tail.ema_decay)),
         growth(static_cast<T>(1 - bound.tail.ema_decay)),
-        ema(static_cast<T*>(arrays[ema_array])),
-        param(static_cast<T*>(arrays[0])),
-        grad(static_cast<const T*>(arrays[1])) {
-    for (int i = 0; i < max_states; ++i) states[i] = static_cast<T*>(arrays[2 + i]);
-  }
+        param(arrays, dtypes, 0),
+        ema(arrays, dtypes, ema_array),
+        grad(arrays, dtypes, 1),
+        states{{arrays, dtypes, 2}, {arrays, dtypes, 3}, {arrays, dtypes, 4}} {}
 
   FASTOPT_HOST_DEVICE void run(int64_t begin, int64_t end) const {
     int64_t i = begin;
     for (; i <= end - V::lanes; i += V::lanes) {
       prefetch(i);
-      update(i, [](const T* from) { return V::load(from); }, [](V v, T* to) { v.store(to); });
+      update(i, [](auto* from) { return V::load(from); }, [](V v, auto* to) { v.store(to); });
     }
     if (const int rest = static_cast<int>(end - i); rest > 0) {
       update(
-          i, [rest](const T* from) { return V::load_first(from, rest); },
-          [rest](V v, T* to) { v.store_first(to, rest); });
+          i, [rest](auto* from) { return V::load_first(from, rest); },
+          [rest](V v, auto* to) { v.store_first(to, rest); });
     }
   }
 
@@ -59,9 +117,7 @@ struct Loop {
   static constexpr bool keeps(int state) { return (used >> state & 1) != 0; }
 
   FASTOPT_HOST_DEVICE void prefetch(int64_t i) const {
-    const auto line = [i](const T* from) {
-      __builtin_prefetch(reinterpret_cast<const char*>(from + i) + ahead);
-    };
+    const auto line = [i](const auto& from) { __builtin_prefetch(from.at(i) + ahead); };
     line(param);
     line(grad);
     for (int k = 0; k < Rule::state_count; ++k) {
@@ -71,18 +127,22 @@ struct Loop {
   }
 
   template <class Load, class Store>
-  FASTOPT_HOST_DEVICE void update(int64_t i, Load load, Store store) const {
-    V p = load(param + i), g = factor * load(grad + i);
+  FASTOPT_HOST_DEVICE void update(int64_t i, Load load_from, Store store_to) const {
+    const auto load = [=](const auto& from) { return from.with(i, load_from); };
+    const auto store = [=](V v, const Array& to) {
+      to.with(i, [=](auto* at) { store_to(v, at); });
+    };
+    V p = load(param), g = factor * load(grad);
     V s[max_states];
     for (int k = 0; k < Rule::state_count; ++k) {
-      if (keeps(k)) s[k] = load(states[k] + i);
+      if (keeps(k)) s[k] = load(states[k]);
     }
     apply(p, g, s, Count<Rule::state_count>{});
     for (int k = 0; k < Rule::state_count; ++k) {
-      if (keeps(k)) store(s[k], states[k] + i);
+      if (keeps(k)) store(s[k], states[k]);
     }
-    if (averages) store(decay * load(ema + i) + growth * p, ema + i);
-    store(p, param + i);
+    if (averages) store(decay * load(ema) + growth * p, ema);
+    param.rounding(i, [=](auto* at) { store_to(p, at); });
   }
 
   // The rule's call, with Absent in the place of states that are not kept.
@@ -108,20 +168,22 @@ struct Loop {
 };
 
 // Finds the loop for the states that are there, one after another.
-template <class Rule, class T, unsigned used = 0, int state = 0>
-void kernel(const BoundRule& bound, void* const* arrays, int64_t begin, int64_t end) {
+template <class Rule, class T, class Param, class Array = Param, unsigned used = 0, int state = 0>
+void kernel(const BoundRule& bound, void* const* arrays, const DType* dtypes, int64_t begin,
+            int64_t end) {
   static_assert(Rule::state_count <= max_states, "raise max_states in cpu/kernel.h");
   if constexpr (state < Rule::state_count) {
     if (state < Rule::required || arrays[2 + state] != nullptr) {
-      return kernel<Rule, T, (used | 1u << state), state + 1>(bound, arrays, begin, end);
+      return kernel<Rule, T, Param, Array, (used | 1u << state), state + 1>(bound, arrays, dtypes,
+                                                                            begin, end);
     }
     if constexpr (state >= Rule::required) {
-      return kernel<Rule, T, used, state + 1>(bound, arrays, begin, end);
+      return kernel<Rule, T, Param, Array, used, state + 1>(bound, arrays, dtypes, begin, end);
     }
   } else if (arrays[ema_array] != nullptr) {
-    Loop<Rule, T, used, true>(bound, arrays).run(begin, end);
+    Loop<Rule, T, Param, Array, used, true>(bound, arrays, dtypes).run(begin, end);
   } else {
-    Loop<Rule, T, used, false>(bound, arrays).run(begin, end);
+    Loop<Rule, T, Param, Array, used, false>(bound, arrays, dtypes).run(begin, end);
   }
 }
 

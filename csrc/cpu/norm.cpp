@@ -21,7 +21,8 @@ void sum_chunks(const std::vector<Values>& arrays, int64_t begin, int64_t end, d
   int64_t first = 0;  // the array's first chunk
   for (const Values& values : arrays) {
     if (first >= end) break;
-    const int64_t bytes = values.dtype == DType::float32 ? 4 : 8, chunks = chunks_of(values.size);
+    const int64_t bytes = dtype_bytes[static_cast<int>(values.dtype)],
+                  chunks = chunks_of(values.size);
     const Sum sum = target().sums_of_squares[static_cast<int>(values.dtype)];
     for (int64_t c = std::max<int64_t>(begin - first, 0); c < std::min(end - first, chunks); ++c) {
       const char* data = static_cast<const char*>(values.data) + c * sum_chunk * bytes;

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/dispatch.h"
 #include "cpu/float_mode.h"
 
 namespace fastopt {
@@ -30,9 +31,14 @@ std::atomic<bool> forked{false};
 [[maybe_unused]] const int watching_forks =
     pthread_atfork(nullptr, nullptr, [] { forked.store(true, std::memory_order_relaxed); });
 
-// Where a cut through an item falls: at its ends, or between on a multiple of the grain.
-int64_t cut(int64_t position, int64_t size) {
-  return position >= size ? size : std::max<int64_t>(position, 0) / grain * grain;
+// Where a cut through an item falls: at its ends, or between on a multiple of the grain, or where a
+// block of codes begins.
+int64_t cut(int64_t position, const Item& item) {
+  if (position >= item.size) return item.size;
+  position = std::max<int64_t>(position, 0);
+  const int64_t row = item.packing == nullptr ? 0 : item.packing->row;
+  if (row == 0) return position / grain * grain;
+  return position / row * row + position % row / block_size * block_size;
 }
 
 // Elements [begin, end) of the concatenated index space, each cut moved to the grain before it.
@@ -42,9 +48,13 @@ void run_range(const std::vector<Item>& items, int64_t begin, int64_t end) {
   };
   auto item = std::upper_bound(items.begin(), items.end(), begin, starts_after) - 1;
   for (; item != items.end() && item->start < end; ++item) {
-    const int64_t from = cut(begin - item->start, item->size);
-    const int64_t to = cut(end - item->start, item->size);
-    if (from < to) item->kernel(*item->rule, item->arrays, from, to);
+    const int64_t from = cut(begin - item->start, *item), to = cut(end - item->start, *item);
+    if (from >= to) continue;
+    if (item->packing != nullptr) {
+      target().staged(*item, from, to);
+    } else {
+      item->kernel(*item->rule, item->arrays, item->dtypes, from, to);
+    }
   }
 }
 
@@ -55,7 +65,9 @@ bool share_memory(const std::vector<Item>& items) {
   ranges.clear();
   for (const Item& item : items) {
     const char* begin = static_cast<const char*>(item.arrays[0]);
-    ranges.push_back({begin, begin + item.size * (item.dtype == DType::float32 ? 4 : 8)});
+    const bool has_master = item.packing != nullptr && item.packing->master != Master::none;
+    const int64_t bytes = has_master ? 2 : dtype_bytes[static_cast<int>(item.dtypes[0])];
+    ranges.push_back({begin, begin + item.size * bytes});
   }
   std::sort(ranges.begin(), ranges.end());
   const auto overlap = [](const Range& a, const Range& b) { return b.first < a.second; };

@@ -9,16 +9,6 @@
 
 namespace fastopt {
 
-// One parameter of a step: a kernel, the rule that it applies and the arrays that it works on.
-struct Item {
-  Kernel kernel;
-  const BoundRule* rule;
-  void* arrays[max_arrays];
-  int64_t size;
-  DType dtype;
-  int64_t start = 0;  // in the concatenated index space; `run` sets it
-};
-
 // Every item, once. `threads` is an upper bound: small work stays on the calling thread, and so do
 // parameters that lie in one memory.
 void run(std::vector<Item>& items, int threads);

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "cpu/kernel.h"
+#include "cpu/pack.h"
 #include "simd/vec.h"
 #include "target.h"
 
@@ -42,6 +43,14 @@ double sum_tree(const void* values, int64_t count) {
     for (int64_t j = 0; j < half; ++j) lane[j] = lane[j] + lane[j + half];
   }
   return lane[0];
+}
+
+// The squares of numbers that are stored in 16 bits; at most sum_chunk.
+template <class Half>
+double sum_tree_of(const void* values, int64_t count) {
+  alignas(64) float floats[sum_chunk];
+  unpack(static_cast<const Half*>(values), floats, count);
+  return sum_tree<float, true>(floats, count);
 }
 
 FASTOPT_TARGET_END

@@ -6,7 +6,7 @@
 // look at it. Several vectors go through the rounds in lockstep to hide the multiplications'
 // latency. Every Wide offers: lanes, lockstep, count_from, threshold, times, high (the upper halves
 // moved down), ^, both_words (of the last round: high(product) ^ other ^ key below the product's
-// lower half) and store_kept: the bits of its blocks' draws, in order.
+// lower half), store_words and store_kept: its blocks' words, or the bits of their draws, in order.
 #pragma once
 
 #include "numeric/philox.h"
@@ -78,6 +78,28 @@ class Draws {
     __builtin_memcpy(four + 2, &pairs[0][1], 8);
   }
 
+  // The draws themselves of `count` elements from `index` on.
+  static void numbers(uint64_t seed, uint64_t offset, uint64_t index, int count, uint16_t* to) {
+    Draws draws(seed, offset, 1, index);
+    int skipped = draws.skipped_;
+    draws.block_ = index / draws_per_block;
+    alignas(64) uint64_t words[2 * at_once];
+    for (int done = 0; done < count; draws.block_ += at_once) {
+      const uint32_t last_high = Philox::high(draws.block_ + at_once - 1);
+      if (last_high != Philox::high(draws.block_)) {
+        draws.words_one_by_one(words);
+      } else {
+        if (last_high != draws.block_high_) draws.start_rounds(last_high);
+        draws.words_in_lockstep(words);
+      }
+      const int fresh = at_once * draws_per_block - skipped, rest = count - done;
+      const int taken = fresh < rest ? fresh : rest;
+      __builtin_memcpy(to + done, reinterpret_cast<const char*>(words) + 2 * skipped, 2 * taken);
+      done += taken;
+      skipped = 0;
+    }
+  }
+
  private:
   static constexpr int blocks = tile / draws_per_block;
   static constexpr int at_once = Wide::lanes * Wide::lockstep;
@@ -141,6 +163,22 @@ class Draws {
 #pragma GCC unroll 8
     for (int k = 0; k < Wide::lockstep; ++k) {
       Wide::store_kept(pairs[k][0], pairs[k][1], threshold_, bits + k * Wide::lanes);
+    }
+  }
+
+  FASTOPT_HOST_DEVICE void words_in_lockstep(uint64_t* words) const {
+    Wide pairs[Wide::lockstep][2];
+    run_rounds(block_, pairs);
+#pragma GCC unroll 8
+    for (int k = 0; k < Wide::lockstep; ++k) {
+      Wide::store_words(pairs[k][0], pairs[k][1], words + 2 * k * Wide::lanes);
+    }
+  }
+
+  void words_one_by_one(uint64_t* words) const {
+    for (int i = 0; i < at_once; ++i) {
+      const Philox four(block_ + i, offset_, seed_);
+      __builtin_memcpy(words + 2 * i, four.word, sizeof four.word);
     }
   }
 

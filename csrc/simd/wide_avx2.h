@@ -36,6 +36,14 @@ struct Wide {
     return _mm256_xor_si256(swapped, lower);
   }
 
+  FASTOPT_HOST_DEVICE static void store_words(Wide first, Wide second, uint64_t* to) {
+    const __m256i even = _mm256_unpacklo_epi64(first.value, second.value);  // blocks 0 and 2
+    const __m256i odd = _mm256_unpackhi_epi64(first.value, second.value);
+    __m256i* const at = reinterpret_cast<__m256i*>(to);
+    _mm256_storeu_si256(at, _mm256_permute2x128_si256(even, odd, 0x20));
+    _mm256_storeu_si256(at + 1, _mm256_permute2x128_si256(even, odd, 0x31));
+  }
+
   FASTOPT_HOST_DEVICE static void store_kept(Wide first, Wide second, Wide threshold,
                                              unsigned char* bits) {
     const auto kept = [&](__m256i draws) {

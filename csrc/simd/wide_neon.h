@@ -32,6 +32,11 @@ struct Wide {
     return vsliq_n_u64((high(product) ^ other ^ key).value, product.value, 32);
   }
 
+  FASTOPT_HOST_DEVICE static void store_words(Wide first, Wide second, uint64_t* to) {
+    vst1q_u64(to, vzip1q_u64(first.value, second.value));
+    vst1q_u64(to + 2, vzip2q_u64(first.value, second.value));
+  }
+
   FASTOPT_HOST_DEVICE static void store_kept(Wide first, Wide second, Wide threshold,
                                              unsigned char* bits) {
     const auto kept = [&](uint64x2_t block) {

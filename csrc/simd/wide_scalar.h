@@ -24,6 +24,11 @@ struct Wide {
     return product.value << 32 | (first.value & ~0u);
   }
 
+  FASTOPT_HOST_DEVICE static void store_words(Wide first, Wide second, uint64_t* to) {
+    to[0] = first.value;
+    to[1] = second.value;
+  }
+
   FASTOPT_HOST_DEVICE static void store_kept(Wide first, Wide second, Wide threshold,
                                              unsigned char* bits) {
     unsigned kept = 0;

@@ -62,7 +62,7 @@ def from_torch(optimizer: Optimizer) -> Fused:
     ours = _partner(optimizer, CLASSES)
     _become(optimizer, ours)
     for options in (optimizer.defaults, *optimizer.param_groups):
-        for key, neutral in {**ours._extras, **ours._tail}.items():
+        for key, neutral in ours._neutral().items():
             options.setdefault(key, neutral)
     return cast(Fused, optimizer)
 
@@ -91,7 +91,7 @@ def to_torch(optimizer: Optimizer) -> Optimizer:
     """
     theirs = _partner(optimizer, {ours: torchs for torchs, ours in CLASSES.items()})
     ours = cast(Fused, optimizer)
-    neutral = {**ours._extras, **ours._tail}
+    neutral = ours._neutral()
     for index, group in enumerate(optimizer.param_groups):
         for key, value in neutral.items():
             if group.get(key, value) != value:

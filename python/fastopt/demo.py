@@ -2,6 +2,7 @@
 
     python -m fastopt demo [--epochs N] [--seed N] [--threads N] [--optimizers NAME ...]
                            [--json FILE] [--plot FILE]
+    python -m fastopt demo --precision ...    (see demo_precision.py)
 
 A small convolutional network learns the handwritten digits that scikit-learn ships (1797 images of
 8 x 8 pixels; Alpaydin & Kaynak 1998, UCI Machine Learning Repository). For each optimizer, two
@@ -260,6 +261,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--optimizers", nargs="+", choices=names, default=names, help="default: all")
     add("--json", type=writable, metavar="FILE", help="write the results as JSON")
     add("--plot", type=writable, metavar="FILE", default="fastopt-demo.png", help=default)
+    precision = "instead: AdamW with weights and states in fewer bits; has options of its own"
+    add("--precision", action="store_true", help=precision)
     options = parser.parse_args(argv)
     for name, least in (("epochs", 1), ("seed", 0), ("threads", 1)):
         if (value := getattr(options, name)) < least:
@@ -267,13 +270,24 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the demo; its exit status."""
-    options = parse_options(argv)
+def report_missing_packages() -> bool:
+    """Whether packages that the demo needs are not installed; if so, it has said which."""
     needed = {"rich": "rich", "matplotlib": "matplotlib", "sklearn": "scikit-learn"}
     if missing := [package for module, package in needed.items() if find_spec(module) is None]:
         absent = f"the demo needs {', '.join(missing)}, not installed here"
         print(f'{absent}: pip install "fastopt[demo]"', file=sys.stderr)
+    return bool(missing)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the demo; its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if "--precision" in argv:
+        from fastopt import demo_precision
+
+        return demo_precision.main([word for word in argv if word != "--precision"])
+    options = parse_options(argv)
+    if report_missing_packages():
         return 2
     from rich.console import Console
 

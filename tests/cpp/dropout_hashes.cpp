@@ -23,8 +23,10 @@ using fastopt::DropoutForm;
 using fastopt::DType;
 using fastopt::host::bfloat16;
 using fastopt::host::float16;
+using fastopt_test::computed;
 using fastopt_test::hash;
-using fastopt_test::input;
+using fastopt_test::input_of;
+using fastopt_test::stored;
 
 struct Case {
   std::string form, dtype;
@@ -34,41 +36,6 @@ struct Case {
 };
 
 constexpr uint64_t seed = 0x9e3779b97f4a7c15u, offset = 0x00c0ffee12345678u;
-
-template <class T>
-T stored(float x);
-template <>
-float stored(float x) {
-  return x;
-}
-template <>
-double stored(float x) {
-  return x;
-}
-template <>
-bfloat16 stored(float x) {
-  return fastopt::host::to_bfloat16(x);
-}
-template <>
-float16 stored(float x) {
-  return fastopt::host::to_float16(x);
-}
-
-template <class T>
-T input_of(uint64_t array, uint64_t i) {
-  if constexpr (sizeof(T) == 8) {
-    return input<double>(array, i, true);
-  } else {
-    return stored<T>(input<float>(array, i, true));
-  }
-}
-
-float computed(float x) { return x; }
-double computed(double x) { return x; }
-template <class Half>
-float computed(Half x) {
-  return fastopt::host::to_float(x);
-}
 
 fastopt::DropoutCall call_of(const Case& c) {
   static const std::vector<std::string> forms = {"plain",    "relu",          "bias",
@@ -97,7 +64,7 @@ uint64_t run_case(const Case& c, DType dtype, int shift, int threads) {
   for (int array = 0; array < 3; ++array) {
     const int64_t size = array == 1 ? c.width : c.size;
     arrays[array].assign(size + shift, seven);
-    for (int64_t i = 0; i < size; ++i) arrays[array][shift + i] = input_of<T>(array, i);
+    for (int64_t i = 0; i < size; ++i) arrays[array][shift + i] = input_of<T>(array, i, true);
   }
   std::vector<T> out(c.size + shift + guard, seven);
   std::vector<unsigned char> mask((c.size + 7) / 8);

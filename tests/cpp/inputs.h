@@ -5,6 +5,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "numeric/storage.h"
+
 namespace fastopt_test {
 
 // SplitMix64's output function: the inputs are its values at consecutive integers.
@@ -44,6 +46,37 @@ T input(uint64_t array, uint64_t i, bool negative) {
   T value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
+}
+
+// A number as an array of this type stores it, and what it is computed in: exact.
+template <class T>
+T stored(float x) {
+  if constexpr (std::is_same_v<T, fastopt::host::bfloat16>) {
+    return fastopt::host::to_bfloat16(x);
+  } else if constexpr (std::is_same_v<T, fastopt::host::float16>) {
+    return fastopt::host::to_float16(x);
+  } else {
+    return x;
+  }
+}
+
+template <class T>
+auto computed(T x) {
+  if constexpr (sizeof(T) == 2) {
+    return fastopt::host::to_float(x);
+  } else {
+    return x;
+  }
+}
+
+// Those of 16 bits are the rounded ones of float.
+template <class T>
+T input_of(uint64_t array, uint64_t i, bool negative) {
+  if constexpr (sizeof(T) == 8) {
+    return input<double>(array, i, negative);
+  } else {
+    return stored<T>(input<float>(array, i, negative));
+  }
 }
 
 // FNV-1a over the bits as 64-bit words; every NaN counts as one.

@@ -11,9 +11,11 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 #include <new>
 #include <sstream>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/dispatch.h"
@@ -25,9 +27,13 @@
 namespace {
 
 using fastopt::DType;
+using fastopt::dtype_bytes;
+using fastopt::Form;
 using fastopt::host::Range;
+using fastopt_test::computed;
 using fastopt_test::hash;
-using fastopt_test::input;
+using fastopt_test::input_of;
+using fastopt_test::stored;
 
 // Sets options from words such as lr=0.001 or amsgrad=1.
 class OptionSetter {
@@ -63,25 +69,100 @@ struct Case {
   uint64_t expected;
 };
 
-// Two steps on a parameter that starts `offset` elements into its buffer; guards on both sides.
+// What param, grad and the states are stored in, by the name in the file.
+struct Stored {
+  const char* name;
+  Form form;
+  DType dtypes[fastopt::max_arrays];
+};
+
+constexpr DType f32 = DType::float32, f64 = DType::float64, b16 = DType::bfloat16,
+                f16 = DType::float16;
+constexpr Stored stores[] = {
+    {"float32", Form::float32, {f32, f32, f32, f32, f32}},
+    {"float64", Form::float64, {f64, f64, f64, f64, f64}},
+    {"bfloat16", Form::bfloat16, {b16, b16, b16, b16, b16}},
+    {"mixed", Form::mixed, {b16, f16, f32, b16, f16}},
+};
+
+// An array that starts `offset` elements into its buffer; guards on both sides.
+class Buffer {
+ public:
+  Buffer(DType dtype, int64_t size, int offset)
+      : dtype_(dtype),
+        size_(size),
+        offset_(offset),
+        bytes_((offset + size + guard) * dtype_bytes[static_cast<int>(dtype)]) {
+    with([&](auto* at) {
+      for (int64_t i = 0; i < offset + size + guard; ++i) {
+        at[i] = stored<std::decay_t<decltype(*at)>>(7);
+      }
+    });
+  }
+  void fill(uint64_t array) {
+    with([&](auto* at) {
+      for (int64_t i = 0; i < size_; ++i) {
+        at[offset_ + i] = input_of<std::decay_t<decltype(*at)>>(array, i, array < 2);
+      }
+    });
+  }
+  void* begin() { return bytes_.data() + offset_ * dtype_bytes[static_cast<int>(dtype_)]; }
+  bool guarded() {
+    bool same = true;
+    with([&](auto* at) {
+      for (int64_t i = 0; i < offset_ + guard; ++i) {
+        same = same && computed(at[i < offset_ ? i : size_ + i]) == 7;
+      }
+    });
+    return same;
+  }
+  uint64_t hash_on(uint64_t h) {
+    with([&](auto* at) {
+      for (int64_t i = 0; i < size_; ++i) {
+        const auto value = computed(at[offset_ + i]);  // exact, so its bits tell as much
+        h = hash(h, &value, 1);
+      }
+    });
+    return h;
+  }
+
+ private:
+  static constexpr int guard = 32;
+
+  template <class Act>
+  void with(Act act) {
+    void* data = bytes_.data();
+    if (dtype_ == f32) return act(static_cast<float*>(data));
+    if (dtype_ == f64) return act(static_cast<double*>(data));
+    if (dtype_ == b16) return act(static_cast<fastopt::host::bfloat16*>(data));
+    return act(static_cast<fastopt::host::float16*>(data));
+  }
+
+  DType dtype_;
+  int64_t size_;
+  int offset_;
+  std::vector<unsigned char> bytes_;
+};
+
+// Two steps.
 template <template <class> class Rule, class T>
-uint64_t run_case(const Case& c, int index, const fastopt::Target& target, int offset,
-                  int threads) {
+uint64_t run_case(const Case& c, const Stored& types, int index, const fastopt::Target& target,
+                  int offset, int threads) {
   typename Rule<T>::Options options;
   OptionSetter setter(c.options);
   options.visit(setter);
   constexpr int states = Rule<T>::state_count;
-  constexpr int guard = 32;
 
-  std::vector<std::vector<T>> buffers;
-  const fastopt::Kernel kernel = target.kernels[index][sizeof(T) == 4 ? 0 : 1];
-  fastopt::Item item{kernel, nullptr, {}, c.size, sizeof(T) == 4 ? DType::float32 : DType::float64};
+  std::vector<Buffer> buffers;
+  fastopt::Item item{};
+  item.kernel = fastopt::kernel_of(target, index, types.form);
+  item.size = c.size;
   for (int array = 0; array < 2 + states; ++array) {
     if (array >= 2 && !Rule<T>::uses(options, array - 2)) continue;
-    buffers.emplace_back(c.size + offset + guard, T(7));
-    T* begin = buffers.back().data() + offset;
-    for (int64_t i = 0; i < c.size; ++i) begin[i] = input<T>(array, i, array < 2);
-    item.arrays[array] = begin;
+    item.dtypes[array] = types.dtypes[array];
+    buffers.emplace_back(types.dtypes[array], c.size, offset);
+    buffers.back().fill(array);
+    item.arrays[array] = buffers.back().begin();  // stays where it is when the vector grows
   }
   for (double step = c.step; step < c.step + 2; ++step) {
     fastopt::BoundRule bound;
@@ -92,22 +173,24 @@ uint64_t run_case(const Case& c, int index, const fastopt::Target& target, int o
   }
   uint64_t h = 0xcbf29ce484222325u;
   for (std::size_t b = 0; b < buffers.size(); ++b) {
-    for (int64_t i = 0; i < offset + guard; ++i) {
-      if (buffers[b][i < offset ? i : c.size + i] != T(7)) return 0;  // wrote outside
-    }
-    if (b != 1) h = hash(h, buffers[b].data() + offset, c.size);
+    if (!buffers[b].guarded()) return 0;  // wrote outside
+    if (b != 1) h = buffers[b].hash_on(h);
   }
   return h;
 }
 
 uint64_t run_any(const Case& c, const fastopt::Target& target, int offset, int threads) {
+  const Stored* types = stores;
+  while (c.dtype != types->name) {
+    if (++types == std::end(stores)) return 0;
+  }
   int index = 0;
-#define FASTOPT_RUN(R)                                                                  \
-  if (c.rule == fastopt::host::R<float>::name) {                                        \
-    return c.dtype == "float32"                                                         \
-               ? run_case<fastopt::host::R, float>(c, index, target, offset, threads)   \
-               : run_case<fastopt::host::R, double>(c, index, target, offset, threads); \
-  }                                                                                     \
+#define FASTOPT_RUN(R)                                                                         \
+  if (c.rule == fastopt::host::R<float>::name) {                                               \
+    return types->form == Form::float64                                                        \
+               ? run_case<fastopt::host::R, double>(c, *types, index, target, offset, threads) \
+               : run_case<fastopt::host::R, float>(c, *types, index, target, offset, threads); \
+  }                                                                                            \
   ++index;
   FASTOPT_RULES(FASTOPT_RUN)
 #undef FASTOPT_RUN

@@ -5,11 +5,12 @@
                             [--json FILE] [--plot FILE] [--compare OLD.json]
 
 Contenders take turns in rounds (timing.py), on the same arrays (workload.py). What is measured is
-`step()` of the optimizer, hooks and all, as a training loop calls it, on float32. The limit is a loop
-over the same arrays that reads and writes what the step must and adds once in between. Beside each
-time stand the fraction of the limit that it reaches, the bandwidth, and how many times as fast
-fastopt is; ratios are taken within a round. suites.py says which cases are warm or cold, dropout.py
-what the suite of that name measures.
+`step()` of the optimizer, hooks and all, as a training loop calls it, on float32; in the suite lowbit,
+on what lowbit.py lists; in the suite dropout, what dropout.py says. The limit is a loop over the same
+arrays that reads and writes what the step must and adds once in between. Beside each time stand the
+fraction of the limit that it reaches, the bandwidth (in lowbit, the memory of the states; in dropout,
+of what backward keeps), and how many times as fast fastopt is; ratios are taken within a round.
+suites.py says which cases are warm or cold.
 
 The exit status is 0, 1 with --compare if fastopt has become slower than in OLD.json beyond the spread
 (compare.py), and 2 if an argument or a package is missing or wrong.

@@ -78,8 +78,9 @@ class Peer:
         return Contender(
             name=self.name,
             run=run,
-            moved_bytes=workload.setting.moved_bytes(workload.elements, self.state_size),
+            moved_bytes=workload.moved_bytes(optimizer, self.state_size),
             version=self.version,
+            state_bytes=workload.state_bytes(optimizer),
         )
 
 

@@ -57,7 +57,8 @@ def draw_bars(axes: Axes, results: list[Result], colors: dict[str, str]) -> None
             error_kw={"elinewidth": 0.8},
         )
     axes.axhline(1, color="black", linestyle="--", linewidth=1, label="limit")
-    axes.set_xticks(range(len(results)), [f"{r.case}\n{r.work}" for r in results], fontsize=8)
+    names = [f"{r.case}\n{r.work}".replace(", ", ",\n") for r in results]
+    axes.set_xticks(range(len(results)), names, fontsize=8)
     axes.set_ylabel("fraction of the limit")
     if min(heights) < LINEAR_FROM:
         axes.set_yscale("log")

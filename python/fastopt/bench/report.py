@@ -20,7 +20,8 @@ limit     a loop that reads and writes the same bytes and adds once in between
 of limit  limit's time / time, the median of the ratios within each round
 GB/s      every array counted once for each read and once for each write
 speed-up  this time / fastopt's time, the median of the ratios within each round
-keeps     what autograd keeps for backward, parameters and input aside"""
+keeps     what autograd keeps for backward, parameters and input aside
+state B   bytes that the states take in memory for each element (suite lowbit)"""
 
 
 def digits(value: float) -> str:
@@ -52,6 +53,10 @@ def speedup(result: Result, entry: Entry) -> str:
     return "" if entry.name in STYLES else f"{digits(result.speedup(entry).median)}x"
 
 
+def state_bytes(entry: Entry) -> str:
+    return "" if entry.state_bytes is None else f"{entry.state_bytes:.2f}"
+
+
 def name_and_version(result: Result, entry: Entry) -> str:
     version = (entry.version or "").partition("+")[0]  # without the build
     return f"{result.label(entry)} [dim]{version}[/]" if version else result.label(entry)
@@ -78,13 +83,12 @@ def make_case_table(result: Result) -> Table:
     """One case: a line for each contender, the fastest first."""
     number = f"{result.tensors:,} tensor{'s' if result.tensors > 1 else ''}"
     keeps = any(entry.kept_bytes is not None for entry in result.entries)
+    with_states = any(entry.state_bytes is not None for entry in result.entries)
+    fifth = ("keeps", 7) if keeps else ("state B", 7) if with_states else ("GB/s", 5)
+    columns = [("", 25 if keeps else 27), ("time", 8), ("spread", 6), ("of limit", 8)]
     table = bare_table(
         f"{result.title} ({number}, {result.elements:,} elements)",
-        [
-            *[("", 25 if keeps else 27), ("time", 8), ("spread", 6), ("of limit", 8)],
-            ("keeps", 7) if keeps else ("GB/s", 5),
-            ("speed-up", 8),
-        ],
+        [*columns, fifth, ("speed-up", 8)],
     )
     for entry in sorted(result.entries, key=lambda e: e.seconds.median):
         table.add_row(
@@ -92,7 +96,11 @@ def make_case_table(result: Result) -> Table:
             duration(entry.seconds.median),
             half_spread(entry.seconds),
             digits(result.limit_fraction(entry).median),
-            size(entry.kept_bytes) if keeps else digits(entry.gigabytes_per_second),
+            size(entry.kept_bytes)
+            if keeps
+            else state_bytes(entry)
+            if with_states
+            else digits(entry.gigabytes_per_second),
             speedup(result, entry),
             style=STYLES.get(entry.name),
         )

@@ -27,11 +27,21 @@ class Entry:
     repeats: int
     samples: list[float]  # seconds of one run, one figure a round
     kept_bytes: int | None = None  # for backward, where that was counted
+    state_bytes: float | None = None  # memory of the states for each element, where measured
 
     @classmethod
     def of(cls, c: Contender) -> Entry:
         samples = list(c.samples)
-        return cls(c.name, c.target, c.version, c.moved_bytes, c.repeats, samples, c.kept_bytes)
+        return cls(
+            c.name,
+            c.target,
+            c.version,
+            c.moved_bytes,
+            c.repeats,
+            samples,
+            kept_bytes=c.kept_bytes,
+            state_bytes=c.state_bytes,
+        )
 
     @property
     def seconds(self) -> Spread:

@@ -11,6 +11,7 @@ training:
   the way from Python to the kernel and back. The limit is then what one call into C++ costs.
 - tail: as large, models and small, whose tensors it takes.
 - dropout: warm up to a million elements, cold at 64 million; see dropout.py.
+- lowbit: cold, as large.
 - models: cold, but for what a very large last-level cache keeps of the smaller models.
 - curve: from warm to cold; the bends are the caches.
 
@@ -22,8 +23,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from fastopt.bench import dropout, peers
-from fastopt.bench.shapes import MODELS, Shape, shrink
+from fastopt.bench import dropout, lowbit, peers
+from fastopt.bench.shapes import MODELS, Shape, count, shrink
 from fastopt.bench.tail import torch_tail
 from fastopt.bench.timing import Contender
 from fastopt.bench.workload import Workload, needed_bytes
@@ -33,10 +34,10 @@ Tensors = dict[str, list[tuple[Shape, ...]]]  # by the name of the case
 
 @dataclass(frozen=True)
 class Case:
-    """One piece of work on float32 tensors of these shapes."""
+    """One piece of work on tensors of these shapes."""
 
     name: str
-    work: str  # an optimizer of workload.SETTINGS
+    work: str  # an optimizer of workload.SETTINGS, on float32, or one of lowbit.WORKS
     shapes: tuple[Shape, ...]
 
 
@@ -158,6 +159,36 @@ def dropout_suite() -> Suite:
     )
 
 
+def lowbit_suite() -> Suite:
+    """Parameters and states in fewer bits, against torch's fused step of the same parameters."""
+
+    def cases(quick: bool, chosen: Sequence[str] | None) -> list[Case]:
+        # Two dimensions, since 8-bit states have a scale for every 256 elements of a row.
+        name, shape = ("1 x 1M", (16, 1 << 16)) if quick else ("1 x 64M", (1 << 10, 1 << 16))
+        return [Case(name, work, (shape,)) for work in lowbit.WORKS]
+
+    def prepare(case: Case) -> Enter:
+        workload = lowbit.LowbitWorkload(case.work, case.shapes)
+
+        def enter(scene: Scene) -> list[Contender]:
+            joining = lowbit.peers_of(workload.storage)
+            theirs = list(peers.join(workload, joining, scene.compile, scene.failed, scene.show))
+            for contender in theirs:
+                if not contender.name.startswith("torch fused"):
+                    contender.most_rounds = lowbit.PEER_ROUNDS
+            return [*limits_and_ours(workload, scene), *theirs]
+
+        return enter
+
+    return Suite(
+        "parameters and states stored in fewer bits (cold)",
+        11,
+        cases,
+        prepare,
+        lambda case: lowbit.NEEDED * count(case.shapes),
+    )
+
+
 def large(quick: bool) -> Tensors:
     return {"1 x 1M": [((1 << 20,),)]} if quick else {"1 x 64M": [((64 << 20,),)]}
 
@@ -213,4 +244,5 @@ SUITES = {
     ),
     "tail": tail_suite(),
     "dropout": dropout_suite(),
+    "lowbit": lowbit_suite(),
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,8 @@ class Contender:
     version: str | None = None
     kept_bytes: int | None = None  # for backward, where that is part of the comparison
     prepare: Callable[[], object] = lambda: None  # called before each measurement, not timed
+    state_bytes: float | None = None  # memory of the states for each element, where it is of interest
+    most_rounds: int = sys.maxsize  # it takes part in; for what takes seconds
     repeats: int = 1  # runs in one measurement
     samples: list[float] = field(default_factory=list)  # seconds of one run, one figure a round
 
@@ -86,7 +89,10 @@ def interleave(
     shortest: float,
     advance: Callable[[], object] = lambda: None,
 ) -> None:
-    """Fill the contenders' samples, one figure each per round; ``advance`` is called after a round."""
+    """Fill the contenders' samples, one figure each per round; ``advance`` is called after a round.
+
+    A contender of fewer rounds takes part in the first ones.
+    """
     order = list(contenders)
     shuffle = random.Random(0).shuffle
     collecting = gc.isenabled()
@@ -96,10 +102,11 @@ def interleave(
         for contender in order:
             contender.samples.clear()
             contender.calibrate(shortest)
-        for _ in range(rounds):
+        for number in range(rounds):
             shuffle(order)
             for contender in order:
-                contender.samples.append(contender.measure())
+                if number < contender.most_rounds:
+                    contender.samples.append(contender.measure())
             advance()
     finally:
         if collecting:
@@ -107,5 +114,5 @@ def interleave(
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
-    """The ratio of two contenders' samples, pair by pair within each round."""
-    return Spread.of([a / b for a, b in zip(over, under, strict=True)])
+    """The ratio of two contenders' samples, pair by pair within each round that both took part in."""
+    return Spread.of([a / b for a, b in zip(over, under, strict=False)])

@@ -122,6 +122,14 @@ class Workload:
             for key, tensor in zip(own, shared, strict=False):
                 entries[key] = tensor
 
+    def moved_bytes(self, optimizer: Optimizer, state_size: int = 4) -> int:
+        """What a step of ``optimizer`` must at least read and write."""
+        return self.setting.moved_bytes(self.elements, state_size)
+
+    def state_bytes(self, optimizer: Optimizer) -> float | None:
+        """The memory of the states for each element, in suites where it differs."""
+        return None
+
     def limit(self, target: str, threads: int) -> Contender:
         """The same reads and writes with one addition between them, in one call over each block."""
         params, grads, *states = ([block] for block in self.blocks)

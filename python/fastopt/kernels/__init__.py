@@ -7,9 +7,10 @@ The update rules work in place:
     fastopt.kernels.adam_(param, grad, exp_avg, exp_avg_sq, step=1, lr=1e-3)
 
 Every rule takes one array per argument, or one list of arrays per argument, all updated in one
-call; ``step`` is then one number for all or a list. Arrays are C-contiguous, float32 or float64, in
-the CPU's memory; grad and states have the parameter's shape and dtype, and nothing that is written
-may share memory with another array. ``step`` is 1 for the first update. Everything is checked before
+call; ``step`` is then one number for all or a list. Arrays are C-contiguous, in the CPU's memory:
+float64 all of them, or float32, float16 and bfloat16 (torch's, or ml_dtypes' in NumPy) in any mix,
+computed in float32. grad and states have the parameter's shape, and nothing that is written may
+share memory with another array. ``step`` is 1 for the first update. Everything is checked before
 anything is written: a TypeError (wrong kind or dtype) or ValueError (wrong value, shape, layout)
 names the argument, what came and what is accepted.
 
@@ -19,7 +20,7 @@ Dropout gives a new array, or writes to ``out``, which may be ``x`` itself:
     y = fastopt.kernels.dropout(x, 0.1, seed=0, offset=0)
     kept = fastopt.kernels.dropout_mask(x.shape, 0.1, seed=0, offset=0)
 
-Its arrays are C-contiguous float32, float64, float16 or bfloat16 (torch's, or ml_dtypes' in NumPy).
+Its arrays are C-contiguous float32, float64, float16 or bfloat16.
 
 The formulas, with their sources, stand in :mod:`fastopt.reference`, whose bits these kernels give.
 """

@@ -2,11 +2,13 @@
 
 Besides torch's options, every optimizer takes ``max_grad_norm``, ``error_if_nonfinite``, ``ema_decay``
 and ``ema_bias_correction``, which clip the gradients by their norm and average the parameters in the
-step's own pass over memory; :mod:`fastopt.optim._tail` describes them.
+step's own pass over memory (:mod:`fastopt.optim._tail` describes them), and ``state_dtype``, what the
+states are stored in (:mod:`fastopt.optim._storage`).
 
 What may live here: one module per optimizer, holding its signature, its docstring and nothing that
 a kernel does; ``_fused.py``, the one ``step`` that they share;
-``_tail.py``, what it does besides the rule; ``_report.py``, what it tells of the ways that its steps
+``_hooks.py``, what surrounds that; ``_tail.py``, what it does besides the rule; ``_storage.py``, what
+its states are stored in; ``_report.py``, what it tells of the ways that its steps
 take; ``in_backward.py``, steps inside ``backward()``.
 """
 

@@ -10,13 +10,16 @@ hold, every element once:
 
 Every process adds the same doubles in the order of their ranks, so all get the same bits. What is
 not understood is refused, never taken for the whole.
+
+Random rounding asks :func:`first_index` where a part lies in the whole.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -25,6 +28,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor
 
 Part = tuple[Any, Any, float]  # mesh, placements (both None for plain tensors), sum of squares
 
@@ -74,6 +78,22 @@ def announce_refusal(group: ProcessGroup | None) -> None:
     """Let the others, which wait in :func:`total_squares`, know that no sum will come."""
     if group is not None:
         _gather(_REFUSED, group)
+
+
+def first_index(param: Tensor) -> int | None:
+    """Where this process's part of a DTensor begins in it, in C order; None if it is no range of it."""
+    from torch.distributed.tensor import Replicate, Shard
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    tensor = cast("DTensor", param)
+    if any(type(it) not in (Replicate, Shard) for it in tensor.placements):
+        return None
+    shape, offset = compute_local_shape_and_global_offset(
+        tensor.shape, tensor.device_mesh, tensor.placements
+    )
+    if tuple(shape[1:]) != tuple(tensor.shape[1:]):
+        return None
+    return int(offset[0]) * math.prod(shape[1:]) if shape else 0
 
 
 def refuse_hidden_shards(params: Iterable[Tensor], group: ProcessGroup | None) -> None:

@@ -83,16 +83,24 @@ class Fused(Reports):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:  # a state_dict of torch.optim does not have these
-            for key, neutral in {**self._extras, **self._tail}.items():
+            for key, neutral in self._neutral().items():
                 group.setdefault(key, self.defaults.get(key, neutral))
+        self._restore_dtypes()  # which goes by an option that torch's groups do not have
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, *, as_torch: bool = False) -> dict[str, Any]:
         """As torch's; averages that a first step would make are in it as that step would make them.
+
+        Args:
+            as_torch: what the torch.optim class of this name could have saved, for a program without
+                fastopt. States are numbers in the parameter's dtype; averages, masters and all
+                options that torch lacks are left out. ValueError for an option that changes the rule.
 
         Adagrad has state before its first step, which torch.distributed.checkpoint takes for all:
         it would load nothing that is missing from this.
         """
         packed = super().state_dict()
+        if as_torch:
+            return self._in_torch_format(packed, self._extras, self._neutral())
         for group, packed_group in zip(self.param_groups, packed["param_groups"], strict=True):
             if group.get("ema_decay") is None:
                 continue
@@ -103,6 +111,11 @@ class Fused(Reports):
                     fresh = {name: self._new_state(group, param, name) for name in names}
                     packed["state"][index] = {**state, **fresh}
         return packed
+
+    @classmethod
+    def _neutral(cls) -> dict[str, Any]:
+        """Every option that torch's class lacks, with the value at which the two agree."""
+        return {**cls._extras, **cls._tail, **cls._storage}
 
     def _set_extras(self, **extras: Any) -> None:
         """Add options that torch's constructor does not know to the defaults and the groups."""
@@ -121,12 +134,19 @@ class Fused(Reports):
         if name == "step":
             double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
             return torch.zeros((), dtype=torch.float64 if double else torch.float32)
-        state = torch.empty_like(param, memory_format=torch.preserve_format)
+        if (made := self._new_storage(group, param, name)) is not None:
+            return made
+        dtype = self._dtype_of_state(group, param, name)
+        state = torch.empty_like(param, dtype=dtype, memory_format=torch.preserve_format)
         copies = name == "ema" and not group["ema_bias_correction"]
+        threads = torch.get_num_threads()
         if _C.in_forked_child():  # where torch would wait for OpenMP threads that are not there
-            state.numpy()[...] = param.detach().numpy() if copies else 0
-            return state
-        return state.copy_(param.detach()) if copies else state.zero_()
+            torch.set_num_threads(1)
+        try:
+            return state.copy_(param.detach()) if copies else state.zero_()
+        finally:
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
 
     @torch.no_grad()
     def _copy_back(self, tensor: Tensor, copy: Tensor) -> None:
@@ -143,7 +163,7 @@ class Fused(Reports):
                 f"{what} of shape {tuple(tensor.shape)} and strides {tensor.stride()}: "
                 "several elements share one place in memory; expected one place each"
             )
-        return torch.empty_like(tensor if like is None else like).copy_(tensor)
+        return torch.empty_like(tensor if like is None else like, dtype=tensor.dtype).copy_(tensor)
 
     def _bump_versions(self, params: list[Tensor]) -> None:
         """Tell autograd that the kernels have written to these."""
@@ -155,7 +175,7 @@ class Fused(Reports):
         # Most of torch's classes refuse a sparse gradient: they are to meet it before they write.
         leftovers = sorted(leftovers, key=lambda it: it[1].grad is None or not it[1].grad.is_sparse)
         for group, param, reason in leftovers:
-            for key, neutral in {**self._extras, **self._tail}.items():
+            for key, neutral in self._neutral().items():
                 if group.get(key, neutral) != neutral:
                     raise ValueError(
                         f"{key}={group[key]!r}: torch.optim has no such option, and a parameter of "

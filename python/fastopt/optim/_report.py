@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fastopt import _C
+from fastopt.optim._storage import Storage
 from fastopt.optim._tail import Tail
 
 Path = Literal["fastopt", "torch", "no gradient"]
@@ -69,7 +70,7 @@ class FusedReport(list[ParameterPath]):
         return "\n  ".join([summary, *(str(it) for it in self if it.reason)])
 
 
-class Reports(Tail):
+class Reports(Tail, Storage):
     """Mixin: what an optimizer tells of the ways that its steps take."""
 
     _rule: ClassVar[str]
@@ -95,7 +96,7 @@ class Reports(Tail):
             loss.backward()
             print(optimizer.fused_report())
             # 2 parameters: 1 on fastopt's kernels, 1 on torch's own step
-            #   group 0, parameter 1, torch.bfloat16 (8,), on torch's own step: dtype bfloat16
+            #   group 0, parameter 1, torch.complex64 (8,), on torch's own step: dtype complex64
         """
         left_over = _C.left_over(self._rule, self)
         reasons = {(id(group), id(param)): reason for group, param, reason in left_over}

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fastopt.optim._fused import Fused
+from fastopt.optim._storage import StateDtype
 from fastopt.optim._tail import tail_options
 
 
@@ -33,6 +34,8 @@ class Adagrad(Fused, torch.optim.Adagrad):
             unless ``differentiable`` is set.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same pass; see :mod:`fastopt.optim`. Not in torch.
+        state_dtype, master_weights, stochastic_rounding: what parameters and states are stored in; see
+            :mod:`fastopt.optim._storage`. Not in torch.
 
     Raises:
         ValueError: for options out of range, as torch does.
@@ -41,6 +44,9 @@ class Adagrad(Fused, torch.optim.Adagrad):
     """
 
     _rule = "adagrad"
+    _squares = ("sum",)
+    _torch_states = ("step", "sum")
+    _takes_int8 = False
 
     def __init__(
         self,
@@ -59,6 +65,9 @@ class Adagrad(Fused, torch.optim.Adagrad):
         error_if_nonfinite: bool = False,
         ema_decay: float | None = None,
         ema_bias_correction: bool = False,
+        state_dtype: StateDtype = None,
+        master_weights: bool = False,
+        stochastic_rounding: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -73,8 +82,14 @@ class Adagrad(Fused, torch.optim.Adagrad):
             fused=fused,
         )
         self._set_extras(
-            **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction)
+            **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
+            **self._storage_options(state_dtype, master_weights, stochastic_rounding),
         )
+        for group in self.param_groups:  # torch's constructor has made the sums
+            for param in group["params"]:
+                state = self.state[param]
+                if state["sum"].dtype != self._dtype_of_state(group, param, "sum"):
+                    state["sum"] = self._new_state(group, param, "sum")
 
     def _new_state(self, group: dict[str, Any], param: Tensor, name: str) -> Tensor:
         state = super()._new_state(group, param, name)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fastopt.optim._fused import Fused
+from fastopt.optim._storage import StateDtype
 from fastopt.optim._tail import tail_options
 
 
@@ -40,6 +41,8 @@ class Adam(Fused, torch.optim.Adam):
         eps_inside_sqrt: divide by :math:`\sqrt{v / (1-\beta_2^t) + \epsilon}`. Not in torch.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same pass; see :mod:`fastopt.optim`. Not in torch.
+        state_dtype, master_weights, stochastic_rounding: what parameters and states are stored in; see
+            :mod:`fastopt.optim._storage`. Not in torch.
 
     Raises:
         ValueError: for options out of range, as torch does.
@@ -49,6 +52,8 @@ class Adam(Fused, torch.optim.Adam):
     """
 
     _rule = "adam"
+    _squares = ("exp_avg_sq", "max_exp_avg_sq")
+    _torch_states = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
     _extras: ClassVar[dict[str, Any]] = {"bias_correction": True, "eps_inside_sqrt": False}
 
     def __init__(
@@ -72,6 +77,9 @@ class Adam(Fused, torch.optim.Adam):
         error_if_nonfinite: bool = False,
         ema_decay: float | None = None,
         ema_bias_correction: bool = False,
+        state_dtype: StateDtype = None,
+        master_weights: bool = False,
+        stochastic_rounding: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -91,4 +99,5 @@ class Adam(Fused, torch.optim.Adam):
             bias_correction=bias_correction,
             eps_inside_sqrt=eps_inside_sqrt,
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
+            **self._storage_options(state_dtype, master_weights, stochastic_rounding),
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fastopt.optim._fused import Fused
+from fastopt.optim._storage import StateDtype
 from fastopt.optim._tail import tail_options
 
 
@@ -38,6 +39,8 @@ class RMSprop(Fused, torch.optim.RMSprop):
         eps_inside_sqrt: divide by :math:`\sqrt{s + \epsilon}`, as TensorFlow does. Not in torch.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same pass; see :mod:`fastopt.optim`. Not in torch.
+        state_dtype, master_weights, stochastic_rounding: what parameters and states are stored in; see
+            :mod:`fastopt.optim._storage`. Not in torch.
 
     Raises:
         ValueError: for options out of range, as torch does.
@@ -46,6 +49,8 @@ class RMSprop(Fused, torch.optim.RMSprop):
     """
 
     _rule = "rmsprop"
+    _squares = ("square_avg",)
+    _torch_states = ("step", "square_avg", "grad_avg", "momentum_buffer")
     _extras: ClassVar[dict[str, Any]] = {"eps_inside_sqrt": False}
 
     def __init__(
@@ -67,6 +72,9 @@ class RMSprop(Fused, torch.optim.RMSprop):
         error_if_nonfinite: bool = False,
         ema_decay: float | None = None,
         ema_bias_correction: bool = False,
+        state_dtype: StateDtype = None,
+        master_weights: bool = False,
+        stochastic_rounding: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -84,4 +92,5 @@ class RMSprop(Fused, torch.optim.RMSprop):
         self._set_extras(
             eps_inside_sqrt=eps_inside_sqrt,
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
+            **self._storage_options(state_dtype, master_weights, stochastic_rounding),
         )

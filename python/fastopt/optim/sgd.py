@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fastopt.optim._fused import Fused
+from fastopt.optim._storage import StateDtype
 from fastopt.optim._tail import tail_options
 
 
@@ -41,6 +42,8 @@ class SGD(Fused, torch.optim.SGD):
         bias_correction: correct that average for its start at 0. Not in torch.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same pass; see :mod:`fastopt.optim`. Not in torch.
+        state_dtype, master_weights, stochastic_rounding: what parameters and states are stored in; see
+            :mod:`fastopt.optim._storage`. Not in torch.
 
     Raises:
         ValueError: for options out of range or that exclude each other, as torch does.
@@ -50,6 +53,7 @@ class SGD(Fused, torch.optim.SGD):
     """
 
     _rule = "sgd"
+    _torch_states = ("momentum_buffer",)
     _extras: ClassVar[dict[str, Any]] = {"exponential_average": False, "bias_correction": False}
 
     def __init__(
@@ -71,6 +75,9 @@ class SGD(Fused, torch.optim.SGD):
         error_if_nonfinite: bool = False,
         ema_decay: float | None = None,
         ema_bias_correction: bool = False,
+        state_dtype: StateDtype = None,
+        master_weights: bool = False,
+        stochastic_rounding: bool = False,
     ) -> None:
         if exponential_average and (not 0 < momentum < 1 or dampening != 0 or nesterov):
             raise ValueError(
@@ -95,4 +102,5 @@ class SGD(Fused, torch.optim.SGD):
             exponential_average=exponential_average,
             bias_correction=bias_correction,
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
+            **self._storage_options(state_dtype, master_weights, stochastic_rounding),
         )

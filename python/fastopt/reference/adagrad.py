@@ -7,8 +7,10 @@ optimization, JMLR 12: equation 1, the diagonal form, without the projection.
 import numpy as np
 
 from ._common import Array, check_arrays, check_numbers, check_step, gradient, new_arrays
+from .storage import stored
 
 
+@stored
 @np.errstate(all="ignore")
 def adagrad(
     param: Array,
@@ -32,7 +34,7 @@ def adagrad(
     The paper has neither η, a decay of the rate that torch offers, nor ε outside the root.
 
     Args:
-        param, grad: arrays of one shape and dtype, float32 or float64.
+        param, grad: arrays of one shape, float64 or stored as :mod:`fastopt.reference` says.
         sum: s, like param; before step 1 the initial accumulator, a constant >= 0.
         step: number of this step, from 1.
         lr, lr_decay, weight_decay, eps: >= 0.

@@ -11,8 +11,10 @@ import math
 import numpy as np
 
 from ._common import Array, check_arrays, check_numbers, check_step, gradient, new_arrays, power
+from .storage import stored
 
 
+@stored
 @np.errstate(all="ignore")
 def adam(
     param: Array,
@@ -50,7 +52,7 @@ def adam(
     shrinks x by the factor 1 − α λ first, as in torch (the paper's factor has no α).
 
     Args:
-        param, grad: arrays of one shape and dtype, float32 or float64.
+        param, grad: arrays of one shape, float64 or stored as :mod:`fastopt.reference` says.
         exp_avg, exp_avg_sq: m and v, like param; zeros before step 1.
         max_exp_avg_sq: largest v, likewise; needed if amsgrad.
         step: number of this step, t, from 1.

@@ -186,10 +186,10 @@ def alpha_scalars(threshold: int) -> tuple[float, float, float]:
     return a, b, a * SELU_SATURATION + b
 
 
-def draw(count: int, *, seed: int, offset: int, index: int) -> npt.NDArray[np.uint16]:
-    """The draws of elements index to index + count."""
+def draw(count: int, *, seed: int, offset: int, index: int, domain: int = 0) -> npt.NDArray[np.uint16]:
+    """The draws of elements index to index + count, for dropout or (domain 1) random rounding."""
     seed = whole("seed", seed, -(2**63), 2**64, "from -2**63 to 2**64 - 1") % 2**64
-    offset = whole("offset", offset, 0, 2**56, "from 0 to 2**56 - 1")
+    offset = whole("offset", offset, 0, 2**56, "from 0 to 2**56 - 1") | domain << 56
     accepted = ">= 0 such that all draws have indices below 2**63"
     index = whole("index", index, 0, 2**63 - count, accepted)
     first, last = index // DRAWS_PER_BLOCK, -(-(index + count) // DRAWS_PER_BLOCK)

@@ -8,8 +8,10 @@ Graves 2013, Generating sequences with recurrent neural networks, arXiv:1308.085
 import numpy as np
 
 from ._common import Array, check_arrays, check_numbers, check_step, gradient, new_arrays
+from .storage import stored
 
 
+@stored
 @np.errstate(all="ignore")
 def rmsprop(
     param: Array,
@@ -40,7 +42,7 @@ def rmsprop(
     never negative, but rounding can leave it a little below 0; it is then taken as 0.
 
     Args:
-        param, grad: arrays of one shape and dtype, float32 or float64.
+        param, grad: arrays of one shape, float64 or stored as :mod:`fastopt.reference` says.
         square_avg: s, like param; zeros before step 1.
         grad_avg: m, likewise; needed if centered.
         momentum_buffer: v, likewise; needed if momentum is not 0.

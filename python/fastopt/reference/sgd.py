@@ -10,8 +10,10 @@ learning: equations 1 and 2 (momentum), 3 and 4 (Nesterov's, by looking ahead).
 import numpy as np
 
 from ._common import Array, check_arrays, check_numbers, check_step, gradient, new_arrays, power
+from .storage import stored
 
 
+@stored
 @np.errstate(all="ignore")
 def sgd(
     param: Array,
@@ -48,7 +50,7 @@ def sgd(
     the bias that the correction divides out (as Kingma & Ba 2015, section 3, do for Adam).
 
     Args:
-        param, grad: arrays of one shape and dtype, float32 or float64.
+        param, grad: arrays of one shape, float64 or stored as :mod:`fastopt.reference` says.
         momentum_buffer: v, like param; needed if momentum is not 0. At step 1 only
             exponential_average reads it, and expects zeros.
         step: number of this step, from 1.

@@ -4,6 +4,9 @@ float16 is NumPy's own; its conversion from float32 rounds as `to_bfloat16` does
 Arrays of ml_dtypes.bfloat16, where that package is installed, are taken wherever float16 is.
 """
 
+import functools
+import inspect
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,6 +14,7 @@ import numpy.typing as npt
 
 Bits: TypeAlias = npt.NDArray[np.uint16]
 Single: TypeAlias = npt.NDArray[np.float32]
+Array: TypeAlias = npt.NDArray[Any]
 
 
 def to_bfloat16(x: Single) -> Bits:
@@ -41,6 +45,11 @@ def is_bfloat16(dtype: Any) -> bool:
     return bool(np.dtype(dtype).name == "bfloat16")
 
 
+def is_stored(dtype: Any) -> bool:
+    """Whether it is a type that numbers are stored in but not computed in."""
+    return np.dtype(dtype) == np.float16 or is_bfloat16(dtype)
+
+
 def widen(x: npt.NDArray[Any]) -> npt.NDArray[np.floating[Any]]:
     """The numbers in the type that they are computed in."""
     if is_bfloat16(x.dtype):
@@ -54,3 +63,62 @@ def narrow(y: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
         return to_bfloat16(y).view(dtype)
     with np.errstate(over="ignore", under="ignore"):
         return np.asarray(y).astype(dtype)
+
+
+def stored(rule: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
+    """A rule that also takes arrays of 16-bit types, in any mix with float32.
+
+    It computes in float32, and returns each result in the type that its array came in.
+    """
+    signature = inspect.signature(rule)
+
+    @functools.wraps(rule)
+    def on_stored(*args: Any, **kwargs: Any) -> tuple[Array, ...]:
+        given = signature.bind(*args, **kwargs).arguments
+        arrays = {name: it for name, it in given.items() if isinstance(it, np.ndarray)}
+        if not any(is_stored(array.dtype) for array in arrays.values()):
+            return rule(*args, **kwargs)
+        wide = {name: widen(it) if is_stored(it.dtype) else it for name, it in arrays.items()}
+        results = rule(**{**given, **wide})
+        dtypes = [array.dtype for name, array in arrays.items() if name != "grad"]
+        pairs = zip(results, dtypes, strict=True)
+        return tuple(narrow(result, dtype) if is_stored(dtype) else result for result, dtype in pairs)
+
+    return on_stored
+
+
+def split_float32(x: Single) -> tuple[Bits, npt.NDArray[np.int16]]:
+    """Each float32 as the bits of a bfloat16 near it and the lower half of its own.
+
+    The bfloat16 is the upper half, plus one if the lower, as a signed number, is negative: rounding to
+    nearest, ties upwards. NaN becomes the canonical one, 0x7fc00000.
+    """
+    bits = np.ascontiguousarray(x).view(np.uint32).reshape(x.shape)
+    bits = np.where(np.isnan(x), np.uint32(0x7FC00000), bits)
+    low = (bits & np.uint32(0xFFFF)).astype(np.uint16).view(np.int16)
+    high = (bits >> np.uint32(16)) + (low < 0)
+    return high.astype(np.uint16), low
+
+
+def join_float32(high: Bits, low: npt.NDArray[np.int16]) -> Single:
+    """The float32 numbers that `split_float32` split.
+
+    It never splits a number so that the halves would make a NaN of a `high` that is none: such a high
+    has been written to since, and stands alone.
+    """
+    upper = (high - (low < 0).astype(np.uint16)).astype(np.uint32)
+    joined = np.asarray(upper << np.uint32(16) | low.view(np.uint16)).view(np.float32)
+    return np.where(np.isnan(joined), from_bfloat16(high), joined)
+
+
+def round_stochastic(x: Single, draws: npt.NDArray[np.uint16]) -> Bits:
+    """Round float32 to bfloat16, up with the probability of the part that is cut off.
+
+    `draws` are uniform: an element whose lower half is h goes up if draw + h >= 65536. Infinity stays,
+    NaN is made quiet.
+    """
+    bits = np.ascontiguousarray(x).view(np.uint32).reshape(x.shape)
+    rounded = np.where(np.isfinite(x), bits + draws, bits)
+    return ((rounded | np.where(np.isnan(x), np.uint32(0x400000), 0)) >> np.uint32(16)).astype(
+        np.uint16
+    )

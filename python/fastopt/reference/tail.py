@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._common import Array
+from .storage import narrow, widen
 
 CHUNK, LANES = 4096, 32
 
@@ -35,7 +36,7 @@ def grad_norm(grads: Sequence[Array]) -> float:
     another, are summed in the same way until one is left.
 
     Args:
-        grads: arrays of float32 or float64, of any shapes, in the order of the parameters.
+        grads: arrays of any shapes, in the order of the parameters.
 
     Returns:
         The norm; infinite or NaN if a gradient is.
@@ -62,17 +63,18 @@ def ema(average: Array, param: Array, *, decay: float) -> Array:
     r"""The running average of a parameter: :math:`a \leftarrow \rho a + (1-\rho)\theta`.
 
     Args:
-        average: :math:`a` before, of the parameter's shape and dtype. It starts as the parameter,
-            or as 0 if it is corrected for its start, by dividing by :math:`1 - \rho^t`, when it is
-            read.
-        param: :math:`\theta`, after the step's rule.
+        average: :math:`a` before, of the parameter's shape. It starts as the parameter, or as 0 if
+            it is corrected for its start, by dividing by :math:`1 - \rho^t`, when it is read.
+        param: :math:`\theta`, after the step's rule; where it is stored in 16 bits, the float32
+            number before it is rounded to them, as a step averages it.
         decay: :math:`\rho`, in [0, 1).
 
     Returns:
-        A new array.
+        A new array of the average's dtype.
 
     Source: Polyak & Juditsky 1992, with exponential weights; Kingma & Ba 2015, section 7.2.
     """
+    dtype, average, param = average.dtype, widen(average), widen(param)
     T = param.dtype.type
     with np.errstate(all="ignore"):
-        return np.asarray(T(decay) * average + T(1 - decay) * param)
+        return narrow(np.asarray(T(decay) * average + T(1 - decay) * param), dtype)

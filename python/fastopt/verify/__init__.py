@@ -3,16 +3,20 @@
     python -m fastopt verify [--quick] [--rule NAME ...] [--target NAME ...] [--seed N]
                              [--device cpu] [--json FILE]
 
-Every rule, with every combination of its options, in float32 and float64, on every CPU target that
-this machine supports: the functions of fastopt.kernels and the optimizers of fastopt.optim take the
-same steps as fastopt.reference, on random, extreme, denormal, zero, infinite and NaN numbers, in
-arrays of every size around an edge, at odd starts, on several threads. Dropout's mask and every form
-of it likewise, in bfloat16 and float16, too. One wrong bit in any result,
-or in memory that is not a result, and the exit status is 1; NaNs only have to be NaN.
+Every rule, with every combination of its options, in float32 and float64, and in fewer trials in
+bfloat16, in float16 and in mixes of these with float32, on every CPU target that this machine
+supports: the functions of fastopt.kernels and the optimizers of fastopt.optim take the same steps as
+fastopt.reference, on random, extreme, denormal, zero, infinite and NaN numbers, in arrays of every
+size around an edge, at odd starts, on several threads. Dropout's mask and every form of it likewise,
+in bfloat16 and float16, too, and so are masters, random rounding and 8-bit states (--rule packed).
+One wrong bit in any result, or in memory that is not a result, and the
+exit status is 1; NaNs only have to be NaN.
 
-Which rules and options there are stands in cases.py, the numbers that go in in pools.py, sizes and
-alignments in memory.py, what a trial does in trial.py (dropout's in dropout.py), which trials are
-run in run.py. The column "max ulp" is explained in accuracy.py.
+Which rules and options there are stands in cases.py, the numbers that go in in pools.py, what they
+are stored in in storage.py, sizes and alignments in memory.py, what a trial does in trial.py
+(dropout's in dropout.py, that of
+masters and codes in packed.py), which trials are run in run.py. The column "max ulp" is explained in
+accuracy.py.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from fastopt._arguments import writable
 
 from .cases import RULES
 from .dropout import FORMS
+from .packed import KINDS
 from .run import Plan, supported_targets, verify
 
 
@@ -43,7 +48,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
         return value
 
     seed.__name__ = "whole number >= 0"  # argparse's messages name the type
-    rules, targets = [*(rule.name for rule in RULES), "dropout"], supported_targets()
+    rules, targets = [*(rule.name for rule in RULES), "dropout", "packed"], supported_targets()
     parser.add_argument("--quick", action="store_true", help="fewer trials: seconds, not minutes")
     for option, names in (("--rule", rules), ("--target", targets)):
         parser.add_argument(
@@ -77,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         seed=options.seed,
         quick=options.quick,
         dropouts=FORMS if "dropout" in options.rule else (),
+        packed=KINDS if "packed" in options.rule else (),
     )
     begin = time.perf_counter()
     with show.progress(len(plan)) as advance:

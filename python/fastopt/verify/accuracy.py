@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .cases import Options
-from .pools import Array
+from .storage import Array
 
 MIN_SAMPLE, MAX_SAMPLE = 1 << 10, 1 << 12  # elements of one trial
 NUDGE = 4 * 2.0**-24  # of the input: 4 roundings

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .pools import Array
+from .storage import Array
 
 MAX_EXAMPLES = 10  # wrong elements that are written out
 

@@ -10,18 +10,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from fastopt import _C, kernels, reference
 
 from .compare import Report, Row, spell
 from .memory import EDGES
-
-Array: TypeAlias = npt.NDArray[Any]
+from .storage import Array, Storage
 
 RATES = (0.1, 0.5, 0.9, 0.0, 1.0, 1e-9, 1 - 1e-9, 1 / 3, 2.0**-16, 1 - 2.0**-16)
 SIZES = tuple(sorted({*EDGES, 255, 256, 257, 511, 513, 1000, 4097}))
@@ -58,40 +56,13 @@ FORMS = (
 )
 
 
-class Storage:
-    """A dtype: random arrays of it, as kernels take them, and as the numbers that they stand for."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.bits: Any = np.dtype(
-            {"float64": "u8", "float32": "u4", "bool": "u1", "uint8": "u1"}.get(name, "u2")
-        )
-
-    def random(self, size: int, rng: np.random.Generator) -> Array:
-        """The bits of normal numbers, and in one of eight places any bits at all."""
-        if self.name == "bfloat16":
-            bits = reference.to_bfloat16(rng.standard_normal(size).astype(np.float32))
-        else:
-            bits = rng.standard_normal(size).astype(self.name).view(self.bits)
-        places = rng.integers(0, 8, size) == 0
-        bits[places] = rng.integers(0, 2 ** (8 * self.bits.itemsize), size, np.uint64)[places]
-        return bits
-
-    def array(self, bits: Array) -> Any:
-        """What a kernel takes."""
-        if self.name == "bfloat16":
-            return torch.from_numpy(bits).view(torch.bfloat16)
-        return bits.view(self.name)
-
-    def numbers(self, bits: Array) -> Array:
-        """What the reference takes: bfloat16 as float32, which holds it exactly."""
-        return reference.from_bfloat16(bits) if self.name == "bfloat16" else bits.view(self.name)
-
-    def rounded(self, numbers: Array) -> Array:
-        """A result of the reference, rounded as it is stored."""
-        if self.name == "bfloat16":
-            return reference.from_bfloat16(reference.to_bfloat16(numbers))
-        return numbers
+def random_array(storage: Storage, size: int, rng: np.random.Generator) -> Array:
+    """Normal numbers, and in one of eight places any bits at all."""
+    stored = storage.rounded(rng.standard_normal(size).astype(storage.compute))
+    bits = stored.view(storage.bits)
+    places = rng.integers(0, 8, size) == 0
+    bits[places] = rng.integers(0, 2 ** (8 * bits.itemsize), size, np.uint64)[places]
+    return stored
 
 
 def dtypes_of(form: Form) -> tuple[str, ...]:
@@ -123,17 +94,17 @@ class DropoutTrial:
         }
         self.masks = form.function == "dropout_mask"
         count = 0 if self.masks else size
-        self.inputs = {"x": self.storage.random(count, rng)} if not self.masks else {}
+        self.inputs = {"x": random_array(self.storage, count, rng)} if not self.masks else {}
         if form.bias:
-            self.inputs["bias"] = self.storage.random(columns, rng)
+            self.inputs["bias"] = random_array(self.storage, columns, rng)
         if form.residual:
-            self.inputs["residual"] = self.storage.random(size, rng)
+            self.inputs["residual"] = random_array(self.storage, size, rng)
         self.in_place = not self.masks and bool(rng.integers(2))
         self.shift = int(rng.integers(4))
         self.expected = self.reference()
 
     def arguments(self, convert: Callable[[Array], Any]) -> list[Any]:
-        """All before p; `convert` makes each array of its bits."""
+        """All before p, each array as `convert` makes it."""
         if self.masks:
             return [self.size]
         rows = (self.size // self.columns, self.columns)
@@ -149,7 +120,7 @@ class DropoutTrial:
     def reference(self) -> Array:
         function: Any = getattr(reference, self.form.function)
         with np.errstate(all="ignore"):
-            result = function(*self.arguments(self.storage.numbers), self.p, **self.where)
+            result = function(*self.arguments(self.storage.visible), self.p, **self.where)
         if self.form.name == "packed mask":
             return np.packbits(result, bitorder="little")
         return self.storage.rounded(np.asarray(result).reshape(-1))
@@ -157,12 +128,12 @@ class DropoutTrial:
     def run(self) -> tuple[Array, Array]:
         """The kernel's result, and whether each element beside it is untouched."""
         length = len(self.expected)
-        buffer = np.full(length + 2 * GUARD + self.shift, 1, self.storage.bits)
+        buffer = np.full(length + 2 * GUARD + self.shift, 1, self.storage.dtype)
         middle = slice(GUARD + self.shift, GUARD + self.shift + length)
         out = buffer[middle]
-        arguments = self.arguments(self.storage.array)
+        arguments = self.arguments(self.storage.argument)
         where: dict[str, Any] = dict(self.where)
-        shaped = self.storage.array(out)
+        shaped = self.storage.argument(out)
         if self.masks:
             where["packed"] = self.form.name == "packed mask"
         else:
@@ -175,7 +146,7 @@ class DropoutTrial:
         function: Any = getattr(kernels, self.form.function)
         function(*arguments, self.p, out=shaped, **where)
         beside = np.delete(buffer, np.arange(middle.start, middle.stop))
-        return self.storage.numbers(out), beside
+        return out, beside
 
     def check(self, report: Report, row: Row, threads: int) -> None:
         """Run it on the row's target and compare."""
@@ -192,13 +163,14 @@ class DropoutTrial:
                 "options": {"p": self.p, **self.where, "columns": self.columns},
             }
             inputs = {
-                name: spell(self.storage.numbers(bits)[i % len(bits)])
-                for name, bits in self.inputs.items()
+                name: spell(self.storage.visible(stored)[i % len(stored)])
+                for name, stored in self.inputs.items()
             }
             return {**facts, "inputs": inputs} if inputs else facts
 
         row.elements += len(got)
-        report.compare(row, got, self.expected, describe)
+        visible = self.storage.visible
+        report.compare(row, visible(got), visible(self.expected), describe)
         report.compare(
             row,
             beside,

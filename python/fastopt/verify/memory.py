@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .pools import Array, Places
+from .pools import Places
+from .storage import Array
 
 # Around the lanes of every target (1 to 16), and around the grain at which threads meet (64).
 EDGES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129)
@@ -88,33 +89,35 @@ def crowd(steps: Sequence[int], rng: np.random.Generator) -> Layout:
 
 
 class Block:
-    """Named arrays of one length in one allocation, so that one comparison sees all of them.
+    """Named arrays of one length, each in memory of its own that is longer than it.
 
     Each starts so many elements past an aligned address as `shifts` says.
     """
 
-    def __init__(self, length: int, shifts: dict[str, int], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, length: int, shifts: Mapping[str, int], dtypes: Mapping[str, np.dtype[Any]]
+    ) -> None:
         self.length, self.shifts = length, shifts
-        self.stride = (length // ALIGNED + 2) * ALIGNED
-        size = self.stride * len(shifts)
-        raw: Array = np.zeros(size + 64 // dtype.itemsize, dtype)
-        skipped = -raw.ctypes.data % 64 // dtype.itemsize
-        self.memory = raw[skipped : skipped + size]
+        self.memory: dict[str, Array] = {}
         self.arrays: dict[str, Array] = {}
-        for k, (name, shift) in enumerate(shifts.items()):
-            start = k * self.stride + shift
-            self.arrays[name] = self.memory[start : start + length]
+        size = (length // ALIGNED + 2) * ALIGNED
+        for name, shift in shifts.items():
+            dtype = dtypes[name]
+            raw: Array = np.zeros(size + 64 // dtype.itemsize, dtype)
+            skipped = -raw.ctypes.data % 64 // dtype.itemsize
+            self.memory[name] = raw[skipped : skipped + size]
+            self.arrays[name] = self.memory[name][shift : shift + length]
 
     def __getitem__(self, name: str) -> Array:
         return self.arrays[name]
 
     def copy(self) -> Block:
-        other = Block(self.length, self.shifts, self.memory.dtype)
-        np.copyto(other.memory, self.memory)
+        dtypes = {name: memory.dtype for name, memory in self.memory.items()}
+        other = Block(self.length, self.shifts, dtypes)
+        other.assign(self)
         return other
 
-    def locate(self, i: int) -> tuple[str, int]:
-        """The array that memory[i] belongs to, and the index in it (which may lie outside)."""
-        k, rest = divmod(i, self.stride)
-        name = list(self.shifts)[k]
-        return name, rest - self.shifts[name]
+    def assign(self, other: Block) -> None:
+        """Take over all that is in the memory of another block of the same arrays."""
+        for name, memory in self.memory.items():
+            np.copyto(memory, other.memory[name])

@@ -10,11 +10,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[np.floating[Any]]
+from .storage import Array, Storage
+
 Places: TypeAlias = npt.NDArray[np.bool_]
 
 KINDS = ("random", "extreme", "denormal", "zero", "infinite", "nan")
 SIZE = 1 << 18
+DECADES = {"float16": (-7.0, 4.8), "float32": (-38.0, 38.0), "float64": (-308.0, 308.0)}
 
 
 def draw(kind: str, count: int, dtype: np.dtype[Any], rng: np.random.Generator) -> Array:
@@ -25,8 +27,7 @@ def draw(kind: str, count: int, dtype: np.dtype[Any], rng: np.random.Generator) 
     if kind == "random":
         values = rng.standard_normal(count)
     elif kind == "extreme":
-        decades = 38 if dtype == np.float32 else 308
-        values = signs * 10.0 ** rng.uniform(-decades, decades, count)
+        values = signs * 10.0 ** rng.uniform(*DECADES[dtype.name], count)
     elif kind == "denormal":
         # whole multiples of the smallest number, up to twice the smallest normal one
         multiples = rng.integers(1, 2 ** (limits.nmant + 1), count)
@@ -38,7 +39,10 @@ def draw(kind: str, count: int, dtype: np.dtype[Any], rng: np.random.Generator) 
 
 
 class Pool:
-    """Values of every kind, in runs of `run` neighbours of one kind; `share` of them are random."""
+    """Values of every kind, in runs of `run` neighbours of one kind; `share` of them are random.
+
+    In every type whose arrays are computed in this one; of one kind at the same places.
+    """
 
     def __init__(
         self, dtype: np.dtype[Any], rng: np.random.Generator, *, run: int, share: float
@@ -46,23 +50,34 @@ class Pool:
         rest = (1 - share) / (len(KINDS) - 1)
         weights = [share] + [rest] * (len(KINDS) - 1)
         self.kinds = np.repeat(rng.choice(len(KINDS), SIZE // run, p=weights).astype(np.int8), run)
-        self.values: Array = np.empty(SIZE, dtype)
+        self.values = {dtype.name: self.draw_all(dtype, rng)}
+        if dtype == np.float32:  # float16's extreme and denormal numbers are others
+            self.values["bfloat16"] = Storage("bfloat16").rounded(self.values["float32"])
+            self.values["float16"] = self.draw_all(np.dtype(np.float16), rng)
+
+    def draw_all(self, dtype: np.dtype[Any], rng: np.random.Generator) -> Array:
+        values: Array = np.empty(SIZE, dtype)
         for number, kind in enumerate(KINDS):
             places = self.kinds == number
-            self.values[places] = draw(kind, int(places.sum()), dtype, rng)
+            values[places] = draw(kind, int(places.sum()), dtype, rng)
+        return values
 
-    def cut(self, length: int, square: bool, rng: np.random.Generator) -> tuple[Array, Places]:
+    def cut(
+        self, storage: Storage, length: int, square: bool, rng: np.random.Generator
+    ) -> tuple[Array, Places]:
         """An array, and where it is plain random. Of squares, one in 64 may be negative."""
         start = int(rng.integers(SIZE - length + 1))
         stretch = slice(start, start + length)
-        values = self.values[stretch].copy()
+        values = self.values[storage.name][stretch].copy()
         if square:
-            np.abs(values, out=values, where=np.arange(length) % 64 != 63)
+            bits = values.view(storage.bits)
+            sign = bits.dtype.type(1 << (8 * bits.itemsize - 1))
+            np.bitwise_and(bits, ~sign, out=bits, where=np.arange(length) % 64 != 63)
         return values, self.kinds[stretch] == 0
 
 
 class Pools:
-    """The pools of one dtype."""
+    """The pools of what is computed in one dtype."""
 
     def __init__(self, dtype: np.dtype[Any], seed: int) -> None:
         rng = np.random.default_rng([seed, dtype.itemsize])

@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 
 from fastopt import _C
 
-from . import dropout, memory
-from .cases import STEPS, Options, Rule
+from . import dropout, memory, packed
+from .cases import RULES, STEPS, Options, Rule
 from .compare import Report, Row
 from .memory import Layout
 from .pools import Pool, Pools
+from .storage import COLUMNS, STORED, Mix, alike
 from .tail import TAILS, TailTrial
 from .trial import KernelTrial, OptimizerTrial, check_all
 
@@ -45,22 +45,29 @@ class Plan:
     seed: int = 0
     quick: bool = False
     dropouts: tuple[dropout.Form, ...] = ()
+    packed: tuple[packed.Kind, ...] = ()
 
     @property
     def threads(self) -> tuple[int, ...]:
         """The thread counts of arrays that are long enough for more than one."""
         return (1, 2, 3) if self.quick else (1, 2, 3, 4, 7)
 
-    def cases(self) -> Iterator[tuple[Rule, np.dtype[Any], int, Options]]:
-        """Rule, dtype, and the choice of options with its number among the rule's."""
+    def cases(self) -> Iterator[tuple[Rule, Mix, int, Options]]:
+        """Rule, storage, and the choice of options with its number among the rule's."""
         for rule in self.rules:
             for dtype in DTYPES:
                 for number, choice in enumerate(rule.combinations()):
-                    yield rule, dtype, number, choice
+                    yield rule, alike(dtype.name), number, choice
+            every = len(STORED) if self.quick else 1  # a quick run deals the choices out
+            for turn, mixes in enumerate(STORED):
+                for number, choice in enumerate(rule.combinations()):
+                    if number % every == turn % every:
+                        yield rule, mixes[number // every % len(mixes)], number, choice
 
     def __len__(self) -> int:
-        rules = len(DTYPES) * sum(len(rule.combinations()) for rule in self.rules)
-        return rules + len(dropout.cases(self.dropouts, self.quick))
+        rules = sum(1 for _ in self.cases())
+        stored = len(list(packed.cases(self.packed, RULES, quick=self.quick)))
+        return rules + len(dropout.cases(self.dropouts, self.quick)) + stored
 
 
 @contextmanager
@@ -84,15 +91,15 @@ def verify(plan: Plan, advance: Callable[[str], object] = lambda label: None) ->
     report = Report()
     pools = {dtype: Pools(dtype, plan.seed) for dtype in DTYPES}
     with settings_kept():
-        for rule, dtype, number, choice in plan.cases():
-            advance(f"{rule.name} {dtype}")
-            rows = [report.row(rule.name, dtype.name, target) for target in plan.targets]
+        for rule, mix, number, choice in plan.cases():
+            advance(f"{rule.name} {mix.column}")
+            rows = [report.row(rule.name, mix.column, target) for target in plan.targets]
             for row in rows:
                 row.options += 1
             # Named by the case, so that the filters of the command line do not change its inputs.
-            name = zlib.crc32(f"{rule.name} {dtype} {choice}".encode())
+            name = zlib.crc32(f"{rule.name} {mix.column} {choice}".encode())
             rng = np.random.default_rng([plan.seed, name])
-            case = Case(report, plan, rows, number, rule, choice, pools[dtype], rng)
+            case = Case(report, plan, rows, number, rule, choice, mix, pools[mix.compute], rng)
             case.check_edges()
             case.check_large()
             case.check_optimizer()
@@ -104,12 +111,24 @@ def verify(plan: Plan, advance: Callable[[str], object] = lambda label: None) ->
             name = zlib.crc32(f"{form.name} {storage} {p}".encode())
             rng = np.random.default_rng([plan.seed, name])
             dropout.check_case(report, rows, (form, storage, p), plan.threads, rng, quick=plan.quick)
+        for stored in packed.cases(plan.packed, RULES, quick=plan.quick):
+            kind, rule, number, _ = stored
+            label = f"{rule.name}, {kind.name}"
+            advance(f"{label} {kind.dtype_name}")
+            rows = [report.row(label, kind.dtype_name, target) for target in plan.targets]
+            for row in rows:
+                row.options += 1
+            rng = np.random.default_rng(
+                [plan.seed, zlib.crc32(f"{kind} {rule.name} {number}".encode())]
+            )
+            pool = pools[DTYPES[0]].runs
+            packed.check_case(report, rows, stored, plan.threads, pool, rng, quick=plan.quick)
     return report
 
 
 @dataclass(frozen=True)
 class Case:
-    """One combination of options in one dtype, and its trials."""
+    """One combination of options, its arrays stored in one way, and its trials."""
 
     report: Report
     plan: Plan
@@ -117,8 +136,14 @@ class Case:
     number: int
     rule: Rule
     choice: Options
+    mix: Mix
     pools: Pools
     rng: np.random.Generator
+
+    @property
+    def quick(self) -> bool:
+        """Whether to make few trials: loops are the same whatever the arrays are stored in."""
+        return self.plan.quick or self.mix.column in COLUMNS
 
     def options(self) -> Options:
         """The combination with its numbers drawn anew."""
@@ -135,15 +160,15 @@ class Case:
 
     def check_edges(self) -> None:
         """The kernel on small arrays of every size, all in one call that takes one thread."""
-        for _ in range(1 if self.plan.quick else 4):
-            layout = memory.edges(STEPS, self.rng, offsets=1 if self.plan.quick else 4)
+        for _ in range(1 if self.quick else 4):
+            layout = memory.edges(STEPS, self.rng, offsets=1 if self.quick else 4)
             self.check_kernel(layout, self.pools.mixed, self.in_turn(self.number))
 
     def check_large(self) -> None:
         """The kernel on arrays around and above the size from which threads are used."""
         builders = [partial(memory.crowd, STEPS, self.rng)]
         builders += [partial(memory.single, size, STEPS, self.rng) for size in memory.LARGE]
-        if not self.plan.quick:
+        if not self.quick:
             for i, build in enumerate(builders):
                 runs = self.on_all() if i < ON_ALL_THREADS else self.in_turn(self.number + i)
                 self.check_kernel(build(), self.pools.runs, runs)
@@ -153,21 +178,23 @@ class Case:
             self.check_kernel(layout, self.pools.runs, self.in_turn(turn))
 
     def check_kernel(self, layout: Layout, pool: Pool, runs: list[tuple[Row, int]]) -> None:
-        trial = KernelTrial(self.rule, self.options(), layout, pool, self.rng, steps=2)
+        trial = KernelTrial(self.rule, self.options(), layout, pool, self.rng, mix=self.mix, steps=2)
         check_all(self.report, trial, runs)
 
     def check_optimizer(self) -> None:
         """The optimizer on a list of parameters, plain and with its tail."""
-        runs = self.in_turn(self.number) if self.plan.quick else self.on_all()
-        small = self.plan.quick and self.number % QUICK_LARGE_OPTIMIZER
+        runs = self.in_turn(self.number) if self.quick else self.on_all()
+        small = self.quick and self.number % QUICK_LARGE_OPTIMIZER
         sizes = OPTIMIZER_SMALL if small else OPTIMIZER_LARGE
         pool = self.pools.mixed if small else self.pools.runs
         # The third parameter begins at step 0: it gets its first gradient late.
         pieces = [(size, size % 4, int(i != 2)) for i, size in enumerate(sizes)]
         layout = memory.place(pieces, self.rng)
-        trial = OptimizerTrial(self.rule, self.options(), layout, pool, self.rng, steps=3)
+        trial = OptimizerTrial(self.rule, self.options(), layout, pool, self.rng, mix=self.mix, steps=3)
         check_all(self.report, trial, runs)
-        tails = [TAILS[self.number % len(TAILS)]] if self.plan.quick else TAILS
+        tails = [TAILS[self.number % len(TAILS)]] if self.quick else TAILS
         for turn, tail in enumerate(tails):
-            trial = TailTrial(self.rule, self.options(), layout, pool, self.rng, tail=tail, steps=3)
+            trial = TailTrial(
+                self.rule, self.options(), layout, pool, self.rng, mix=self.mix, tail=tail, steps=3
+            )
             check_all(self.report, trial, self.in_turn(self.number + turn))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from fastopt import reference
 
 from .cases import Options, Rule
 from .memory import Block, Layout
-from .pools import Array, Places, Pool
+from .pools import Places, Pool
+from .storage import Array, Mix
 from .trial import OptimizerTrial
 
 MAX_GRAD_NORM = (1.0, 1e-3, 1e30)
@@ -36,15 +38,17 @@ class TailTrial(OptimizerTrial):
         pool: Pool,
         rng: np.random.Generator,
         *,
+        mix: Mix,
         tail: Options,
         steps: int,
     ) -> None:
         self.tail = {name: values[rng.integers(len(values))] for name, values in tail.items()}
-        super().__init__(rule, options, layout, pool, rng, steps=steps)
+        self.factor = 1.0  # of the gradients, at the step that the reference is at
+        super().__init__(rule, options, layout, pool, rng, mix=mix, steps=steps)
 
     @property
     def constructor_options(self) -> Options:
-        return self.options | self.tail
+        return super().constructor_options | self.tail
 
     def states(self, rng: np.random.Generator) -> list[str]:
         return [*super().states(rng), *(["ema"] if "ema_decay" in self.tail else [])]
@@ -52,26 +56,34 @@ class TailTrial(OptimizerTrial):
     def draw_grad(self, pool: Pool, rng: np.random.Generator) -> tuple[Array, Places]:
         grads, plain = super().draw_grad(pool, rng)
         if rng.integers(4):  # else a NaN, an infinity or one huge number decides alone
-            grads = np.where(np.abs(grads) <= 1000, grads, grads.dtype.type(1))
+            storage = self.storages["grad"]
+            numbers = storage.numbers(grads)
+            tame = np.where(np.abs(numbers) <= 1000, numbers, numbers.dtype.type(1))
+            return storage.rounded(tame), plain
         return grads, plain
 
     def fill(self, start: Block, pool: Pool, rng: np.random.Generator) -> Places:
         plain = super().fill(start, pool, rng)
         if "ema_decay" in self.tail and not self.tail.get("ema_bias_correction"):
-            np.copyto(start["ema"], start["param"], where=self.layout.inside)
+            params = self.storages["param"].numbers(start["param"])
+            np.copyto(start["ema"], params, where=self.layout.inside)
         return plain
 
     def step_reference(self, block: Block, number: int) -> None:
-        stepped = [p for p in self.layout.pieces if self.step_number(p.step, number) > 0]
-        grads = block["grad"].copy()
         if "max_grad_norm" in self.tail:
+            stepped = [p for p in self.layout.pieces if self.step_number(p.step, number) > 0]
+            grads = self.storages["grad"].numbers(block["grad"])
             norm = reference.grad_norm([grads[piece.elements] for piece in stepped])
-            factor: Any = reference.clip_factor(norm, self.tail["max_grad_norm"])
-            with np.errstate(all="ignore"):
-                block["grad"][:] = grads.dtype.type(factor) * grads
+            self.factor = reference.clip_factor(norm, self.tail["max_grad_norm"])
         super().step_reference(block, number)
-        block["grad"][:] = grads
+
+    def results_of(self, numbers: Mapping[str, Array], step: int) -> dict[str, Array]:
+        if "max_grad_norm" in self.tail:
+            T: Any = numbers["grad"].dtype.type
+            with np.errstate(all="ignore"):
+                numbers = {**numbers, "grad": T(self.factor) * numbers["grad"]}
+        results = super().results_of(numbers, step)
         if "ema_decay" in self.tail:
-            for piece in stepped:
-                average, param = block["ema"][piece.elements], block["param"][piece.elements]
-                average[:] = reference.ema(average, param, decay=self.tail["ema_decay"])
+            decay = self.tail["ema_decay"]
+            results["ema"] = reference.ema(numbers["ema"], results["param"], decay=decay)
+        return results

@@ -20,7 +20,8 @@ from .accuracy import Accuracy
 from .cases import Options, Rule
 from .compare import Report, Row, spell
 from .memory import Block, Layout
-from .pools import Array, Places, Pool
+from .pools import Places, Pool
+from .storage import Array, Mix, Storage
 
 
 def evaluate(rule: Rule, options: Options, arrays: Mapping[str, Array], step: int) -> dict[str, Array]:
@@ -43,12 +44,15 @@ class Trial:
         pool: Pool,
         rng: np.random.Generator,
         *,
+        mix: Mix,
         steps: int,
     ) -> None:
-        self.rule, self.options, self.layout = rule, options, layout
+        self.rule, self.options, self.layout, self.mix = rule, options, layout, mix
         names = ["param", "grad", *self.states(rng)]
         shifts = dict(zip(names, rng.integers(4, size=len(names)).tolist(), strict=True))
-        self.start = Block(layout.length, shifts, pool.values.dtype)
+        self.storages = {name: self.storage(name) for name in names}
+        dtypes = {name: storage.dtype for name, storage in self.storages.items()}
+        self.start = Block(layout.length, shifts, dtypes)
         self.plain = layout.inside & self.fill(self.start, pool, rng)
         self.expected: list[Block] = []
         self.results = (len(names) - 1) * int(layout.inside.sum())  # compared after a step
@@ -70,9 +74,14 @@ class Trial:
         """The states that take part."""
         return [state.name for state in self.rule.states if state.used(self.options)]
 
+    def storage(self, name: str) -> Storage:
+        """What an array is stored in."""
+        states = [state.name for state in self.rule.states]
+        return self.mix.storage(name, states.index(name) if name in states else 0)
+
     def draw_grad(self, pool: Pool, rng: np.random.Generator) -> tuple[Array, Places]:
         """A step's gradients; where they are plain random."""
-        return pool.cut(self.layout.length, False, rng)
+        return pool.cut(self.storages["grad"], self.layout.length, False, rng)
 
     def fill(self, start: Block, pool: Pool, rng: np.random.Generator) -> Places:
         """Fill in the arrays at the start; where all of them are plain random."""
@@ -89,12 +98,17 @@ class Trial:
                 continue
             segment = {name: array[begin:end] for name, array in block.arrays.items()}
             inside = self.layout.inside[begin:end]
-            for name, result in evaluate(self.rule, self.options, segment, step).items():
-                np.copyto(segment[name], result, where=inside)
+            numbers = {name: self.storages[name].numbers(it) for name, it in segment.items()}
+            for name, result in self.results_of(numbers, step).items():
+                np.copyto(segment[name], self.storages[name].rounded(result), where=inside)
+
+    def results_of(self, numbers: Mapping[str, Array], step: int) -> dict[str, Array]:
+        """What the references make of numbers, before it is rounded to what it is stored in."""
+        return evaluate(self.rule, self.options, numbers, step)
 
     def begin(self) -> None:
         """Make ready for the first step."""
-        np.copyto(self.work.memory, self.start.memory)
+        self.work.assign(self.start)
 
     def step(self, number: int) -> None:
         """Take step `number` on `self.work`."""
@@ -111,16 +125,24 @@ class Trial:
             row.elements += self.results
             if accuracy and number == 0:
                 row.max_ulp = max(row.max_ulp or 0.0, accuracy.error(self.work.arrays))
-
-            def describe(i: int, number: int = number) -> dict[str, Any]:
-                return {"threads": threads, **self.describe(i, number)}
-
-            if not report.compare(row, self.work.memory, expected.memory, describe):
+            if not self.compare(report, row, threads, number):
                 return  # what follows would only repeat it
 
-    def describe(self, i: int, number: int) -> dict[str, Any]:
-        """Which element work.memory[i] is, and what went into its step."""
-        array, i = self.work.locate(i)
+    def compare(self, report: Report, row: Row, threads: int, number: int) -> bool:
+        """Whether all memory is as it should be after step `number`."""
+        right = True
+        for name, storage in self.storages.items():
+
+            def describe(i: int, name: str = name) -> dict[str, Any]:
+                return {"threads": threads, **self.describe(name, i, number)}
+
+            got, want = self.work.memory[name], self.expected[number].memory[name]
+            right &= report.compare(row, storage.visible(got), storage.visible(want), describe)
+        return right
+
+    def describe(self, array: str, i: int, number: int) -> dict[str, Any]:
+        """Which element work.memory[array][i] is, and what went into its step."""
+        i -= self.work.shifts[array]
         facts = {"call": self.call, "options": self.options, "array": array}
         for k, piece in enumerate(self.layout.pieces):
             if 0 <= i - piece.start < piece.size:
@@ -130,7 +152,10 @@ class Trial:
                     "parameter": f"{k} of {len(self.layout.pieces)}",
                     "index": f"{i - piece.start} of {piece.size}",
                     "step": self.step_number(piece.step, number),
-                    "inputs": {name: spell(values[i]) for name, values in inputs.items()},
+                    "inputs": {
+                        name: spell(self.storages[name].visible(stored[i : i + 1])[0])
+                        for name, stored in inputs.items()
+                    },
                 }
         return facts | {"index": "outside all parameters, where nothing may be written"}
 
@@ -151,7 +176,8 @@ class KernelTrial(Trial):
         squares = {state.name: state.square for state in self.rule.states}
         plain = np.ones(self.layout.length, np.bool_)
         for name, array in start.arrays.items():
-            array[:], places = pool.cut(self.layout.length, squares.get(name, False), rng)
+            square = squares.get(name, False)
+            array[:], places = pool.cut(self.storages[name], self.layout.length, square, rng)
             plain &= places
         return plain
 
@@ -160,8 +186,10 @@ class KernelTrial(Trial):
         """The working arrays as the kernel takes them: one of each, or lists; None if left out."""
         columns: list[Any] = []
         for name in ["param", "grad", *(state.name for state in self.rule.states)]:
-            array = self.work.arrays.get(name)
-            column = None if array is None else [array[p.elements] for p in self.layout.pieces]
+            column: list[Any] | None = None
+            if (array := self.work.arrays.get(name)) is not None:
+                argument = self.storages[name].argument
+                column = [argument(array[piece.elements]) for piece in self.layout.pieces]
             columns.append(column[0] if column and len(column) == 1 else column)
         return columns
 
@@ -173,6 +201,8 @@ class KernelTrial(Trial):
     def accuracy(self) -> Accuracy | None:
         """The first step in more precision, if that means something here."""
         sample = np.flatnonzero(self.plain)
+        if {storage.name for storage in self.storages.values()} != {"float32"}:
+            return None
         if not Accuracy.applies_to(sample, self.start["param"], self.options):
             return None
         arrays = self.start.arrays | {"grad": self.expected[0]["grad"]}
@@ -197,20 +227,29 @@ class OptimizerTrial(Trial):
         return f"fastopt.optim.{self.rule.optimizer}"
 
     def fill(self, start: Block, pool: Pool, rng: np.random.Generator) -> Places:
-        start["param"][:], plain = pool.cut(self.layout.length, False, rng)
+        storage = self.storages["param"]
+        start["param"][:], plain = pool.cut(storage, self.layout.length, False, rng)
         return plain
+
+    def storage(self, name: str) -> Storage:
+        return self.mix.storage(name)  # one for all states
 
     @property
     def constructor_options(self) -> Options:
-        return self.options
+        if self.mix.state(0) == self.mix.param:
+            return self.options
+        return self.options | {"state_dtype": getattr(torch, self.mix.state(0))}
 
     def step_number(self, first: int, number: int) -> int:
         return first + number + (self.JUMP if number >= self.JUMP_AFTER else 0)
 
     def begin(self) -> None:
         super().begin()
-        self.params = [torch.from_numpy(p) for p in self.cut("param")]
-        self.grads = [torch.from_numpy(g) for g in self.cut("grad")]
+        self.params = [self.storages["param"].tensor(p) for p in self.cut("param")]
+        self.grads = [self.storages["grad"].tensor(g) for g in self.cut("grad")]
+        if self.mix.grad != self.mix.param:
+            for param in self.params:
+                param.grad_dtype = getattr(torch, self.mix.grad)
         self.optimizer: torch.optim.Optimizer = getattr(optim, self.rule.optimizer)(
             self.params, **self.constructor_options
         )
@@ -226,11 +265,11 @@ class OptimizerTrial(Trial):
         for piece, param, grad in zip(self.layout.pieces, self.params, self.grads, strict=True):
             param.grad = grad if piece.step + number > 0 else None
         self.optimizer.step()
-        for name in self.work.shifts:
+        for name, storage in self.storages.items():
             if name not in ("param", "grad"):
                 for param, array in zip(self.params, self.cut(name), strict=True):
                     if param.grad is not None:
-                        array[:] = self.optimizer.state[param][name].numpy()
+                        array[:] = storage.of_tensor(self.optimizer.state[param][name])
 
 
 def check_all(report: Report, trial: Trial, runs: Sequence[tuple[Row, int]]) -> None:

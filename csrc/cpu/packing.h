@@ -1,0 +1,43 @@
+// How a parameter or its states are stored where that is more than a type: plain data for
+// cpu/stage.h and the bindings.
+#pragma once
+
+#include <stdint.h>
+
+namespace fastopt {
+
+constexpr int64_t block_size = 256;  // elements that share a scale; within a row
+constexpr int dither_size = 2 * block_size;
+
+// Numbers of this step in [0, 2^19) for signed8 and in [0, 2^18) for root8.
+struct Dither {
+  uint32_t signed8[dither_size], root8[dither_size];
+};
+
+// What stands behind a 16-bit parameter.
+enum class Master : int {
+  none,
+  low_half,           // of bfloat16: the lower halves of float32 numbers (numeric/split.h)
+  whole,              // the float32 numbers themselves
+  stochastic,         // nothing: a bfloat16 parameter is rounded up or down at random,
+  rounded_by_kernel,  // and so by the kernel itself, whose arrays are all bfloat16
+};
+
+enum class Coding : int { none, signed8, root8 };
+
+struct Packing {
+  Master master = Master::none;
+  void* master_data = nullptr;
+  uint64_t seed = 0, offset = 0, index = 0;  // of the first element's draw, for stochastic
+
+  Coding codings[3] = {};  // of the states
+  float* scales[3] = {};   // (rows, blocks of a row)
+  int64_t row = 0;         // elements; 0 if no state is coded
+  int64_t first_row = 0;   // where the rows lie in the whole parameter
+  const Dither* dither = nullptr;
+};
+
+// Block b takes the dither from (b * dither_factor mod 2^32) / 2^24 on.
+constexpr uint32_t dither_factor = 0x9E3779B1u;
+
+}  // namespace fastopt

@@ -1,0 +1,156 @@
+// The loop for parameters and states whose storage is more than a type.
+//
+// A stage of elements is unpacked into buffers in the first-level cache, the rule's kernel works on
+// those, and what it has written is packed again. So rules and kernels know nothing of masters,
+// random rounding and codes.
+#pragma once
+
+#include <stdint.h>
+
+#include "cpu/kernel.h"
+#include "cpu/packing.h"
+#include "numeric/code8.h"
+#include "numeric/split.h"
+#include "simd/draws.h"
+#include "simd/vec.h"
+#include "target.h"
+
+FASTOPT_TARGET_BEGIN
+
+constexpr int stage_size = 1024;
+
+class Stage {
+ public:
+  FASTOPT_HOST_DEVICE explicit Stage(const Item& item) : item_(item), packing_(*item.packing) {}
+
+  FASTOPT_HOST_DEVICE void run(int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end;) {
+      int64_t count = end - i < stage_size ? end - i : stage_size;
+      if (packing_.row > 0) {
+        const int64_t rest_of_row = packing_.row - i % packing_.row;
+        if (rest_of_row < count) count = rest_of_row;
+      }
+      step(i, static_cast<int>(count));
+      i += count;
+    }
+  }
+
+ private:
+  FASTOPT_HOST_DEVICE void step(int64_t i, int count) {
+    void* at[max_arrays + 1];
+    at[max_arrays] = draws_;
+    for (int array = 0; array < max_arrays; ++array) {
+      char* const data = static_cast<char*>(item_.arrays[array]);
+      const int64_t bytes = dtype_bytes[static_cast<int>(item_.dtypes[array])];
+      at[array] = data == nullptr ? nullptr : data + i * bytes;
+    }
+    if (packing_.master == Master::rounded_by_kernel) {
+      Draws::numbers(packing_.seed, packing_.offset, packing_.index + i, count, draws_);
+    } else if (packing_.master != Master::none) {
+      unpack_param(i, count);
+      at[0] = param_;
+    }
+    for (int state = 0; state < max_states; ++state) {
+      if (packing_.codings[state] == Coding::none) continue;
+      decode_state(state, i, count);
+      at[2 + state] = states_[state];
+    }
+    item_.kernel(*item_.rule, at, item_.dtypes, 0, count);
+    if (packing_.master != Master::none && packing_.master != Master::rounded_by_kernel) {
+      pack_param(i, count);
+    }
+    for (int state = 0; state < max_states; ++state) {
+      if (packing_.codings[state] != Coding::none) encode_state(state, i, count);
+    }
+  }
+
+  FASTOPT_HOST_DEVICE void unpack_param(int64_t i, int count) {
+    if (packing_.master == Master::whole) return unpack_whole(i, count);
+    const bfloat16* hi = static_cast<const bfloat16*>(item_.arrays[0]) + i;
+    if (packing_.master == Master::stochastic) {
+      for (int k = 0; k < count; ++k) param_[k] = to_float(hi[k]);
+      return;
+    }
+    const int16_t* lo = static_cast<const int16_t*>(packing_.master_data) + i;
+    for (int k = 0; k < count; ++k) param_[k] = joined(hi[k], lo[k]);
+  }
+
+  // A parameter that is not its master rounded has been written to since: it is the one that
+  // counts.
+  FASTOPT_HOST_DEVICE void unpack_whole(int64_t i, int count) {
+    const float* master = static_cast<const float*>(packing_.master_data) + i;
+    const float16* param = static_cast<const float16*>(item_.arrays[0]) + i;
+    for (int k = 0; k < count; ++k) {
+      const bool rounded = to_float16(master[k]).bits == param[k].bits;
+      param_[k] = rounded ? master[k] : to_float(param[k]);
+    }
+  }
+
+  FASTOPT_HOST_DEVICE void pack_param(int64_t i, int count) {
+    if (packing_.master == Master::whole) {
+      float* master = static_cast<float*>(packing_.master_data) + i;
+      float16* param = static_cast<float16*>(item_.arrays[0]) + i;
+      for (int k = 0; k < count; ++k) {
+        master[k] = param_[k];
+        param[k] = to_float16(param_[k]);
+      }
+      return;
+    }
+    bfloat16* hi = static_cast<bfloat16*>(item_.arrays[0]) + i;
+    if (packing_.master == Master::stochastic) {
+      Draws::numbers(packing_.seed, packing_.offset, packing_.index + i, count, draws_);
+      for (int k = 0; k < count; ++k) hi[k] = to_bfloat16(param_[k], draws_[k]);
+      return;
+    }
+    int16_t* lo = static_cast<int16_t*>(packing_.master_data) + i;
+    for (int k = 0; k < count; ++k) hi[k] = split_float(param_[k], lo[k]);
+  }
+
+  // The scale of the block that begins at element i, and its place in the dither.
+  FASTOPT_HOST_DEVICE float* scale_of(int state, int64_t i, const uint32_t*& dither) const {
+    const int64_t blocks = (packing_.row + block_size - 1) / block_size, row = i / packing_.row;
+    const int64_t block = row * blocks + i % packing_.row / block_size;
+    const int64_t global = block + packing_.first_row * blocks;
+    const Dither& numbers = *packing_.dither;
+    dither = (packing_.codings[state] == Coding::root8 ? numbers.root8 : numbers.signed8) +
+             (static_cast<uint32_t>(global) * dither_factor >> 24);
+    return packing_.scales[state] + block;
+  }
+
+  FASTOPT_HOST_DEVICE void decode_state(int state, int64_t i, int count) {
+    const uint8_t* codes = static_cast<const uint8_t*>(item_.arrays[2 + state]) + i;
+    for (int k = 0; k < count; k += block_size) {
+      const uint32_t* dither;
+      const float scale = *scale_of(state, i + k, dither);
+      const int length = count - k < block_size ? count - k : static_cast<int>(block_size);
+      if (packing_.codings[state] == Coding::root8) {
+        decode<Code::root8>(codes + k, scale, states_[state] + k, length);
+      } else {
+        decode<Code::signed8>(codes + k, scale, states_[state] + k, length);
+      }
+    }
+  }
+
+  FASTOPT_HOST_DEVICE void encode_state(int state, int64_t i, int count) {
+    uint8_t* codes = static_cast<uint8_t*>(item_.arrays[2 + state]) + i;
+    for (int k = 0; k < count; k += block_size) {
+      const uint32_t* dither;
+      float* const scale = scale_of(state, i + k, dither);
+      const int length = count - k < block_size ? count - k : static_cast<int>(block_size);
+      float* const numbers = states_[state] + k;
+      *scale = packing_.codings[state] == Coding::root8
+                   ? encode<Code::root8>(numbers, codes + k, dither, length)
+                   : encode<Code::signed8>(numbers, codes + k, dither, length);
+    }
+  }
+
+  const Item& item_;
+  const Packing& packing_;
+  alignas(64) float param_[stage_size];
+  alignas(64) float states_[max_states][stage_size];
+  alignas(64) uint16_t draws_[stage_size];
+};
+
+void run_staged(const Item& item, int64_t begin, int64_t end) { Stage(item).run(begin, end); }
+
+FASTOPT_TARGET_END

@@ -1,0 +1,20 @@
+// One target's kernels for arrays stored in 16 bits, wholly or in part, and in 8: see target.cpp.
+#include "cpu/kernel.h"
+#include "cpu/loop.h"
+#include "cpu/stage.h"
+#include "rules/list.h"
+
+namespace fastopt {
+namespace FASTOPT_TARGET {
+
+#define FASTOPT_KERNELS(Rule)                                                                     \
+  {&kernel<Rule<float>, float, ArrayOf<bfloat16, Pair>>, &kernel<Rule<float>, float, MixedArray>, \
+   &kernel<Rule<float>, float, RoundedArray, ArrayOf<bfloat16, Pair>>},
+extern const Kernel half_kernels[][half_form_count];
+const Kernel half_kernels[][half_form_count] = {FASTOPT_RULES(FASTOPT_KERNELS)};
+
+extern const Staged staged;
+const Staged staged = run_staged;
+
+}  // namespace FASTOPT_TARGET
+}  // namespace fastopt

@@ -1,0 +1,257 @@
+"""What parameters and states are stored in.
+
+Every fastopt optimizer takes these keyword-only options:
+
+state_dtype
+    What the states are stored in. ``torch.bfloat16`` takes half the memory of float32, and half the
+    bytes for a step to move; ``"int8"`` about a quarter. Arithmetic is in float32 all the same.
+    None, the default, is torch's choice, the parameter's dtype.
+
+    16-bit states are rounded to nearest even; torch.float16 is for optimizers that keep no squares,
+    since squares below 6e-8 would vanish (for float16 parameters of the others, torch.float32 is the
+    better choice). ``"int8"`` keeps a code of 8 bits for each element and a
+    float32 scale (``<state>_scale``) for every 256 of a row along dimension 0; see
+    docs/numerics.md. It is for parameters of at least two dimensions, 4096 elements and rows of 64:
+    the states of others, and of parameters that are not contiguous or are DTensors, stay float32.
+    float64 parameters take no other dtype than theirs.
+master_weights
+    Train 16-bit parameters as if they were float32, and keep what they lack: for bfloat16 the lower
+    16 bits of each number (``param_low``), for float16 the float32 numbers (``master``). The
+    parameters are these numbers rounded. States are float32 unless ``state_dtype`` says otherwise.
+    A parameter may be written to between steps: what is written counts, though a bfloat16 keeps its
+    ``param_low`` and so ends up within half of its last bit.
+stochastic_rounding
+    Round bfloat16 parameters up or down at random, in proportion, so that steps too small for their
+    16 bits are not lost but made now and then. A function of a seed (drawn from torch's generator),
+    the number of the step (both in the state ``rounding``) and the element's place in memory.
+    Processes that hold replicas of a parameter must seed torch's generator alike, or these drift apart.
+
+Step counts stay float32, and averages (``ema_decay``) of 16-bit parameters are float32: what a step
+adds to an average would mostly be lost in 16 bits. They take in parameters before these are rounded.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from fastopt.optim import _distributed
+from fastopt.reference.codes import decode_blocks, encode_blocks
+
+StateDtype: TypeAlias = torch.dtype | Literal["int8"] | None
+
+HALVES = (torch.bfloat16, torch.float16)
+STATE_DTYPES = (None, torch.float32, torch.bfloat16, torch.float16, "int8")
+BLOCK, LEAST_SIZE, LEAST_ROW = 256, 4096, 64  # elements
+
+
+class Storage(Optimizer):
+    """Mixin: an optimizer whose parameters and states are stored as its groups ask."""
+
+    _storage: ClassVar[dict[str, Any]] = {
+        "state_dtype": None,
+        "master_weights": False,
+        "stochastic_rounding": False,
+    }
+    """The options that ask for nothing."""
+
+    _squares: ClassVar[tuple[str, ...]] = ()
+    """The states that are sums or averages of squares."""
+
+    _takes_int8: ClassVar[bool] = True
+
+    _torch_states: ClassVar[tuple[str, ...]]
+    """The states that torch's class keeps."""
+
+    def _storage_options(
+        self, state_dtype: StateDtype, master_weights: bool, stochastic_rounding: bool
+    ) -> dict[str, Any]:
+        """The options as a group holds them, checked."""
+        if state_dtype not in STATE_DTYPES:
+            raise ValueError(
+                f"Invalid state_dtype value: {state_dtype!r}; expected torch.float32, torch.bfloat16, "
+                'torch.float16, "int8" or None'
+            )
+        name = type(self).__name__
+        if state_dtype == torch.float16 and self._squares:
+            raise ValueError(
+                f"state_dtype=torch.float16: {name} keeps squares of gradients, which float16 cannot "
+                "hold below 6e-8; expected torch.bfloat16 or torch.float32"
+            )
+        if state_dtype == "int8" and not self._takes_int8:
+            raise ValueError(
+                f'state_dtype="int8": {name} keeps sums that only grow, to which steps of 8 bits add '
+                "more noise than gradient; expected torch.bfloat16 or torch.float32"
+            )
+        if master_weights and stochastic_rounding:
+            raise ValueError(
+                "stochastic_rounding=True: expected master_weights=False with it, since a parameter "
+                "with a master is that master rounded"
+            )
+        return {
+            "state_dtype": state_dtype,
+            "master_weights": master_weights,
+            "stochastic_rounding": stochastic_rounding,
+        }
+
+    def _check_storage(self, group: dict[str, Any]) -> None:
+        """Refuse a group's own options as the constructor does."""
+        self._storage_options(**{key: group.get(key, none) for key, none in self._storage.items()})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's."""
+        if isinstance(param_group, dict):  # else torch says what is wrong
+            self._check_storage({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def _first_index(self, param: Tensor) -> int | None:
+        """What C++ calls for where the elements of this process lie in a DTensor."""
+        return _distributed.first_index(param)
+
+    def _new_storage(self, group: dict[str, Any], param: Tensor, name: str) -> Tensor | None:
+        """A state that only storage knows, or None."""
+        self._check_storage(group)
+        if name == "param_low":
+            return torch.zeros_like(param, dtype=torch.int16)
+        if name == "master":
+            return param.detach().to(torch.float32, copy=True)
+        if name == "rounding":
+            return torch.stack([torch.empty((), dtype=torch.int64).random_(), torch.tensor(0)])
+        if name.endswith("_scale"):
+            return torch.zeros(param.shape[0], -(-param[0].numel() // BLOCK), dtype=torch.float32)
+        return None
+
+    def _dtype_of_state(self, group: dict[str, Any], param: Tensor, name: str) -> torch.dtype:
+        """What a state of this parameter is stored in."""
+        own = {"param_low": torch.int16, "rounding": torch.int64}.get(name)
+        if own is not None:
+            return own
+        if param.dtype not in (torch.float32, *HALVES):
+            return param.dtype
+        if name in ("ema", "master") or name.endswith("_scale"):
+            return torch.float32
+        wanted: StateDtype = group.get("state_dtype")
+        if wanted == "int8":
+            if not is_worth_blocks(param):
+                return torch.float32
+            return torch.uint8 if name in self._squares else torch.int8
+        if isinstance(wanted, torch.dtype):
+            return wanted
+        return torch.float32 if group.get("master_weights") else param.dtype
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, with every state in the dtype that the options say.
+
+        torch casts states to the parameter's dtype on their way in, which would round those of a
+        16-bit parameter that are kept in more, and make numbers of codes. States that come in another
+        dtype than they are kept in (from torch.optim, or under other options) are converted.
+        """
+        given: list[dict[str, Any]] = []
+        # The last of the hooks before loading, so that it sees what the others have made of it.
+        hook = self.register_load_state_dict_pre_hook(lambda _, state: given.append(state))
+        self._loading = given
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+            del self._loading
+
+    def _restore_dtypes(self) -> None:
+        """Take those states whose dtype torch has changed, or must change, from the loaded dict itself.
+
+        Once the groups are complete, as what the dtypes are depends on them.
+        """
+        for group in self.param_groups:
+            self._check_storage(group)
+        for given in getattr(self, "_loading", ()):
+            self._restore_from(given)
+
+    def _restore_from(self, given: dict[str, Any]) -> None:
+        indices = chain.from_iterable(group["params"] for group in given["param_groups"])
+        places = ((group, param) for group in self.param_groups for param in group["params"])
+        for index, (group, param) in zip(indices, places, strict=True):
+            saved = given["state"].get(index, {})
+            for name, value in saved.items():
+                if isinstance(value, Tensor) and name != "step":  # which torch keeps as it is
+                    self._restore(group, param, name, saved)
+
+    def _restore(self, group: dict[str, Any], param: Tensor, name: str, saved: dict[str, Any]) -> None:
+        if name.removesuffix("_scale") in saved and name.endswith("_scale"):
+            return  # together with its codes
+        state, value, scale = self.state[param], saved[name].detach(), f"{name}_scale"
+        dtype = value.dtype if name == "ema_step" else self._dtype_of_state(group, param, name)
+        is_code = scale in saved
+        if is_code and value.dtype == dtype:
+            state[name], state[scale] = value.clone(), saved[scale].detach().clone()
+            return
+        if is_code:
+            value = decoded(saved, name)
+            del state[scale]
+        if dtype in (torch.int8, torch.uint8):
+            code = "root8" if dtype == torch.uint8 else "signed8"
+            pair = encode_blocks(value.to(torch.float32).numpy(), code, step=0)
+            state[name], state[scale] = map(torch.from_numpy, pair)
+        elif is_code or state[name].dtype != dtype:
+            state[name] = value.to(state[name].device, dtype, copy=True)
+
+    def _in_torch_format(
+        self, packed: dict[str, Any], of_the_rule: dict[str, Any], ours: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What ``state_dict(as_torch=True)`` makes of a state_dict.
+
+        `ours` are the options that torch lacks, `of_the_rule` those that it would go wrong without.
+        """
+        for index, group in enumerate(packed["param_groups"]):
+            for key, neutral in of_the_rule.items():
+                if group.get(key, neutral) != neutral:
+                    raise ValueError(
+                        f"{key}={group[key]!r} in group {index}: torch.optim.{type(self).__name__} "
+                        f"has no such option; expected {key}={neutral!r} for as_torch=True"
+                    )
+        groups = [
+            {key: value for key, value in group.items() if key not in ours}
+            for group in packed["param_groups"]
+        ]
+        params = [param for group in self.param_groups for param in group["params"]]
+        indices = chain.from_iterable(group["params"] for group in groups)
+        states = {
+            index: self._state_in_torch_format(param, packed["state"][index])
+            for index, param in zip(indices, params, strict=True)
+            if index in packed["state"]
+        }
+        return {
+            **packed,
+            "state": {index: state for index, state in states.items() if state},
+            "param_groups": groups,
+        }
+
+    def _state_in_torch_format(self, param: Tensor, state: dict[str, Any]) -> dict[str, Any]:
+        kept = {name: decoded(state, name) for name in self._torch_states if name in state}
+        return {
+            name: value if name == "step" or value is None else value.to(param.dtype)
+            for name, value in kept.items()
+        }
+
+
+def decoded(state: dict[str, Any], name: str) -> Any:
+    """An entry of a parameter's state; numbers where that holds codes."""
+    scale = state.get(f"{name}_scale")
+    if scale is None:
+        return state[name]
+    codes = state[name].detach().numpy()
+    return torch.from_numpy(decode_blocks(codes, scale.detach().numpy()))
+
+
+def is_worth_blocks(param: Tensor) -> bool:
+    """Whether 8-bit states of this parameter are supported and save memory."""
+    return (
+        type(param) in (Tensor, torch.nn.Parameter)
+        and param.dim() >= 2
+        and param.numel() >= LEAST_SIZE
+        and param[0].numel() >= LEAST_ROW
+        and param.is_contiguous()
+    )

@@ -1,0 +1,215 @@
+"""Trials of masters, random rounding and 8-bit states: an optimizer beside the rule's reference.
+
+What is stored after each step is the reference's result, split, rounded or coded by the functions of
+fastopt.reference.storage and fastopt.reference.codes; all of it is compared, masters and scales, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fastopt import _C, optim, reference
+from fastopt.reference import codes, storage
+from fastopt.reference.dropout import draw
+
+from .cases import Options, Rule
+from .compare import Report, Row, spell
+from .pools import Pool
+from .storage import Storage
+
+Stored = npt.NDArray[Any]
+
+
+class Kind(NamedTuple):
+    """A way of storing."""
+
+    name: str
+    dtype: torch.dtype  # of the parameters
+    options: Options
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+
+INT8: Options = {"state_dtype": "int8"}
+MASTER: Options = {"master_weights": True}
+RANDOM: Options = {"stochastic_rounding": True}
+KINDS = (
+    Kind("int8", torch.float32, INT8),
+    Kind("master", torch.bfloat16, MASTER),
+    Kind("master", torch.float16, MASTER),
+    Kind("random rounding", torch.bfloat16, RANDOM | {"state_dtype": torch.float32}),
+    Kind("int8, master", torch.bfloat16, INT8 | MASTER),
+    Kind("int8, random rounding", torch.bfloat16, INT8 | RANDOM),
+)
+
+SMALL = ((64, 64), (5, 1023), (7, 3, 200), (33, 5), (65,), (), (0,))
+LARGE = ((3, 50003), (131, 601), (70001,))
+STEPS = 3
+
+
+def cases(
+    kinds: Sequence[Kind], rules: Sequence[Rule], *, quick: bool
+) -> Iterator[tuple[Kind, Rule, int, Options]]:
+    """Every trial: kind, rule and the combination of options with its number."""
+    for turn, kind in enumerate(kinds):
+        for rule in rules:
+            if rule.name == "adagrad" and "int8" in kind.options.values():
+                continue  # refused
+            combinations = list(enumerate(rule.combinations()))
+            for number, choice in combinations[turn % 5 :: 11][: 1 if quick else None]:
+                yield kind, rule, number, choice
+
+
+@dataclass
+class Numbers:
+    """The float32 numbers behind a parameter and its states."""
+
+    param: Stored
+    states: dict[str, Stored]
+
+
+class PackedTrial:
+    """One combination of options on a list of parameters, computed by the reference once."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        rule: Rule,
+        options: Options,
+        shapes: Sequence[tuple[int, ...]],
+        pool: Pool,
+        rng: np.random.Generator,
+    ) -> None:
+        self.kind, self.rule, self.options, self.shapes = kind, rule, options, shapes
+        self.names = [state.name for state in rule.states if state.used(options)]
+        self.seed = int(rng.integers(2**32))
+        self.start = [self.draw(shape, pool, rng) for shape in shapes]
+        self.grads = [[self.draw(shape, pool, rng) for shape in shapes] for _ in range(STEPS)]
+        self.expected = list(self.reference())
+
+    def draw(self, shape: tuple[int, ...], pool: Pool, rng: np.random.Generator) -> Tensor:
+        values, _ = pool.cut(Storage("float32"), math.prod(shape), False, rng)
+        return torch.from_numpy(values.reshape(shape)).to(self.kind.dtype)
+
+    def reference(self) -> Iterator[list[dict[str, Stored]]]:
+        """What every parameter and its states are after each step."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)  # whence a first step takes one seed for each parameter
+            seeds = [int(torch.empty((), dtype=torch.int64).random_()) for _ in self.shapes]
+        behind = []
+        for start in self.start:
+            param = start.float().numpy()
+            behind.append(Numbers(param, {name: np.zeros_like(param) for name in self.names}))
+        function: Any = getattr(reference, self.rule.name)
+        for step in range(1, STEPS + 1):
+            found = []
+            for numbers, grad, seed in zip(behind, self.grads[step - 1], seeds, strict=True):
+                given = (numbers.states.get(state.name) for state in self.rule.states)
+                numbers.param, *results = function(
+                    numbers.param, grad.float().numpy(), *given, step=step, **self.options
+                )
+                stored = self.pack_param(numbers, seed, step)
+                for name, result in zip(self.names, results, strict=True):
+                    stored |= self.pack_state(numbers, name, result, step)
+                found.append(stored)
+            yield found
+
+    def pack_param(self, numbers: Numbers, seed: int, step: int) -> dict[str, Stored]:
+        x = numbers.param
+        if self.kind.dtype == torch.float32:
+            return {"param": x}
+        if self.kind.dtype == torch.float16:
+            return {"param": storage.narrow(x, np.float16), "master": x}
+        if self.kind.options.get("master_weights"):
+            high, low = storage.split_float32(x)
+            numbers.param = storage.join_float32(high, low)
+            return {"param": high, "param_low": low}
+        draws = draw(x.size, seed=seed, offset=step, index=0, domain=1)
+        high = storage.round_stochastic(x, draws.reshape(x.shape))
+        numbers.param = storage.from_bfloat16(high)
+        return {"param": high}
+
+    def pack_state(self, numbers: Numbers, name: str, x: Stored, step: int) -> dict[str, Stored]:
+        square = next(state.square for state in self.rule.states if state.name == name)
+        numbers.states[name] = x
+        if self.kind.options.get("state_dtype") != "int8" or not takes_codes(x.shape):
+            return {name: x}
+        code, scale = codes.encode_blocks(x, "root8" if square else "signed8", step=step)
+        numbers.states[name] = codes.decode_blocks(code, scale)
+        return {name: code, f"{name}_scale": scale}
+
+    def check(self, report: Report, row: Row, threads: int) -> None:
+        """Take all steps on the row's target, and compare."""
+        _C.set_cpu_target(row.target)
+        torch.set_num_threads(threads)
+        params = [start.clone() for start in self.start]
+        optimizer = getattr(optim, self.rule.optimizer)(params, **self.options, **self.kind.options)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            for number, expected in enumerate(self.expected):
+                for param, grad in zip(params, self.grads[number], strict=True):
+                    param.grad = grad
+                optimizer.step()
+                for index, (param, stored) in enumerate(zip(params, expected, strict=True)):
+                    found = {"param": param, **optimizer.state[param]}
+                    for name, want in stored.items():
+                        where = {"array": name, "parameter": index, "step": number + 1}
+                        self.compare(report, row, found[name], want, {"threads": threads, **where})
+
+    def compare(self, report: Report, row: Row, got: Tensor, want: Stored, where: Options) -> None:
+        expected = np.asarray(want).reshape(-1)
+        if got.dtype == torch.bfloat16:  # as numbers, since NaNs are equal
+            got, expected = got.float(), storage.from_bfloat16(expected)
+        array = got.numpy().reshape(-1)
+        if array.dtype != expected.dtype:
+            raise TypeError(f"{where['array']}: expected {expected.dtype}, got {array.dtype}")
+
+        def describe(i: int) -> dict[str, Any]:
+            grad = self.grads[where["step"] - 1][where["parameter"]].float().numpy().reshape(-1)
+            return {
+                "call": f"fastopt.optim.{self.rule.optimizer}",
+                **where,
+                "index": f"{i} of {array.size}",
+                "options": self.options | {key: str(it) for key, it in self.kind.options.items()},
+                "inputs": {"grad": spell(grad[i])} if array.size == grad.size else {},
+            }
+
+        row.elements += array.size
+        report.compare(row, array, expected, describe)
+
+
+def takes_codes(shape: tuple[int, ...]) -> bool:
+    """Whether a parameter of this shape is worth codes."""
+    return len(shape) >= 2 and math.prod(shape) >= 4096 and math.prod(shape[1:]) >= 64
+
+
+def check_case(
+    report: Report,
+    rows: Sequence[Row],
+    case: tuple[Kind, Rule, int, Options],
+    threads: Sequence[int],
+    pool: Pool,
+    rng: np.random.Generator,
+    *,
+    quick: bool,
+) -> None:
+    """One case on every target: small parameters on one thread, large ones on several."""
+    kind, rule, number, choice = case
+    small = PackedTrial(kind, rule, rule.draw(choice, rng), SMALL, pool, rng)
+    trials = [small]
+    if not quick or rule.name == "rmsprop":
+        large = LARGE[:1] if quick else LARGE
+        trials.append(PackedTrial(kind, rule, rule.draw(choice, rng), large, pool, rng))
+    for turn, row in enumerate(rows):
+        for trial in trials:
+            trial.check(report, row, threads[(number + turn) % len(threads)])

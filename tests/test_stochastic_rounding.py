@@ -1,0 +1,271 @@
+"""stochastic_rounding: bfloat16 parameters rounded at random, by draws that a key decides."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from _distributed_cases import Answer
+from _low_cases import (
+    COPIES,
+    LARGE,
+    RULES,
+    TAILS,
+    THREADS,
+    UNCODED,
+    Low,
+    assert_equal,
+    assert_same_everything,
+    low_parameters,
+    raw,
+    set_grads,
+    train,
+)
+from _optim_cases import CASES, Options, option_id
+from _ranks import Job
+from fastopt.reference.dropout import draw
+from fastopt.reference.storage import from_bfloat16, round_stochastic, to_bfloat16
+
+SHAPES = [(7,), (33, 5), (1023,), (1025,), (4, 513), (), (0,)]
+RANDOM: Options = {"stochastic_rounding": True}
+each_rule = pytest.mark.parametrize(("name", "options"), RULES + UNCODED, ids=option_id)
+WIDE: list[Options] = [{}, {"state_dtype": torch.float32}]
+
+
+# ---- the rounding itself --------------------------------------------------------------------------
+
+
+def test_numbers_of_16_bits_stay_whatever_is_drawn() -> None:
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    x = from_bfloat16(bits)
+    for number in (0, 1, 0x7FFF, 0x8000, 0xFFFF):
+        got = round_stochastic(x, np.full_like(bits, number))
+        assert (got[~np.isnan(x)] == bits[~np.isnan(x)]).all()
+        assert np.isnan(from_bfloat16(got[np.isnan(x)])).all()
+
+
+def test_every_draw_once_is_the_exact_expectation() -> None:
+    """Over all draws, a number goes up as often as its lower half says."""
+    draws = np.arange(1 << 16, dtype=np.uint16)
+    for bits in (0x3F800000, 0x3F800001, 0x3F808000, 0x3F80FFFF, 0xC1234567, 0x00001234, 0x007FFFFF):
+        x = np.full(1 << 16, bits, np.uint32).view(np.float32)
+        got = round_stochastic(x, draws)
+        assert int((got != bits >> 16).sum()) == bits & 0xFFFF
+        assert set(got.tolist()) <= {bits >> 16, (bits >> 16) + 1}
+        assert from_bfloat16(got).astype(np.float64).mean() == float(x[0])
+
+
+def test_what_is_not_finite_stays_so_and_the_largest_may_overflow() -> None:
+    special = np.array([0x7F800000, 0xFF800000, 0x7F800001, 0xFFC00000, 0x7F7FFFFF], np.uint32)
+    got = from_bfloat16(round_stochastic(special.view(np.float32), np.full(5, 0xFFFF, np.uint16)))
+    assert got[0] == got[4] == np.inf
+    assert got[1] == -np.inf
+    assert np.isnan(got[2:4]).all()
+
+
+# ---- steps ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("states", WIDE, ids=option_id)
+@each_rule
+def test_steps_equal_the_reference(target: str, name: str, options: Options, states: Options) -> None:
+    params = low_parameters(SHAPES, torch.bfloat16)
+    low = Low(name, CASES[name].ours(params, **options, **states, **RANDOM))
+    for step in range(3):
+        set_grads(params, step)
+        low.step()
+
+
+@pytest.mark.parametrize("tail", TAILS, ids=option_id)
+def test_clipping_and_averaging(target: str, tail: Options) -> None:
+    """The average is of the numbers before they are rounded."""
+    params = low_parameters(SHAPES, torch.bfloat16)
+    low = Low("AdamW", CASES["AdamW"].ours(params, **tail, **RANDOM))
+    for step in range(3):
+        set_grads(params, step)
+        low.step()
+
+
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+def test_threads(target: str, shape: tuple[int, ...], threads: int, set_threads: Any) -> None:
+    set_threads(threads)
+    params = low_parameters([shape], torch.bfloat16)
+    low = Low("SGD", CASES["SGD"].ours(params, lr=0.1, momentum=0.9, **RANDOM))
+    for step in range(2):
+        set_grads(params, step)
+        low.step()
+
+
+def test_nan_and_infinity(target: str) -> None:
+    params = low_parameters([(2000,)], torch.bfloat16)
+    optimizer = CASES["SGD"].ours(params, lr=1.0, **RANDOM)
+    with torch.no_grad():
+        params[0][::5] = float("inf")
+        params[0][1::5] = float("nan")
+    low = Low("SGD", optimizer)
+    set_grads(params, 0)
+    low.step()
+    assert params[0][::5].isposinf().all()
+    assert params[0][1::5].isnan().all()
+
+
+def test_the_expectation_is_the_number(set_threads: Any) -> None:
+    """A step of 1/1000 of the last bit, 500 times: the mean moves as float32 would.
+
+    Of n = 65536 elements, each moves by u = 2^-7 with probability q at a step; the mean of what they
+    moved has a standard deviation below u sqrt(steps q / n), and lies within 5 of them but for one
+    run in 1.7 million. The seed is fixed.
+    """
+    set_threads(1)
+    torch.manual_seed(3)
+    n, steps, unit = 1 << 16, 500, 2.0**-7
+    param = torch.nn.Parameter(torch.full((n,), 1.5, dtype=torch.bfloat16))
+    plain = torch.nn.Parameter(param.detach().clone())
+    lr = unit / 1000
+    random = CASES["SGD"].ours([param], lr=lr, **RANDOM)
+    nearest = CASES["SGD"].ours([plain], lr=lr)
+    param.grad = plain.grad = torch.full_like(param, -1.0)
+    for _ in range(steps):
+        random.step()
+        nearest.step()
+    assert (plain == 1.5).all()
+    moved = param.detach().double().mean().item() - 1.5
+    assert abs(moved - steps * lr) < 5 * unit * math.sqrt(steps / 1000 / n)
+    assert len(param.detach().unique()) > 3
+
+
+# ---- the key --------------------------------------------------------------------------------------
+
+
+def rounded_once(seed: int, count: int, shape: tuple[int, ...] = (5000,)) -> Any:
+    """The parameter after one step from 1.5 by a third of the last bit."""
+    param = torch.nn.Parameter(torch.full(shape, 1.5, dtype=torch.bfloat16))
+    optimizer = CASES["SGD"].ours([param], lr=2.0**-7 / 3, **RANDOM)
+    optimizer.state[param]["rounding"] = torch.tensor([seed, count - 1])
+    param.grad = torch.full_like(param, -1.0)
+    optimizer.step()
+    assert optimizer.state[param]["rounding"].tolist() == [seed, count]
+    return raw(param).reshape(-1)
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**63 - 1, -(2**63), 12345])
+@pytest.mark.parametrize("count", [1, 2**24 + 1, 2**33])
+def test_seed_count_and_place_decide(target: str, seed: int, count: int) -> None:
+    got = rounded_once(seed, count)
+    x = np.float32(1.5) + np.float32(2.0**-7 / 3)
+    draws = draw(5000, seed=seed, offset=count, index=0, domain=1)
+    assert_equal(got, round_stochastic(np.full(5000, x, np.float32), draws), "rounded")
+    assert_equal(got, rounded_once(seed, count, (50, 100)), "another shape")
+    assert_equal(got[:77], rounded_once(seed, count, (77,)), "a part")
+    assert (got != rounded_once(seed, count + 1)).mean() > 0.3
+    assert (got != rounded_once(seed ^ 1, count)).mean() > 0.3
+
+
+def test_dropout_has_other_draws() -> None:
+    pair = [draw(1000, seed=1, offset=2, index=0, domain=domain) for domain in (0, 1)]
+    assert (pair[0] != pair[1]).mean() > 0.99
+
+
+def test_torchs_seed_rules() -> None:
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        params = low_parameters([(300,), (300,)], torch.bfloat16)
+        optimizer = CASES["AdamW"].ours(params, lr=1e-4, **RANDOM)
+        train(optimizer, range(3))
+        found.append([raw(param) for param in params])
+        seeds = [optimizer.state[param]["rounding"][0] for param in params]
+        assert seeds[0] != seeds[1]
+    assert_equal(found[0][0], found[1][0], "the same seed")
+    assert (found[0][0] != found[2][0]).any()
+
+
+def test_a_transposed_parameter_draws_in_the_order_of_memory() -> None:
+    straight = low_parameters([(60, 50)], torch.bfloat16)[0]
+    turned = torch.nn.Parameter(straight.detach().clone().T)
+    for param in (straight, turned):
+        torch.manual_seed(0)
+        optimizer = CASES["SGD"].ours([param], lr=1e-3, **RANDOM)
+        param.grad = torch.ones_like(param)
+        optimizer.step()
+    assert_equal(raw(turned.T), raw(straight), "parameter")
+
+
+# ---- options and states ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", COPIES)
+@each_rule
+def test_a_copy_continues(name: str, options: Options, way: str) -> None:
+    first = CASES[name].ours(low_parameters([(9, 31)], torch.bfloat16), **options, **RANDOM)
+    train(first, range(2))
+    other = COPIES[way](first)
+    assert_same_everything(other, first)
+    train(first, range(2, 5))
+    train(other, range(2, 5))
+    assert_same_everything(other, first)
+
+
+def test_only_bfloat16_is_rounded_at_random() -> None:
+    params = [low_parameters([(100,)], dtype)[0] for dtype in (torch.float32, torch.bfloat16)]
+    optimizer = CASES["SGD"].ours(params, lr=1e-3, **RANDOM)
+    plain = low_parameters([(100,)])
+    train(optimizer, range(2))
+    train(CASES["SGD"].ours(plain, lr=1e-3), range(2))
+    assert_equal(raw(params[0]), raw(plain[0]), "float32")
+    assert "rounding" not in optimizer.state[params[0]]
+    assert (raw(params[1]) != to_bfloat16(plain[0].detach().numpy())).any()
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(2), torch.zeros(3, dtype=torch.int64), torch.zeros(2, dtype=torch.int32)]
+)
+def test_a_wrong_key_is_refused(wrong: torch.Tensor) -> None:
+    params = low_parameters([(5,)], torch.bfloat16)
+    optimizer = CASES["SGD"].ours(params, **RANDOM)
+    optimizer.state[params[0]]["rounding"] = wrong
+    set_grads(params, 0)
+    with (
+        pytest.warns(UserWarning, match="rounding is no int64 tensor of a seed and a count"),
+        pytest.raises(ValueError, match="stochastic_rounding=True"),
+    ):
+        optimizer.step()
+
+
+# ---- parts ----------------------------------------------------------------------------------------
+
+
+def round_sharded(cut: int) -> Answer:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    torch.manual_seed(5)
+    mesh = init_device_mesh("cpu", (2,))
+    placements = [Replicate() if cut < 0 else Shard(cut)]
+    whole = torch.full((7, 30), 1.5, dtype=torch.bfloat16)
+    param = torch.nn.Parameter(distribute_tensor(whole, mesh, placements))
+    optimizer = CASES["SGD"].ours([param], lr=2.0**-7 / 3, **RANDOM)
+    param.grad = distribute_tensor(torch.full_like(whole, -1.0), mesh, placements)
+    try:
+        optimizer.step()
+    except ValueError as error:
+        return {"error": str(error)}
+    seed = int(optimizer.state[param]["rounding"][0])
+    return {"param": raw(param.full_tensor()), "seed": seed}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("cut", [0, -1])
+def test_a_dtensor_is_rounded_as_the_whole_would_be(job: Job, cut: int) -> None:
+    for answer in job.run(round_sharded, cut):
+        got = rounded_once(answer["seed"], 1, (7, 30))
+        assert_equal(answer["param"].reshape(-1), got, "parameter")
+
+
+def test_columns_of_a_dtensor_are_refused(job: Job) -> None:
+    for answer in job.run(round_sharded, 1):
+        assert "a part that is not a range of its elements" in answer["error"]
