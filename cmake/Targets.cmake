@@ -27,7 +27,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   fastopt_add_target(avx2 -mavx2 -mf16c)
   # GCC 12 warns of its own avx512fintrin.h (GCC bug 105593).
   fastopt_add_target(avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
-                     -Wno-maybe-uninitialized)
+                     -Wno-uninitialized -Wno-maybe-uninitialized)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
   fastopt_add_target(neon)
 endif()
