@@ -63,7 +63,7 @@ def result(form: str, dtype: str, x: list[np.ndarray], p: float, index: int, wid
 
 def reference_hash(form: str, dtype: str, size: int, p: float, index: int, width: int) -> int:
     """Of the result, and of the packed mask but for rows, whose mask stays zero."""
-    made = "float64" if dtype == "float64" else "float32"
+    made = np.float64 if dtype == "float64" else np.float32
     x = [stored(make_input(a, width if a == 1 else size, made, True), dtype) for a in range(3)]
     mask = reference.dropout_mask(size, p, **KEY, index=index) & (form != "rows")
     h = hash_bits(0xCBF29CE484222325, result(form, dtype, x, p, index, width))
