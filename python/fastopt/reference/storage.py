@@ -61,7 +61,7 @@ def narrow(y: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
     """The numbers in the type that they are stored in."""
     if is_bfloat16(dtype):
         return to_bfloat16(y).view(dtype)
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(all="ignore"):
         return np.asarray(y).astype(dtype)
 
 
