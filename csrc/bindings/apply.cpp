@@ -6,6 +6,7 @@
 #include <deque>
 #include <vector>
 
+#include "bindings/checks.h"
 #include "bindings/item.h"
 #include "bindings/rules.h"
 #include "bindings/tensor.h"
@@ -28,14 +29,8 @@ struct Bytes {
 void check_array(const Array& array, const Array& param, const std::string& name,
                  const std::string& param_name, bool written) {
   const DLTensor &view = array.view(), &like = param.view();
-  if (!on_cpu(view)) {
-    throw py::value_error(name + ": expected memory of the CPU, got memory of " +
-                          device_name(view));
-  }
-  if (dtype_of(view) < 0) {
-    throw py::type_error(name + ": expected float32, float64, bfloat16 or float16, got " +
-                         array.dtype());
-  }
+  check_device(array, name);
+  check_dtype(array, name);
   if (!stored_with(view, like)) {
     throw py::type_error(name + ": expected " +
                          (dtype_of(like) == static_cast<int>(DType::float64)
@@ -47,19 +42,7 @@ void check_array(const Array& array, const Array& param, const std::string& name
     throw py::value_error(name + ": expected shape " + shape_text(like) + " like " + param_name +
                           ", got " + shape_text(view));
   }
-  if (!is_contiguous(view)) {
-    throw py::value_error(name +
-                          ": expected a C-contiguous array, got strides that leave gaps or " +
-                          "another order; pass a contiguous copy");
-  }
-  if (!is_aligned(view)) {
-    throw py::value_error(name + ": expected memory aligned to " +
-                          std::to_string(view.dtype.bits / 8) +
-                          " bytes, got an address between elements; pass a copy");
-  }
-  if (written && array.read_only()) {
-    throw py::value_error(name + ": expected writable memory, got a read-only array");
-  }
+  check_layout(array, name, written);
 }
 
 // No written array may share memory with another one.
@@ -81,19 +64,10 @@ void check_overlap(std::vector<Bytes>& all) {
 }
 
 double step_number(py::handle object, const std::string& name) {
-  const double step = PyFloat_AsDouble(object.ptr());
-  const auto message = [&] {
-    return name + ": expected a whole number from 1 to 2**53, got " +
-           py::repr(object).cast<std::string>();
-  };
-  if (step == -1.0 && PyErr_Occurred()) {
-    const bool too_large = PyErr_ExceptionMatches(PyExc_OverflowError);
-    PyErr_Clear();
-    if (too_large) throw py::value_error(message());
-    throw py::type_error(message());
-  }
+  constexpr const char* accepted = "a whole number from 1 to 2**53";
+  const double step = number(object, name, accepted);
   if (!(step >= 1) || step != std::floor(step) || step > 9007199254740992.0) {
-    throw py::value_error(message());
+    throw py::value_error(name + ": expected " + accepted + ", got " + text(object));
   }
   return step;
 }

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "bindings/checks.h"
 #include "bindings/tensor.h"
 #include "cpu/dispatch.h"
 #include "cpu/dropout.h"
@@ -17,24 +18,7 @@ using namespace pybind11::literals;
 namespace fastopt {
 namespace {
 
-std::string text(py::handle object) { return py::repr(object).cast<std::string>(); }
-
 // ---- numbers
-// --------------------------------------------------------------------------------------
-
-double number(py::handle object, const char* name, const char* accepted) {
-  const double value = PyFloat_AsDouble(object.ptr());
-  if (value == -1.0 && PyErr_Occurred()) {
-    const bool too_large = PyErr_ExceptionMatches(PyExc_OverflowError);
-    PyErr_Clear();
-    const std::string message =
-        std::string(name) + ": expected " + accepted + ", got " + text(object);
-    if (too_large) throw py::value_error(message);
-    throw py::type_error(message);
-  }
-  return value;
-}
-
 double probability(py::handle object) {
   constexpr const char* accepted = "a number from 0 to 1";
   const double p = number(object, "p", accepted);
@@ -98,34 +82,10 @@ struct Draw {
 };
 
 // ---- arrays
-// ---------------------------------------------------------------------------------------
 
 void check_memory(const Array& array, const std::string& name, bool written) {
-  const DLTensor& view = array.view();
-  if (!on_cpu(view)) {
-    throw py::value_error(name + ": expected memory of the CPU, got memory of " +
-                          device_name(view));
-  }
-  if (!is_contiguous(view)) {
-    throw py::value_error(name +
-                          ": expected a C-contiguous array, got strides that leave gaps or " +
-                          "another order; pass a contiguous copy");
-  }
-  if (!is_aligned(view)) {
-    throw py::value_error(name + ": expected memory aligned to " +
-                          std::to_string(view.dtype.bits / 8) +
-                          " bytes, got an address between elements; pass a copy");
-  }
-  if (written && array.read_only()) {
-    throw py::value_error(name + ": expected writable memory, got a read-only array");
-  }
-}
-
-void check_dtype(const Array& array, const std::string& name) {
-  if (dtype_of(array.view()) < 0) {
-    throw py::type_error(name + ": expected float32, float64, bfloat16 or float16, got " +
-                         array.dtype());
-  }
+  check_device(array, name);
+  check_layout(array, name, written);
 }
 
 // An array of x's dtype.
@@ -175,7 +135,6 @@ void check_apart(const Array& written, const std::string& name, const Array& oth
 }
 
 // ---- calls
-// ----------------------------------------------------------------------------------------
 
 // The arrays of one call. Each is checked by itself as it is added, and against those before it.
 class Arrays {

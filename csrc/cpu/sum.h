@@ -10,7 +10,6 @@
 #include <stdint.h>
 
 #include "cpu/kernel.h"
-#include "cpu/pack.h"
 #include "simd/vec.h"
 #include "target.h"
 
@@ -43,6 +42,19 @@ double sum_tree(const void* values, int64_t count) {
     for (int64_t j = 0; j < half; ++j) lane[j] = lane[j] + lane[j + half];
   }
   return lane[0];
+}
+
+template <class Half>
+FASTOPT_HOST_DEVICE void unpack(const Half* from, float* to, int64_t count) {
+  using V = Vec<float>;
+  int64_t i = 0;
+  for (; i <= count - V::lanes; i += V::lanes) {
+    __builtin_prefetch(reinterpret_cast<const char*>(from + i) + 2048);
+    V::load(from + i).store(to + i);
+  }
+  if (const int rest = static_cast<int>(count - i); rest > 0) {
+    V::load_first(from + i, rest).store_first(to + i, rest);
+  }
 }
 
 // The squares of numbers that are stored in 16 bits; at most sum_chunk.

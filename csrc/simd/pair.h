@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "numeric/storage.h"
+#include "simd/lanes.h"
 #include "simd/vec.h"
 #include "target.h"
 
@@ -143,14 +144,10 @@ struct Pair {
     for (int i = 0; i < count; ++i) random->to[i] = lane[i];
   }
   FASTOPT_HOST_DEVICE static Pair load_first(const bfloat16* from, int count) {
-    bfloat16 lane[lanes] = {};
-    for (int i = 0; i < count; ++i) lane[i] = from[i];
-    return load(lane);
+    return load_lanes<Pair>(from, count);
   }
   FASTOPT_HOST_DEVICE void store_first(bfloat16* to, int count) const {
-    bfloat16 lane[lanes];
-    store(lane);
-    for (int i = 0; i < count; ++i) to[i] = lane[i];
+    store_lanes(*this, to, count);
   }
 
   friend FASTOPT_HOST_DEVICE Pair operator+(Pair a, Pair b) {

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "numeric/storage.h"
+#include "simd/lanes.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
@@ -87,15 +88,11 @@ struct Vec<float> {
   }
   template <class Half>
   FASTOPT_HOST_DEVICE static Vec load_first(const Half* from, int count) {
-    Half lane[lanes] = {};
-    for (int i = 0; i < count; ++i) lane[i] = from[i];
-    return load(lane);
+    return load_lanes<Vec>(from, count);
   }
   template <class Half>
   FASTOPT_HOST_DEVICE void store_first(Half* to, int count) const {
-    Half lane[lanes];
-    store(lane);
-    for (int i = 0; i < count; ++i) to[i] = lane[i];
+    store_lanes(*this, to, count);
   }
   template <class Half>
   FASTOPT_HOST_DEVICE void stream(Half* to) const {

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "numeric/storage.h"
+#include "simd/lanes.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
@@ -53,14 +54,10 @@ struct Vec<float> {
   FASTOPT_HOST_DEVICE static Vec load(const float* from) { return vld1q_f32(from); }
   FASTOPT_HOST_DEVICE void store(float* to) const { vst1q_f32(to, value); }
   FASTOPT_HOST_DEVICE static Vec load_first(const float* from, int count) {
-    float lane[lanes] = {};
-    for (int i = 0; i < count; ++i) lane[i] = from[i];
-    return load(lane);
+    return load_lanes<Vec>(from, count);
   }
   FASTOPT_HOST_DEVICE void store_first(float* to, int count) const {
-    float lane[lanes];
-    store(lane);
-    for (int i = 0; i < count; ++i) to[i] = lane[i];
+    store_lanes(*this, to, count);
   }
 
   template <class Half>
@@ -73,15 +70,11 @@ struct Vec<float> {
   }
   template <class Half>
   FASTOPT_HOST_DEVICE static Vec load_first(const Half* from, int count) {
-    Half lane[lanes] = {};
-    for (int i = 0; i < count; ++i) lane[i] = from[i];
-    return load(lane);
+    return load_lanes<Vec>(from, count);
   }
   template <class Half>
   FASTOPT_HOST_DEVICE void store_first(Half* to, int count) const {
-    Half lane[lanes];
-    store(lane);
-    for (int i = 0; i < count; ++i) to[i] = lane[i];
+    store_lanes(*this, to, count);
   }
   template <class To>
   FASTOPT_HOST_DEVICE void stream(To* to) const {

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fastopt.nn import functional
+from fastopt.nn._dispatch import check_probability
 
 __all__ = [
     "AlphaDropout",
@@ -30,22 +31,25 @@ __all__ = [
 ]
 
 
-def _check(p: float) -> None:
-    if p != p:  # NaN, which torch's constructors let pass
-        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
-
-
-class _Drawing(nn.Module):
+class _Generating(nn.Module):
     """What ours have besides torch's. Defaults of the class, for objects that torch's have become."""
 
     generator: torch.Generator | None = None
-    packed_mask: bool = False
 
     def extra_repr(self) -> str:
         text = super().extra_repr()
-        if self.generator is not None:
-            text += f", generator={self.generator}"
-        return text + ", packed_mask=True" if self.packed_mask else text
+        return text if self.generator is None else f"{text}, generator={self.generator}"
+
+
+class _Drawing(_Generating):
+    """torch's constructor with a generator, and without its gap: it lets NaN pass."""
+
+    def __init__(
+        self, p: float = 0.5, inplace: bool = False, *, generator: torch.Generator | None = None
+    ) -> None:
+        check_probability(p)
+        super().__init__(p, inplace)
+        self.generator = generator
 
 
 class Dropout(_Drawing, nn.Dropout):
@@ -63,6 +67,8 @@ class Dropout(_Drawing, nn.Dropout):
         ValueError: for a p that is not from 0 to 1.
     """
 
+    packed_mask: bool = False
+
     def __init__(
         self,
         p: float = 0.5,
@@ -71,9 +77,7 @@ class Dropout(_Drawing, nn.Dropout):
         generator: torch.Generator | None = None,
         packed_mask: bool = False,
     ) -> None:
-        _check(p)
-        super().__init__(p, inplace)
-        self.generator = generator
+        super().__init__(p, inplace, generator=generator)
         self.packed_mask = packed_mask
 
     def forward(self, input: Tensor) -> Tensor:
@@ -86,6 +90,9 @@ class Dropout(_Drawing, nn.Dropout):
             generator=self.generator,
             packed_mask=self.packed_mask,
         )
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", packed_mask=True" if self.packed_mask else "")
 
 
 class Dropout1d(_Drawing, nn.Dropout1d):
@@ -101,13 +108,6 @@ class Dropout1d(_Drawing, nn.Dropout1d):
     Raises:
         ValueError: for a p that is not from 0 to 1.
     """
-
-    def __init__(
-        self, p: float = 0.5, inplace: bool = False, *, generator: torch.Generator | None = None
-    ) -> None:
-        _check(p)
-        super().__init__(p, inplace)
-        self.generator = generator
 
     def forward(self, input: Tensor) -> Tensor:
         """Dropout of the input's channels in training mode, else the input."""
@@ -130,13 +130,6 @@ class Dropout2d(_Drawing, nn.Dropout2d):
         ValueError: for a p that is not from 0 to 1.
     """
 
-    def __init__(
-        self, p: float = 0.5, inplace: bool = False, *, generator: torch.Generator | None = None
-    ) -> None:
-        _check(p)
-        super().__init__(p, inplace)
-        self.generator = generator
-
     def forward(self, input: Tensor) -> Tensor:
         """Dropout of the input's channels in training mode, else the input."""
         return functional.dropout2d(
@@ -157,13 +150,6 @@ class Dropout3d(_Drawing, nn.Dropout3d):
     Raises:
         ValueError: for a p that is not from 0 to 1.
     """
-
-    def __init__(
-        self, p: float = 0.5, inplace: bool = False, *, generator: torch.Generator | None = None
-    ) -> None:
-        _check(p)
-        super().__init__(p, inplace)
-        self.generator = generator
 
     def forward(self, input: Tensor) -> Tensor:
         """Dropout of the input's channels in training mode, else the input."""
@@ -186,19 +172,12 @@ class AlphaDropout(_Drawing, nn.AlphaDropout):
         ValueError: for a p that is not from 0 to 1.
     """
 
-    def __init__(
-        self, p: float = 0.5, inplace: bool = False, *, generator: torch.Generator | None = None
-    ) -> None:
-        _check(p)
-        super().__init__(p, inplace)
-        self.generator = generator
-
     def forward(self, input: Tensor) -> Tensor:
         """Alpha dropout of the input in training mode, else the input."""
         return functional.alpha_dropout(input, self.p, self.training, generator=self.generator)
 
 
-class StochasticDepth(_Drawing):
+class StochasticDepth(_Generating):
     """Zero whole samples, or the whole batch, with probability p, and scale the others.
 
     :func:`fastopt.nn.functional.stochastic_depth` of the input, as torchvision.ops.StochasticDepth,
@@ -238,7 +217,7 @@ class StochasticDepth(_Drawing):
 DropPath = StochasticDepth
 
 
-class BiasDropoutAdd(_Drawing):
+class BiasDropoutAdd(_Generating):
     """residual + dropout of (x + bias), in one pass.
 
     :func:`fastopt.nn.functional.bias_dropout_add` of its inputs; the bias is then left out of the
@@ -255,8 +234,7 @@ class BiasDropoutAdd(_Drawing):
     p: float
 
     def __init__(self, p: float = 0.5, *, generator: torch.Generator | None = None) -> None:
-        nn.Dropout(p)  # torch's check
-        _check(p)
+        check_probability(p)
         super().__init__()
         self.p = p
         self.generator = generator

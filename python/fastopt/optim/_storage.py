@@ -40,13 +40,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fastopt.optim import _distributed
-from fastopt.reference.codes import decode_blocks, encode_blocks
+from fastopt.reference.codes import BLOCK, decode_blocks, encode_blocks, is_worth_codes
 
 StateDtype: TypeAlias = torch.dtype | Literal["int8"] | None
 
 HALVES = (torch.bfloat16, torch.float16)
 STATE_DTYPES = (None, torch.float32, torch.bfloat16, torch.float16, "int8")
-BLOCK, LEAST_SIZE, LEAST_ROW = 256, 4096, 64  # elements
 
 
 class Storage(Optimizer):
@@ -250,8 +249,6 @@ def is_worth_blocks(param: Tensor) -> bool:
     """Whether 8-bit states of this parameter are supported and save memory."""
     return (
         type(param) in (Tensor, torch.nn.Parameter)
-        and param.dim() >= 2
-        and param.numel() >= LEAST_SIZE
-        and param[0].numel() >= LEAST_ROW
+        and is_worth_codes(param.shape)
         and param.is_contiguous()
     )

@@ -12,6 +12,8 @@ in proportion, instead of none.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ LARGEST = {"signed8": np.float32(494), "root8": np.float32(502)}  # of |x| / sca
 SHIFT = {"signed8": 19, "root8": 18}
 TWO = np.uint32(0x40000000)  # the bits of 2.0
 LEAST = np.float32(2.0**-100)
+LEAST_SIZE, LEAST_ROW = 4096, 64  # elements of an array that is worth codes
 
 Codes = npt.NDArray[Any]  # int8 for signed8, uint8 for root8
 Single = npt.NDArray[np.float32]
@@ -29,6 +32,11 @@ Single = npt.NDArray[np.float32]
 
 def _bits(x: Single) -> npt.NDArray[np.uint32]:
     return np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
+
+
+def is_worth_codes(shape: Sequence[int]) -> bool:
+    """Whether arrays of this shape are coded: others would save little, or have rows too short."""
+    return len(shape) >= 2 and math.prod(shape) >= LEAST_SIZE and math.prod(shape[1:]) >= LEAST_ROW
 
 
 def code_of(dtype: Any) -> str:

@@ -142,7 +142,7 @@ class PackedTrial:
     def pack_state(self, numbers: Numbers, name: str, x: Stored, step: int) -> dict[str, Stored]:
         square = next(state.square for state in self.rule.states if state.name == name)
         numbers.states[name] = x
-        if self.kind.options.get("state_dtype") != "int8" or not takes_codes(x.shape):
+        if self.kind.options.get("state_dtype") != "int8" or not codes.is_worth_codes(x.shape):
             return {name: x}
         code, scale = codes.encode_blocks(x, "root8" if square else "signed8", step=step)
         numbers.states[name] = codes.decode_blocks(code, scale)
@@ -186,11 +186,6 @@ class PackedTrial:
 
         row.elements += array.size
         report.compare(row, array, expected, describe)
-
-
-def takes_codes(shape: tuple[int, ...]) -> bool:
-    """Whether a parameter of this shape is worth codes."""
-    return len(shape) >= 2 and math.prod(shape) >= 4096 and math.prod(shape[1:]) >= 64
 
 
 def check_case(

@@ -1,0 +1,51 @@
+#include "bindings/checks.h"
+
+namespace py = pybind11;
+
+namespace fastopt {
+
+std::string text(py::handle object) { return py::repr(object).cast<std::string>(); }
+
+double number(py::handle object, const std::string& name, const std::string& accepted) {
+  const double value = PyFloat_AsDouble(object.ptr());
+  if (value == -1.0 && PyErr_Occurred()) {
+    const bool too_large = PyErr_ExceptionMatches(PyExc_OverflowError);
+    PyErr_Clear();
+    const std::string message = name + ": expected " + accepted + ", got " + text(object);
+    if (too_large) throw py::value_error(message);
+    throw py::type_error(message);
+  }
+  return value;
+}
+
+void check_device(const Array& array, const std::string& name) {
+  if (!on_cpu(array.view())) {
+    throw py::value_error(name + ": expected memory of the CPU, got memory of " +
+                          device_name(array.view()));
+  }
+}
+
+void check_dtype(const Array& array, const std::string& name) {
+  if (dtype_of(array.view()) < 0) {
+    throw py::type_error(name + ": expected float32, float64, bfloat16 or float16, got " +
+                         array.dtype());
+  }
+}
+
+void check_layout(const Array& array, const std::string& name, bool written) {
+  if (!is_contiguous(array.view())) {
+    throw py::value_error(name +
+                          ": expected a C-contiguous array, got strides that leave gaps or " +
+                          "another order; pass a contiguous copy");
+  }
+  if (!is_aligned(array.view())) {
+    throw py::value_error(name + ": expected memory aligned to " +
+                          std::to_string(array.view().dtype.bits / 8) +
+                          " bytes, got an address between elements; pass a copy");
+  }
+  if (written && array.read_only()) {
+    throw py::value_error(name + ": expected writable memory, got a read-only array");
+  }
+}
+
+}  // namespace fastopt

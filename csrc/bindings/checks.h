@@ -1,0 +1,24 @@
+// What every array or number that Python passes must be. Errors name the argument, what came and
+// what is accepted.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "bindings/tensor.h"
+
+namespace fastopt {
+
+std::string text(pybind11::handle object);  // its repr
+
+// Throws pybind11::type_error, or value_error for an int that no double can hold.
+double number(pybind11::handle object, const std::string& name, const std::string& accepted);
+
+void check_device(const Array& array, const std::string& name);
+void check_dtype(const Array& array, const std::string& name);
+
+// Contiguous, aligned and, if it is to be written, writable.
+void check_layout(const Array& array, const std::string& name, bool written);
+
+}  // namespace fastopt

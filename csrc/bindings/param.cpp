@@ -1,0 +1,356 @@
+#include "bindings/param.h"
+
+#include <utility>
+
+#include "bindings/dtensor.h"
+#include "bindings/item.h"
+#include "cpu/dispatch.h"
+#include "cpu/float_mode.h"
+
+namespace fastopt {
+
+ParamReader::ParamReader(Spec& spec, Scratch& scratch, const py::object& optimizer, bool dry)
+    : dry_(dry),
+      spec_(spec),
+      scratch_(scratch),
+      rule_(*scratch.rule),
+      optimizer_(optimizer),
+      state_(optimizer.attr("state")) {}
+
+void ParamReader::begin_group(PyObject* group, const TailOptions& tail) {
+  group_ = group;
+  tail_ = tail;
+  has_master_ = is_set(group, Names::get().master_weights);
+  rounds_at_random_ = is_set(group, Names::get().stochastic_rounding);
+  last_step_ = -1;
+}
+
+void ParamReader::read(PyObject* param, py::object grad) {
+  param_ = param;
+  packing_ = nullptr;
+  made_rule_state_ = false;
+  fresh_ = {};
+  PyObject* local = local_param();
+  read_local(local);
+  take(1, grad.ptr(), "grad");
+  scratch_.held.push_back(std::move(grad));
+
+  const double step = read_states();
+  if (fresh_.entries) {
+    fresh_.param = py::reinterpret_borrow<py::object>(param);
+    scratch_.new_states.push_back(std::move(fresh_));
+  }
+  if (item_.size > 0) {
+    set_kernel(item_, rule_, packing_);
+    scratch_.items.push_back(item_);
+    scratch_.rule_of_item.push_back(rule_at(step, compute_type(item_)));
+    scratch_.layout_of_item.push_back(layout_);
+  }
+  scratch_.updated.push_back(py::reinterpret_borrow<py::object>(param));
+  if (local != param) scratch_.updated.push_back(py::reinterpret_borrow<py::object>(local));
+}
+
+// What lies in this process of the parameter: all of it, unless it is a DTensor.
+PyObject* ParamReader::local_param() {
+  layout_ = Layouts::plain;
+  distribution_ = py::object();
+  if (reader_.is_plain(param_) || !is_dtensor(param_)) return param_;
+  distribution_ = distribution(param_);
+  layout_ = scratch_.layouts.index_of(distribution_);
+  if (scratch_.layouts[layout_].partial) {
+    throw Unfit{"a sum over processes (" + distribution_text(distribution_) + ")"};
+  }
+  return hold(local_part(param_));
+}
+
+// The same of its gradient or of a state, which must be cut up as it is.
+PyObject* ParamReader::local_like_param(PyObject* tensor, const char* name) {
+  const bool is_cut = !reader_.is_plain(tensor) && is_dtensor(tensor);
+  if (!is_cut && !distribution_) return tensor;
+  const std::string what = name;
+  if (!is_cut) throw Unfit{what + " is no DTensor, but its parameter is one"};
+  if (!distribution_) throw Unfit{what + " is a DTensor, but its parameter is none"};
+  const py::object own = distribution(tensor);
+  if (!same_distribution(own, distribution_)) {
+    throw Unfit{what + " is a DTensor of " + distribution_text(own) + ", its parameter one of " +
+                distribution_text(distribution_)};
+  }
+  return hold(local_part(tensor));
+}
+
+void ParamReader::note_layout(PyObject* param) {
+  if (reader_.is_plain(param) || !is_dtensor(param)) return;
+  scratch_.layouts.index_of(distribution(param));
+}
+
+// Begins the item with the parameter itself; with a copy of it where it has gaps.
+void ParamReader::read_local(PyObject* local) {
+  if (!reader_.read(local, &view_)) throw Unfit{unreadable(local)};
+  if (!on_cpu(view_)) throw Unfit{"not on the CPU"};
+  if (dtype_of(view_) < 0) throw Unfit{"dtype " + dtype_name(view_)};
+  like_ = local;
+  const bool has_gaps = !is_contiguous(view_) && !is_dense(view_);
+  if (view_.negated || !is_aligned(view_) || has_gaps) {
+    like_ = dense_copy(local, py::none(), true).ptr();
+    reader_.read(like_, &view_);
+    scratch_.copies.push_back(
+        {py::reinterpret_borrow<py::object>(local), py::reinterpret_borrow<py::object>(like_)});
+  }
+  item_ = new_item(view_);
+}
+
+// Fills the item's states and tells the number of this step.
+double ParamReader::read_states() {
+  if (!keeps_state()) {
+    out_of_order_ = true;  // nothing says whether the parameter comes twice
+    return 1;
+  }
+  entries_.emplace(find_state());
+  const bool empty = entries_->empty();
+  double step = 0;
+  if (rule_.counts_steps()) {
+    PyObject* counter = entries_->find(Names::get().step);
+    if (counter == nullptr && !empty) throw py::key_error("step");
+    step = count(counter, Names::get().step);
+  }
+  for (int i = 0; i < rule_.state_count(); ++i) {
+    if (rule_.uses(i)) read_rule_state(i, empty);
+  }
+  if (packing_ != nullptr && packing_->row > 0) {
+    // The dither is of the step, even where the rule does not ask which it is.
+    if (!rule_.counts_steps()) step = count(entries_->find(Names::get().step), Names::get().step);
+    packing_->dither = dither_at(step);
+  }
+  read_master();
+  if (tail_.averages) read_average();
+  // A rule that counts no steps only asks whether it is the first.
+  return rule_.counts_steps() ? step : made_rule_state_ ? 1 : 2;
+}
+
+// Whether the group's options keep anything from step to step.
+bool ParamReader::keeps_state() const {
+  if (rule_.counts_steps() || tail_.averages || has_master_ || rounds_at_random_) return true;
+  for (int i = 0; i < rule_.state_count(); ++i) {
+    if (rule_.uses(i)) return true;
+  }
+  return false;
+}
+
+// The entry of optimizer.state, or nullptr. Entries mostly stand in the order of the parameters,
+// so the next one is tried before the hash, which calls into Python.
+PyObject* ParamReader::find_state() {
+  PyObject *key, *value;
+  Py_ssize_t position = state_position_;
+  if (PyDict_Next(state_.ptr(), &position, &key, &value) && key == param_) {
+    state_position_ = position;
+    return value;
+  }
+  out_of_order_ = true;
+  return lookup(state_.ptr(), param_);
+}
+
+void ParamReader::read_rule_state(int i, bool empty) {
+  PyObject* tensor = entries_->find(spec_.states[i]);
+  const bool is_new = tensor == nullptr;
+  if (is_new) {
+    if (!empty && rule_.always_uses(i)) throw py::key_error(rule_.state_name(i));
+    if (dry_) return;
+    tensor = make_state(spec_.states[i]);
+    made_rule_state_ = true;
+  }
+  const View view = laid_out(tensor, rule_.state_name(i), true);
+  const Coding coding = coding_of(view);
+  if (coding == Coding::none) return set_state(2 + i, view, rule_.state_name(i));
+  item_.arrays[2 + i] = data_of(view);
+  set_coding(i, coding, is_new);
+}
+
+// A state in 8 bits has a second tensor for its blocks' scales.
+void ParamReader::set_coding(int i, Coding coding, bool is_new) {
+  const std::string name = rule_.state_name(i);
+  if (!is_contiguous(view_) || view_.ndim == 0) {
+    throw Unfit{name + " in 8 bits beside a parameter that is not contiguous"};
+  }
+  PyObject* scales = entries_->find(spec_.scales[i]);
+  if (scales == nullptr) {
+    if (!is_new) throw py::key_error(name + "_scale");
+    scales = make_state(spec_.scales[i]);
+  }
+  packing().codings[i] = coding;
+  packing().row = element_count(view_) / view_.shape[0];
+  packing().scales[i] = scales_of(scales);
+}
+
+float* ParamReader::scales_of(PyObject* tensor) {
+  View view;
+  const int64_t rows = view_.shape[0], blocks = (packing().row + block_size - 1) / block_size;
+  if (!reader_.read(tensor, &view) || !on_cpu(view) || !is_contiguous(view) || view.ndim != 2 ||
+      view.shape[0] != rows || view.shape[1] != blocks ||
+      dtype_of(view) != static_cast<int>(DType::float32)) {
+    throw Unfit{"scales of a state in 8 bits that are not float32 of shape (" +
+                std::to_string(rows) + ", " + std::to_string(blocks) + ")"};
+  }
+  return static_cast<float*>(data_of(view));
+}
+
+// What a 16-bit parameter's group asks for behind it.
+void ParamReader::read_master() {
+  const bool is_bfloat = item_.dtypes[0] == DType::bfloat16;
+  if (!is_bfloat && item_.dtypes[0] != DType::float16) return;
+  if (rounds_at_random_ && is_bfloat) return read_rounding();
+  if (!has_master_) return;
+  PyObject* tensor = find_or_make(is_bfloat ? Names::get().param_low : Names::get().master);
+  if (tensor == nullptr) return;
+  const View view = laid_out(tensor, is_bfloat ? "param_low" : "master", true);
+  const bool fits = is_bfloat ? view.dtype.code == kDLInt && view.dtype.bits == 16
+                              : dtype_of(view) == static_cast<int>(DType::float32);
+  if (!fits) throw Unfit{"its master's dtype is " + dtype_name(view)};
+  packing().master = is_bfloat ? Master::low_half : Master::whole;
+  packing().master_data = data_of(view);
+  item_.dtypes[0] = DType::float32;
+}
+
+// The seed of a parameter's random rounding and the number of the last one.
+void ParamReader::read_rounding() {
+  PyObject* tensor = find_or_make(Names::get().rounding);
+  if (tensor == nullptr) return;
+  View view;
+  if (!reader_.read(tensor, &view) || !on_cpu(view) || view.dtype.code != kDLInt ||
+      view.dtype.bits != 64 || element_count(view) != 2 || !is_contiguous(view)) {
+    throw Unfit{"its state's rounding is no int64 tensor of a seed and a count"};
+  }
+  int64_t* const numbers = static_cast<int64_t*>(data_of(view));
+  const uint64_t count = static_cast<uint64_t>(numbers[1]) + 1;
+  packing().master = Master::stochastic;
+  packing().seed = static_cast<uint64_t>(numbers[0]);
+  packing().offset = static_cast<uint64_t>(RandomDomain::rounding) << offset_bits | count;
+  packing().index = first_index();
+  scratch_.counts.push_back({numbers + 1, Scratch::Count::int64, static_cast<double>(count)});
+  item_.dtypes[0] = DType::float32;
+}
+
+// Where the elements of this process lie in the whole parameter.
+uint64_t ParamReader::first_index() const {
+  if (!distribution_) return 0;
+  const py::object index = optimizer_.attr("_first_index")(py::handle(param_));
+  if (index.is_none()) {
+    throw Unfit{"random rounding of a part that is not a range of its elements"};
+  }
+  return index.cast<uint64_t>();
+}
+
+void ParamReader::read_average() {
+  PyObject* tensor = find_or_make(Names::get().ema);
+  if (tensor != nullptr) take(ema_array, tensor, "ema");
+  if (tail_.bias_correction) count(entries_->find(Names::get().ema_step), Names::get().ema_step);
+}
+
+// nullptr on a dry walk for a state that is not there yet.
+PyObject* ParamReader::find_or_make(PyObject* name) {
+  PyObject* tensor = entries_->find(name);
+  return tensor != nullptr || dry_ ? tensor : make_state(name);
+}
+
+PyObject* ParamReader::make_state(PyObject* name) {
+  py::object tensor =
+      optimizer_.attr("_new_state")(py::handle(group_), py::handle(param_), py::handle(name));
+  if (!fresh_.entries) fresh_.entries = py::dict();
+  fresh_.entries[py::handle(name)] = tensor;
+  return tensor.ptr();  // kept alive by fresh_.entries
+}
+
+// One more on a step tensor, to be stored with the rest; the number that it will hold. A tensor
+// that is not there yet is made under this name.
+double ParamReader::count(PyObject* tensor, PyObject* name) {
+  if (tensor == nullptr && dry_) return 1;
+  if (tensor == nullptr) tensor = make_state(name);
+  View view;
+  if (!reader_.read(tensor, &view) || !on_cpu(view) || dtype_of(view) < 0 ||
+      dtype_of(view) >= compute_count || element_count(view) != 1) {
+    throw Unfit{"its state's step is no float32 or float64 tensor on the CPU"};
+  }
+  const bool is_double = static_cast<DType>(dtype_of(view)) == DType::float64;
+  void* data = data_of(view);
+  const double next = is_double ? *static_cast<double*>(data) + 1
+                                : static_cast<double>(*static_cast<float*>(data) + 1.0f);
+  scratch_.counts.push_back(
+      {data, is_double ? Scratch::Count::float64 : Scratch::Count::float32, next});
+  return next;
+}
+
+// Sets an array of the item to the memory of a gradient or state.
+void ParamReader::take(int array, PyObject* whole, const char* name) {
+  set_state(array, laid_out(whole, name, array != 1), name);
+}
+
+void ParamReader::set_state(int array, const View& view, const char* name) {
+  if (!stored_with(view, view_)) {
+    throw Unfit{std::string(name) + " of dtype " + dtype_name(view) + " for a parameter of " +
+                dtype_name(view_)};
+  }
+  set_array(item_, array, view);
+}
+
+// The memory of a gradient or state, laid out like the parameter; of a copy if it is laid out
+// otherwise.
+View ParamReader::laid_out(PyObject* whole, const char* name, bool written) {
+  View view;
+  PyObject* tensor = local_like_param(whole, name);
+  if (!reader_.read(tensor, &view)) throw Unfit{std::string(name) + ": " + unreadable(tensor)};
+  if (!on_cpu(view)) throw Unfit{std::string(name) + " not on the CPU"};
+  if (!same_shape(view, view_)) {
+    throw Unfit{std::string(name) + " of shape " + shape_text(view) + " for a parameter of " +
+                shape_text(view_)};
+  }
+  if (is_aligned(view) && !view.negated && same_layout(view, view_)) return view;
+  py::object copy = dense_copy(tensor, py::handle(like_), written);
+  if (written) scratch_.copies.push_back({py::reinterpret_borrow<py::object>(tensor), copy});
+  reader_.read(copy.ptr(), &view);
+  return view;
+}
+
+Packing& ParamReader::packing() {
+  if (packing_ == nullptr) packing_ = &scratch_.packings.emplace_back();
+  item_.packing = packing_;
+  return *packing_;
+}
+
+PyObject* ParamReader::hold(py::object object) {
+  scratch_.held.push_back(std::move(object));
+  return scratch_.held.back().ptr();
+}
+
+py::object ParamReader::dense_copy(PyObject* tensor, py::handle like, bool written) {
+  if (dry_) return py::reinterpret_borrow<py::object>(tensor);
+  py::object copy = optimizer_.attr("_dense_copy")(py::handle(tensor), like, written);
+  hold(copy);
+  return copy;
+}
+
+std::string ParamReader::unreadable(PyObject* object) const {
+  if (reader_.is_plain(object)) return "sparse or without storage";
+  return "of type " + std::string(Py_TYPE(object)->tp_name);
+}
+
+// The index of the rule object for this step; parameters at the same step share one.
+std::size_t ParamReader::rule_at(double step, DType compute) {
+  if (step != last_step_ || compute != last_compute_) {
+    FloatMode mode;
+    scratch_.rules.push_back(rule_.at_step(compute, step));
+    scratch_.rules.back().tail.ema_decay = tail_.ema_decay;
+    last_step_ = step;
+    last_compute_ = compute;
+  }
+  return scratch_.rules.size() - 1;
+}
+
+// Parameters at the same step share one.
+const Dither* ParamReader::dither_at(double step) {
+  if (scratch_.dithers.empty() || step != last_dither_) {
+    make_dither(step, scratch_.dithers.emplace_back());
+    last_dither_ = step;
+  }
+  return &scratch_.dithers.back();
+}
+
+}  // namespace fastopt

@@ -1,0 +1,103 @@
+// Reads one parameter of a step: itself, its gradient and its states, to an item that a kernel
+// takes.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "bindings/group.h"
+#include "bindings/rules.h"
+#include "bindings/scratch.h"
+#include "bindings/tensor.h"
+
+namespace fastopt {
+
+// Why the kernels do not take a parameter, for people.
+struct Unfit {
+  std::string reason;
+};
+
+// Gathers into a scratch; makes new states, but does not insert them.
+class ParamReader {
+ public:
+  // A dry reader makes no state and copies nothing.
+  ParamReader(Spec& spec, Scratch& scratch, const py::object& optimizer, bool dry);
+
+  // The options in the scratch's rule are those of `group`.
+  void begin_group(PyObject* group, const TailOptions& tail);
+
+  // Throws Unfit, after which the scratch is to be rolled back.
+  void read(PyObject* param, py::object grad);
+
+  // Every process must list the same layouts, even if it has no gradient for a parameter.
+  void note_layout(PyObject* param);
+
+  // Whether parameters came in another order than their states since this was last asked. While
+  // they do not, none can come twice: the keys of a dict differ.
+  bool was_out_of_order() { return std::exchange(out_of_order_, false); }
+
+ private:
+  PyObject* local_param();
+  PyObject* local_like_param(PyObject* tensor, const char* name);
+  void read_local(PyObject* local);
+
+  bool keeps_state() const;
+  PyObject* find_state();
+  double read_states();
+  void read_rule_state(int i, bool empty);
+  void set_coding(int i, Coding coding, bool is_new);
+  float* scales_of(PyObject* tensor);
+  void read_master();
+  void read_rounding();
+  uint64_t first_index() const;
+  void read_average();
+  PyObject* find_or_make(PyObject* name);
+  PyObject* make_state(PyObject* name);
+  double count(PyObject* tensor, PyObject* name);
+
+  void take(int array, PyObject* whole, const char* name);
+  void set_state(int array, const View& view, const char* name);
+  View laid_out(PyObject* whole, const char* name, bool written);
+  Packing& packing();
+
+  PyObject* hold(py::object object);
+  py::object dense_copy(PyObject* tensor, py::handle like, bool written);
+  std::string unreadable(PyObject* object) const;
+  std::size_t rule_at(double step, DType compute);
+  const Dither* dither_at(double step);
+
+  const bool dry_;
+  const Spec& spec_;
+  Scratch& scratch_;
+  AnyRule& rule_;
+  const py::object& optimizer_;
+  const py::object state_;  // optimizer.state
+  const TorchReader& reader_ = TorchReader::get();
+
+  // Of the group.
+  PyObject* group_ = nullptr;
+  TailOptions tail_;
+  bool has_master_ = false, rounds_at_random_ = false;
+  double last_step_ = -1, last_dither_ = -1;  // what the latest rule and dither were made for
+  DType last_compute_ = DType::float32;
+
+  // Of the parameter.
+  PyObject* param_ = nullptr;
+  View view_{};
+  PyObject* like_ = nullptr;  // what view_ is of: the parameter, its local part or a dense copy
+  Item item_{};
+  Packing* packing_ = nullptr;  // the item's, if it needs one
+  std::optional<Entries> entries_;
+  Scratch::NewState fresh_;
+  bool made_rule_state_ = false;
+  py::object distribution_;  // null if it is no DTensor
+  int layout_ = Layouts::plain;
+
+  Py_ssize_t state_position_ = 0;
+  bool out_of_order_ = false;
+};
+
+}  // namespace fastopt

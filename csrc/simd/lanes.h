@@ -1,0 +1,22 @@
+// The tail of an array, lane by lane, for vectors without masked loads and stores.
+#pragma once
+
+#include "target.h"
+
+FASTOPT_TARGET_BEGIN
+
+template <class V, class T>
+FASTOPT_HOST_DEVICE V load_lanes(const T* from, int count) {
+  T lane[V::lanes] = {};
+  for (int i = 0; i < count; ++i) lane[i] = from[i];
+  return V::load(lane);
+}
+
+template <class V, class T>
+FASTOPT_HOST_DEVICE void store_lanes(V v, T* to, int count) {
+  T lane[V::lanes];
+  v.store(lane);
+  for (int i = 0; i < count; ++i) to[i] = lane[i];
+}
+
+FASTOPT_TARGET_END
