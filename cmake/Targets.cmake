@@ -6,7 +6,7 @@ target_link_libraries(fastopt_cpu PUBLIC fastopt_numerics PRIVATE OpenMP::OpenMP
 # A rule's options are branches that do not change over the loop. GCC moves such branches out, into a
 # loop for each answer, but by default only from loops shorter than ours (bench/NOTES.md, 2).
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  set_source_files_properties(csrc/cpu/target.cpp PROPERTIES COMPILE_OPTIONS
+  set_source_files_properties(csrc/cpu/target.cpp csrc/cpu/target_coded.cpp PROPERTIES COMPILE_OPTIONS
     "--param=max-unswitch-level=3;--param=max-unswitch-insns=2000")
 endif()
 
@@ -18,7 +18,8 @@ set_source_files_properties(csrc/cpu/target_halves.cpp PROPERTIES COMPILE_OPTION
 function(fastopt_add_target name)
   string(TOUPPER ${name} upper)
   add_library(fastopt_target_${name} OBJECT
-    csrc/cpu/target.cpp csrc/cpu/target_halves.cpp csrc/cpu/target_dropout.cpp)
+    csrc/cpu/target.cpp csrc/cpu/target_halves.cpp csrc/cpu/target_coded.cpp
+    csrc/cpu/target_dropout.cpp)
   target_link_libraries(fastopt_target_${name} PRIVATE fastopt_numerics)
   target_compile_options(fastopt_target_${name} PRIVATE $<$<NOT:$<CONFIG:Debug>>:-O3> ${ARGN})
   target_compile_definitions(fastopt_target_${name}

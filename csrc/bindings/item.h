@@ -50,6 +50,16 @@ inline void make_dither(double step, Dither& dither) {
   }
 }
 
+// Whether every state of a parameter is in 8 bits, as such states are when they are made.
+inline bool is_all_coded(const Item& item, const AnyRule& rule) {
+  if (item.packing->master != Master::none) return false;
+  for (int state = 0; state < max_states; ++state) {
+    const Coding coding = rule.is_square(state) ? Coding::root8 : Coding::signed8;
+    if (item.arrays[2 + state] != nullptr && item.packing->codings[state] != coding) return false;
+  }
+  return item.packing->row > 0;
+}
+
 // Once all arrays are set. `packing` is the item's, or nullptr.
 inline void set_kernel(Item& item, const AnyRule& rule, Packing* packing) {
   static_assert(static_cast<int>(Form::bfloat16) == static_cast<int>(DType::bfloat16));
@@ -70,6 +80,10 @@ inline void set_kernel(Item& item, const AnyRule& rule, Packing* packing) {
     }
   }
   item.kernel = kernel_of(target(), rule.index(), form);
+  if (packing != nullptr) {
+    const bool coded = form == Form::float32 && is_all_coded(item, rule);
+    item.staged = coded ? target().coded[rule.index()] : target().staged;
+  }
 }
 
 // An item with its parameter's array set.

@@ -118,6 +118,7 @@ class RuleOf final : public AnyRule {
 
   bool uses(int state) const override { return Rule<float>::uses(options_, state); }
   bool always_uses(int state) const override { return state < Rule<float>::required; }
+  bool is_square(int state) const override { return (Rule<float>::squares >> state & 1) != 0; }
   bool counts_steps() const override { return Rule<float>::counts_steps(options_); }
 
   BoundRule at_step(DType compute, double step) const override {

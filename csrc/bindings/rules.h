@@ -27,6 +27,7 @@ class AnyRule {
 
   virtual bool uses(int state) const = 0;         // with these options
   virtual bool always_uses(int state) const = 0;  // with the default ones
+  virtual bool is_square(int state) const = 0;    // never negative
   virtual bool counts_steps() const = 0;
 
   // What kernels take: all scalars of step number `step`, rounded to what they compute in.

@@ -10,6 +10,7 @@ namespace fastopt {
   extern const Kernel kernels[][compute_count];              \
   extern const Kernel half_kernels[][half_form_count];       \
   extern const Staged staged;                                \
+  extern const Staged coded[];                               \
   extern const Sum sums_of_squares[dtype_count];             \
   extern const Sum sum;                                      \
   extern const DropoutKernel dropouts[dtype_count];          \
@@ -23,8 +24,8 @@ FASTOPT_DECLARE_TARGET(avx512)
 FASTOPT_DECLARE_TARGET(neon)
 #undef FASTOPT_DECLARE_TARGET
 
-#define FASTOPT_TABLES(name)                                                          \
-  name::kernels, name::half_kernels, name::staged, name::sums_of_squares, &name::sum, \
+#define FASTOPT_TABLES(name)                                                                       \
+  name::kernels, name::half_kernels, name::staged, name::coded, name::sums_of_squares, &name::sum, \
       name::dropouts, name::dropout_rows, name::dropout_masks, &name::philox
 
 const std::vector<Target>& targets() {

@@ -41,6 +41,11 @@ using Kernel = void (*)(const BoundRule& rule, void* const* arrays, const DType*
 enum class Form : int { float32, float64, bfloat16, mixed, rounded };
 constexpr int half_form_count = 3;  // from bfloat16 on
 
+struct Item;
+
+// Elements [begin, end) of an item that has a packing.
+using Staged = void (*)(const Item& item, int64_t begin, int64_t end);
+
 // One parameter of a step: a kernel, the rule that it applies and the arrays that it works on.
 struct Item {
   Kernel kernel;
@@ -50,10 +55,8 @@ struct Item {
   int64_t size;
   int64_t start;           // in the concatenated index space; `run` sets it
   const Packing* packing;  // nullptr where dtypes say it all; else they are those of the buffers
+  Staged staged;           // with a packing: what brings the elements to the kernel, or is it
 };
-
-// Applies an item's kernel by way of buffers (cpu/stage.h).
-using Staged = void (*)(const Item& item, int64_t begin, int64_t end);
 
 // The sum of up to sum_chunk elements (or of their squares) by the tree in cpu/sum.h.
 using Sum = double (*)(const void* values, int64_t count);
@@ -66,12 +69,13 @@ struct Target {
   bool (*supported)();                            // by this machine
   const Kernel (*kernels)[compute_count];         // [rule, by its place in FASTOPT_RULES][Form]
   const Kernel (*half_kernels)[half_form_count];  // [rule][Form from bfloat16 on]
-  Staged staged;
-  const Sum* sums_of_squares;          // [dtype]
-  const Sum* sum;                      // of doubles
-  const DropoutKernel* dropouts;       // [dtype]
-  const DropoutKernel* dropout_rows;   // [dtype]
-  const DropoutKernel* dropout_masks;  // [MaskKind]
+  Staged staged;                                  // any item, by way of buffers (cpu/stage.h)
+  const Staged* coded;                            // [rule]: all float32, states in 8 bits
+  const Sum* sums_of_squares;                     // [dtype]
+  const Sum* sum;                                 // of doubles
+  const DropoutKernel* dropouts;                  // [dtype]
+  const DropoutKernel* dropout_rows;              // [dtype]
+  const DropoutKernel* dropout_masks;             // [MaskKind]
   const PhiloxBlock* philox;
 };
 

@@ -77,6 +77,10 @@ struct MixedArray {
   }
 };
 
+// Whether states that are squares are stored as their roots.
+template <class Array>
+constexpr bool holds_roots = false;
+
 // The loop of a rule with a given set of states: bit i of `used` is set if states[i] is kept.
 template <class Rule, class T, class Param, class Array, unsigned used, bool averages>
 struct Loop {
@@ -121,7 +125,7 @@ struct Loop {
     line(param);
     line(grad);
     for (int k = 0; k < Rule::state_count; ++k) {
-      if (keeps(k)) line(states[k]);
+      if (keeps(k) && !holds_roots<Array>) line(states[k]);
     }
     if (averages) line(ema);
   }
@@ -139,6 +143,7 @@ struct Loop {
     }
     apply(p, g, s, Count<Rule::state_count>{});
     for (int k = 0; k < Rule::state_count; ++k) {
+      if (holds_roots<Array> && (Rule::squares >> k & 1) != 0) s[k] = sqrt(s[k]);
       if (keeps(k)) store(s[k], states[k]);
     }
     if (averages) store(decay * load(ema) + growth * p, ema);
@@ -167,24 +172,37 @@ struct Loop {
   }
 };
 
-// Finds the loop for the states that are there, one after another.
-template <class Rule, class T, class Param, class Array = Param, unsigned used = 0, int state = 0>
-void kernel(const BoundRule& bound, void* const* arrays, const DType* dtypes, int64_t begin,
-            int64_t end) {
+// Finds the loop for the states that are there, one after another: Loops::run<used, averages>.
+template <class Rule, class Loops, unsigned used = 0, int state = 0, class... Args>
+void choose_loop(void* const* arrays, const Args&... args) {
   static_assert(Rule::state_count <= max_states, "raise max_states in cpu/kernel.h");
   if constexpr (state < Rule::state_count) {
     if (state < Rule::required || arrays[2 + state] != nullptr) {
-      return kernel<Rule, T, Param, Array, (used | 1u << state), state + 1>(bound, arrays, dtypes,
-                                                                            begin, end);
+      return choose_loop<Rule, Loops, (used | 1u << state), state + 1>(arrays, args...);
     }
     if constexpr (state >= Rule::required) {
-      return kernel<Rule, T, Param, Array, used, state + 1>(bound, arrays, dtypes, begin, end);
+      return choose_loop<Rule, Loops, used, state + 1>(arrays, args...);
     }
   } else if (arrays[ema_array] != nullptr) {
-    Loop<Rule, T, Param, Array, used, true>(bound, arrays, dtypes).run(begin, end);
+    Loops::template run<used, true>(args...);
   } else {
-    Loop<Rule, T, Param, Array, used, false>(bound, arrays, dtypes).run(begin, end);
+    Loops::template run<used, false>(args...);
   }
+}
+
+template <class Rule, class T, class Param, class Array>
+struct Loops {
+  template <unsigned used, bool averages>
+  static void run(const BoundRule& bound, void* const* arrays, const DType* dtypes, int64_t begin,
+                  int64_t end) {
+    Loop<Rule, T, Param, Array, used, averages>(bound, arrays, dtypes).run(begin, end);
+  }
+};
+
+template <class Rule, class T, class Param, class Array = Param>
+void kernel(const BoundRule& bound, void* const* arrays, const DType* dtypes, int64_t begin,
+            int64_t end) {
+  choose_loop<Rule, Loops<Rule, T, Param, Array>>(arrays, bound, arrays, dtypes, begin, end);
 }
 
 FASTOPT_TARGET_END

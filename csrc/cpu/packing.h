@@ -1,18 +1,12 @@
 // How a parameter or its states are stored where that is more than a type: plain data for
-// cpu/stage.h and the bindings.
+// cpu/stage.h, cpu/coded.h and the bindings.
 #pragma once
 
 #include <stdint.h>
 
+#include "numeric/coding.h"
+
 namespace fastopt {
-
-constexpr int64_t block_size = 256;  // elements that share a scale; within a row
-constexpr int dither_size = 2 * block_size;
-
-// Numbers of this step in [0, 2^19) for signed8 and in [0, 2^18) for root8.
-struct Dither {
-  uint32_t signed8[dither_size], root8[dither_size];
-};
 
 // What stands behind a 16-bit parameter.
 enum class Master : int {
@@ -22,8 +16,6 @@ enum class Master : int {
   stochastic,         // nothing: a bfloat16 parameter is rounded up or down at random,
   rounded_by_kernel,  // and so by the kernel itself, whose arrays are all bfloat16
 };
-
-enum class Coding : int { none, signed8, root8 };
 
 struct Packing {
   Master master = Master::none;
@@ -36,8 +28,5 @@ struct Packing {
   int64_t first_row = 0;   // where the rows lie in the whole parameter
   const Dither* dither = nullptr;
 };
-
-// Block b takes the dither from (b * dither_factor mod 2^32) / 2^24 on.
-constexpr uint32_t dither_factor = 0x9E3779B1u;
 
 }  // namespace fastopt

@@ -51,7 +51,7 @@ void run_range(const std::vector<Item>& items, int64_t begin, int64_t end) {
     const int64_t from = cut(begin - item->start, *item), to = cut(end - item->start, *item);
     if (from >= to) continue;
     if (item->packing != nullptr) {
-      target().staged(*item, from, to);
+      item->staged(*item, from, to);
     } else {
       item->kernel(*item->rule, item->arrays, item->dtypes, from, to);
     }

@@ -7,8 +7,8 @@
 
 #include <stdint.h>
 
+#include "cpu/blocks.h"
 #include "cpu/kernel.h"
-#include "cpu/packing.h"
 #include "numeric/code8.h"
 #include "numeric/split.h"
 #include "simd/draws.h"
@@ -44,9 +44,11 @@ class Stage {
       const int64_t bytes = dtype_bytes[static_cast<int>(item_.dtypes[array])];
       at[array] = data == nullptr ? nullptr : data + i * bytes;
     }
+    const bool has_buffer =
+        packing_.master != Master::none && packing_.master != Master::rounded_by_kernel;
     if (packing_.master == Master::rounded_by_kernel) {
       Draws::numbers(packing_.seed, packing_.offset, packing_.index + i, count, draws_);
-    } else if (packing_.master != Master::none) {
+    } else if (has_buffer) {
       unpack_param(i, count);
       at[0] = param_;
     }
@@ -56,9 +58,7 @@ class Stage {
       at[2 + state] = states_[state];
     }
     item_.kernel(*item_.rule, at, item_.dtypes, 0, count);
-    if (packing_.master != Master::none && packing_.master != Master::rounded_by_kernel) {
-      pack_param(i, count);
-    }
+    if (has_buffer) pack_param(i, count);
     for (int state = 0; state < max_states; ++state) {
       if (packing_.codings[state] != Coding::none) encode_state(state, i, count);
     }
@@ -106,42 +106,41 @@ class Stage {
     for (int k = 0; k < count; ++k) hi[k] = split_float(param_[k], lo[k]);
   }
 
-  // The scale of the block that begins at element i, and its place in the dither.
-  FASTOPT_HOST_DEVICE float* scale_of(int state, int64_t i, const uint32_t*& dither) const {
-    const int64_t blocks = (packing_.row + block_size - 1) / block_size, row = i / packing_.row;
-    const int64_t block = row * blocks + i % packing_.row / block_size;
-    const int64_t global = block + packing_.first_row * blocks;
-    const Dither& numbers = *packing_.dither;
-    dither = (packing_.codings[state] == Coding::root8 ? numbers.root8 : numbers.signed8) +
-             (static_cast<uint32_t>(global) * dither_factor >> 24);
-    return packing_.scales[state] + block;
+  template <class Act>
+  FASTOPT_HOST_DEVICE void for_blocks(int state, int64_t i, int count, Act act) {
+    for (int k = 0; k < count; k += block_size) {
+      act(block_at(item_, state, i + k), states_[state] + k, block_length(item_, i + k, i + count));
+    }
   }
 
   FASTOPT_HOST_DEVICE void decode_state(int state, int64_t i, int count) {
-    const uint8_t* codes = static_cast<const uint8_t*>(item_.arrays[2 + state]) + i;
-    for (int k = 0; k < count; k += block_size) {
-      const uint32_t* dither;
-      const float scale = *scale_of(state, i + k, dither);
-      const int length = count - k < block_size ? count - k : static_cast<int>(block_size);
-      if (packing_.codings[state] == Coding::root8) {
-        decode<Code::root8>(codes + k, scale, states_[state] + k, length);
+    const bool is_root = packing_.codings[state] == Coding::root8;
+    for_blocks(state, i, count, [is_root](const Block& block, float* numbers, int length) {
+      if (is_root) {
+        decode<Coding::root8>(block.codes, *block.scale, numbers, length);
       } else {
-        decode<Code::signed8>(codes + k, scale, states_[state] + k, length);
+        decode<Coding::signed8>(block.codes, *block.scale, numbers, length);
       }
-    }
+    });
   }
 
   FASTOPT_HOST_DEVICE void encode_state(int state, int64_t i, int count) {
-    uint8_t* codes = static_cast<uint8_t*>(item_.arrays[2 + state]) + i;
-    for (int k = 0; k < count; k += block_size) {
-      const uint32_t* dither;
-      float* const scale = scale_of(state, i + k, dither);
-      const int length = count - k < block_size ? count - k : static_cast<int>(block_size);
-      float* const numbers = states_[state] + k;
-      *scale = packing_.codings[state] == Coding::root8
-                   ? encode<Code::root8>(numbers, codes + k, dither, length)
-                   : encode<Code::signed8>(numbers, codes + k, dither, length);
-    }
+    const bool is_root = packing_.codings[state] == Coding::root8;
+    for_blocks(state, i, count, [is_root](const Block& block, float* numbers, int length) {
+      if (is_root) {
+        for (int k = 0; k < length; ++k) numbers[k] = __builtin_sqrtf(numbers[k]);
+        encode_block<Coding::root8>(block, numbers, length);
+      } else {
+        encode_block<Coding::signed8>(block, numbers, length);
+      }
+    });
+  }
+
+  template <Coding coding>
+  FASTOPT_HOST_DEVICE static void encode_block(const Block& block, float* numbers, int length) {
+    const BlockScale scale = measure<coding>(numbers, length);
+    *block.scale = scale.scale;
+    encode<coding>(numbers, scale.inverse, block.dither, block.codes, length);
   }
 
   const Item& item_;

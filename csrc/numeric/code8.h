@@ -12,70 +12,87 @@
 
 #include <stdint.h>
 
+#include "numeric/coding.h"
 #include "numeric/storage.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
 
-enum class Code : int { signed8, root8 };
-
-template <Code code>
+template <Coding coding>
 struct CodeOf {
-  static constexpr bool is_root = code == Code::root8;
+  static_assert(coding != Coding::none);
+  static constexpr bool is_root = coding == Coding::root8;
   static constexpr int shift = is_root ? 18 : 19;
   static constexpr float largest = is_root ? 502.0f : 494.0f;  // of x / scale
 };
 
-template <Code code>
+template <Coding coding>
 FASTOPT_HOST_DEVICE float decoded(uint8_t bits, float scale) {
+  using Code = CodeOf<coding>;
   constexpr uint32_t two = 0x40000000u;
-  if constexpr (code == Code::root8) {
+  if constexpr (Code::is_root) {
     const uint32_t at_least_1 = bits > 1 ? bits : 1;
-    const float root = (float_of(two + (at_least_1 << CodeOf<code>::shift)) - 2.0f) * scale;
+    const float root = (float_of(two + (at_least_1 << Code::shift)) - 2.0f) * scale;
     return root * root;
   } else {
-    const uint32_t sign = (bits & 0x80u) << 24, magnitude = (bits & 0x7fu) << CodeOf<code>::shift;
+    const uint32_t sign = (bits & 0x80u) << 24, magnitude = (bits & 0x7fu) << Code::shift;
     return (float_of(sign | two | magnitude) - float_of(sign | two)) * scale;
   }
 }
 
-// `dither` is uniform in [0, 2^shift). `inverse` is a little below 1 / scale.
-template <Code code>
+// `x` is the root where the code keeps that. `dither` is uniform in [0, 2^shift).
+template <Coding coding>
 FASTOPT_HOST_DEVICE uint8_t encoded(float x, float inverse, uint32_t dither) {
+  using Code = CodeOf<coding>;
   const float y = x * inverse;
-  if constexpr (code == Code::root8) {
-    return static_cast<uint8_t>((bits_of(y + 2.0f) + dither) >> CodeOf<code>::shift);
+  if constexpr (Code::is_root) {
+    return static_cast<uint8_t>((bits_of(y + 2.0f) + dither) >> Code::shift);
   } else {
     const uint32_t bits = bits_of(y), magnitude = bits_of(float_of(bits & 0x7fffffffu) + 2.0f);
-    const uint32_t code_bits = (magnitude + dither) >> CodeOf<code>::shift & 0x7fu;
+    const uint32_t code_bits = (magnitude + dither) >> Code::shift & 0x7fu;
     return static_cast<uint8_t>(code_bits | (bits >> 24 & 0x80u));
   }
 }
 
-template <Code code>
-void decode(const uint8_t* from, float scale, float* to, int count) {
-  for (int i = 0; i < count; ++i) to[i] = decoded<code>(from[i], scale);
+// A block's scale, and a little less than its inverse: the margin spares a clamp.
+struct BlockScale {
+  float scale, inverse;
+};
+
+// From the largest magnitude's bits, which compare as the magnitudes do, NaN above all. One that is
+// not finite gives 0 for the inverse; the numbers must then be taken for 0.
+template <Coding coding>
+FASTOPT_HOST_DEVICE BlockScale block_scale(uint32_t largest) {
+  if (largest >= 0x7f800000u) return {float_of(0x7fc00000u), 0};
+  const float top = float_of(largest), least = 0x1p-100f;
+  const float scale = (top < least ? least : top) * (1.0f / CodeOf<coding>::largest);
+  return {scale, (1.0f - 0x1p-20f) / scale};
 }
 
-// Returns the scale. `x` is overwritten where the code keeps roots.
-template <Code code>
-float encode(float* x, uint8_t* to, const uint32_t* dither, int count) {
-  uint32_t largest =
-      0;  // of the magnitudes' bits, which compare as the magnitudes do, NaN above all
+template <Coding coding>
+FASTOPT_HOST_DEVICE void decode(const uint8_t* __restrict from, float scale, float* __restrict to,
+                                int count) {
+  for (int i = 0; i < count; ++i) to[i] = decoded<coding>(from[i], scale);
+}
+
+// The scale of a block; its numbers become 0 where that is NaN.
+template <Coding coding>
+FASTOPT_HOST_DEVICE BlockScale measure(float* x, int count) {
+  uint32_t largest = 0;
   for (int i = 0; i < count; ++i) {
-    if (CodeOf<code>::is_root) x[i] = __builtin_sqrtf(x[i]);
     const uint32_t magnitude = bits_of(x[i]) & 0x7fffffffu;
     largest = magnitude > largest ? magnitude : largest;
   }
-  if (largest >= 0x7f800000u) {
-    __builtin_memset(to, 0, count);
-    return float_of(0x7fc00000u);
-  }
-  const float top = float_of(largest), least = 0x1p-100f;
-  const float scale = (top < least ? least : top) * (1.0f / CodeOf<code>::largest);
-  const float inverse = (1.0f - 0x1p-20f) / scale;  // the margin spares a clamp
-  for (int i = 0; i < count; ++i) to[i] = encoded<code>(x[i], inverse, dither[i]);
+  const BlockScale scale = block_scale<coding>(largest);
+  if (scale.inverse == 0) __builtin_memset(x, 0, count * sizeof *x);
   return scale;
+}
+
+template <Coding coding>
+FASTOPT_HOST_DEVICE void encode(const float* __restrict x, float inverse,
+                                const uint32_t* __restrict dither, uint8_t* __restrict to,
+                                int count) {
+  for (int i = 0; i < count; ++i) to[i] = encoded<coding>(x[i], inverse, dither[i]);
 }
 
 FASTOPT_TARGET_END

@@ -26,6 +26,7 @@ struct Adagrad {
   static constexpr int state_count = 1;
   static constexpr int required = 1;
   static constexpr const char* states[state_count] = {"sum"};
+  static constexpr unsigned squares = 0b001;
   static bool uses(const Options&, int) { return true; }
   static bool counts_steps(const Options&) { return true; }
 

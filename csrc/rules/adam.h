@@ -37,6 +37,7 @@ struct Adam {
   static constexpr int state_count = 3;
   static constexpr int required = 2;
   static constexpr const char* states[state_count] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
+  static constexpr unsigned squares = 0b110;
   static bool uses(const Options& o, int state) { return state < 2 || o.amsgrad; }
   static bool counts_steps(const Options&) { return true; }
 

@@ -24,6 +24,7 @@ struct Limit {
   static constexpr int state_count = 3;
   static constexpr int required = 0;
   static constexpr const char* states[state_count] = {"state0", "state1", "state2"};
+  static constexpr unsigned squares = 0b000;
   static bool uses(const Options& o, int state) { return state < o.states; }
   static bool counts_steps(const Options&) { return false; }
 

@@ -29,6 +29,7 @@ struct RMSprop {
   static constexpr int state_count = 3;
   static constexpr int required = 1;
   static constexpr const char* states[state_count] = {"square_avg", "grad_avg", "momentum_buffer"};
+  static constexpr unsigned squares = 0b001;
   static bool uses(const Options& o, int state) {
     return state == 0 || (state == 1 ? o.centered : o.momentum != 0);
   }

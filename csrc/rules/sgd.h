@@ -33,6 +33,7 @@ struct SGD {
   static constexpr int state_count = 1;
   static constexpr int required = 0;
   static constexpr const char* states[state_count] = {"momentum_buffer"};
+  static constexpr unsigned squares = 0b000;
   static bool uses(const Options& o, int) { return o.momentum != 0; }
   static bool counts_steps(const Options& o) { return o.bias_correction; }
 

@@ -1,0 +1,25 @@
+// How numbers are kept in 8 bits, as plain data: numeric/code8.h has the arithmetic.
+#pragma once
+
+#include <stdint.h>
+
+namespace fastopt {
+
+enum class Coding : int {
+  none,
+  signed8,  // a sign, 3 bits of exponent and 4 of the fraction
+  root8,    // the root of what is never negative: 3 bits of exponent and 5 of the fraction
+};
+
+constexpr int64_t block_size = 256;  // elements that share a scale; within a row
+constexpr int dither_size = 2 * block_size;
+
+// Numbers of this step in [0, 2^19) for signed8 and in [0, 2^18) for root8.
+struct Dither {
+  uint32_t signed8[dither_size], root8[dither_size];
+};
+
+// Block b takes the dither from (b * dither_factor mod 2^32) / 2^24 on.
+constexpr uint32_t dither_factor = 0x9E3779B1u;
+
+}  // namespace fastopt
