@@ -37,7 +37,11 @@ def set_gradients(params: list[Tensor], seed: int) -> None:
 
 
 def whole(tensor: Tensor) -> Array:
-    return array_of(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
+    if not isinstance(tensor, DTensor):
+        return array_of(tensor)
+    if tensor.dtype == torch.int16:  # which gloo does not gather
+        return array_of(tensor.to(torch.int32).full_tensor().to(torch.int16))
+    return array_of(tensor.full_tensor())
 
 
 def everything(params: list[Tensor], optimizer: Optimizer) -> dict[str, Array]:

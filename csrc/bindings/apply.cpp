@@ -132,7 +132,7 @@ class Call {
       check_array(array, param, name(argument, i), name(0, i), argument != 1);
       hold(item, argument, array, i);
     }
-    set_kernel(item, rule_, nullptr);
+    set_kernel(item, rule_);
     items_.push_back(item);
   }
 

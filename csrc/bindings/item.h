@@ -50,9 +50,8 @@ inline void make_dither(double step, Dither& dither) {
   }
 }
 
-// Whether every state of a parameter is in 8 bits, as such states are when they are made.
+// Whether every state of a float32 parameter is in 8 bits, as such states are when they are made.
 inline bool is_all_coded(const Item& item, const AnyRule& rule) {
-  if (item.packing->master != Master::none) return false;
   for (int state = 0; state < max_states; ++state) {
     const Coding coding = rule.is_square(state) ? Coding::root8 : Coding::signed8;
     if (item.arrays[2 + state] != nullptr && item.packing->codings[state] != coding) return false;
@@ -60,30 +59,36 @@ inline bool is_all_coded(const Item& item, const AnyRule& rule) {
   return item.packing->row > 0;
 }
 
-// Once all arrays are set. `packing` is the item's, or nullptr.
-inline void set_kernel(Item& item, const AnyRule& rule, Packing* packing) {
+// Whether all arrays but the parameter are stored so.
+inline bool are_all(const Item& item, DType dtype) {
+  for (int array = 1; array < max_arrays; ++array) {
+    if (item.arrays[array] != nullptr && item.dtypes[array] != dtype) return false;
+  }
+  return true;
+}
+
+// What brings the elements of an item with a packing to its kernel.
+inline Staged staged_of(const Item& item, const AnyRule& rule) {
+  const Master master = item.packing->master;
+  const bool has_codes = item.packing->row > 0;
+  if (master == Master::none && item.dtypes[0] == DType::float32 && are_all(item, DType::float32) &&
+      is_all_coded(item, rule)) {
+    return target().coded[rule.index()];
+  }
+  if (master == Master::stochastic && !has_codes && are_all(item, DType::bfloat16)) {
+    return target().rounded[rule.index()];
+  }
+  return target().staged;
+}
+
+// Once all arrays are set.
+inline void set_kernel(Item& item, const AnyRule& rule) {
   static_assert(static_cast<int>(Form::bfloat16) == static_cast<int>(DType::bfloat16));
-  Form form = item.dtypes[0] == DType::float16 ? Form::mixed : static_cast<Form>(item.dtypes[0]);
-  for (int array = 0; array < max_arrays; ++array) {
-    const bool differs = item.dtypes[array] != item.dtypes[0];
-    if (item.arrays[array] != nullptr && differs) form = Form::mixed;
-  }
-  if (packing != nullptr && packing->master == Master::stochastic) {
-    bool all_bfloat = packing->row == 0;  // no state is coded
-    for (int array = 1; array < max_arrays; ++array) {
-      all_bfloat &= item.arrays[array] == nullptr || item.dtypes[array] == DType::bfloat16;
-    }
-    if (all_bfloat) {
-      packing->master = Master::rounded_by_kernel;
-      item.dtypes[0] = DType::bfloat16;
-      form = Form::rounded;
-    }
-  }
+  const DType param = item.dtypes[0];
+  const bool is_mixed = param == DType::float16 || !are_all(item, param);
+  const Form form = is_mixed ? Form::mixed : static_cast<Form>(param);
   item.kernel = kernel_of(target(), rule.index(), form);
-  if (packing != nullptr) {
-    const bool coded = form == Form::float32 && is_all_coded(item, rule);
-    item.staged = coded ? target().coded[rule.index()] : target().staged;
-  }
+  if (item.packing != nullptr) item.staged = staged_of(item, rule);
 }
 
 // An item with its parameter's array set.

@@ -41,7 +41,7 @@ void ParamReader::read(PyObject* param, py::object grad) {
     scratch_.new_states.push_back(std::move(fresh_));
   }
   if (item_.size > 0) {
-    set_kernel(item_, rule_, packing_);
+    set_kernel(item_, rule_);
     scratch_.items.push_back(item_);
     scratch_.rule_of_item.push_back(rule_at(step, compute_type(item_)));
     scratch_.layout_of_item.push_back(layout_);
@@ -176,8 +176,13 @@ void ParamReader::set_coding(int i, Coding coding, bool is_new) {
     if (!is_new) throw py::key_error(name + "_scale");
     scales = make_state(spec_.scales[i]);
   }
+  int64_t row = 1;
+  for (int k = 1; k < view_.ndim; ++k) row *= view_.shape[k];
+  if (row == 0) return;
   packing().codings[i] = coding;
-  packing().row = element_count(view_) / view_.shape[0];
+  packing().row = row;
+  packing().first_row = static_cast<int64_t>(first_index()) / row;
+  if (distribution_ && is_dtensor(scales)) scales = hold(local_part(scales));
   packing().scales[i] = scales_of(scales);
 }
 
@@ -234,7 +239,7 @@ uint64_t ParamReader::first_index() const {
   if (!distribution_) return 0;
   const py::object index = optimizer_.attr("_first_index")(py::handle(param_));
   if (index.is_none()) {
-    throw Unfit{"random rounding of a part that is not a range of its elements"};
+    throw Unfit{"random rounding or 8-bit states of a part that is not a range of its elements"};
   }
   return index.cast<uint64_t>();
 }

@@ -17,9 +17,16 @@
 
 FASTOPT_TARGET_BEGIN
 
-// A buffer of decoded numbers, in which squares are left as their roots.
-struct RootArray : ArrayOf<float> {
-  using ArrayOf<float>::ArrayOf;
+// Decoded numbers in a buffer that moves along with the elements; squares are left as their roots.
+struct RootArray {
+  using V = Vec<float>;
+  float* const* first;  // where element 0 would be
+  FASTOPT_HOST_DEVICE RootArray(void* const* arrays, const DType*, int array)
+      : first(static_cast<float* const*>(arrays[array])) {}
+  template <class Act>
+  FASTOPT_HOST_DEVICE auto with(int64_t i, Act act) const {
+    return act(*first + i);
+  }
 };
 template <>
 constexpr bool holds_roots<RootArray> = true;
@@ -45,18 +52,23 @@ class CodedLoop {
   FASTOPT_HOST_DEVICE explicit CodedLoop(const Item& item) : item_(item) {}
 
   FASTOPT_HOST_DEVICE void run(int64_t begin, int64_t end) {
+    void* arrays[max_arrays];
+    for (int array = 0; array < max_arrays; ++array) arrays[array] = item_.arrays[array];
+    for (int state = 0; state < max_states; ++state) arrays[2 + state] = &first_[state];
+    const RuleLoop loop(*item_.rule, arrays, item_.dtypes);
     int pending = 0;  // elements of the block before, whose codes are not stored yet
     for (int64_t i = begin; i < end;) {
       const int length = block_length(item_, i, end);
       for_states([&](auto state) {
         now_[state.index].block = block_at(item_, state.index, i);
         now_[state.index].numbers = numbers_[buffer_][state.index];
+        first_[state.index] = numbers_[buffer_][state.index] - i;
       });
       if (length == block_size && pending == block_size) {
-        update_and_store(i);
+        update_and_store(loop, i);
       } else {
         store_codes(pending);
-        update_alone(i, length);
+        update_alone(loop, i, length);
       }
       for_states([&](auto state) {
         Coded& now = now_[state.index];
@@ -73,6 +85,7 @@ class CodedLoop {
   }
 
  private:
+  using RuleLoop = Loop<Rule, float, ArrayOf<float>, ArrayOf<float>, used, averages, RootArray>;
   static constexpr int piece = 64;
   static constexpr int64_t ahead = 2048;  // elements, one byte each
 
@@ -98,7 +111,7 @@ class CodedLoop {
   }
 
   // Updates a whole block and stores the codes of a whole one before it, piece by piece in turns.
-  FASTOPT_HOST_DEVICE void update_and_store(int64_t i) {
+  FASTOPT_HOST_DEVICE void update_and_store(const RuleLoop& loop, int64_t i) {
     for (int k = 0; k < block_size; k += piece) {
       for_states([&](auto state) {
         const Coded &now = now_[state.index], &before = before_[state.index];
@@ -107,16 +120,16 @@ class CodedLoop {
         encode<state.coding>(before.numbers + k, before.inverse, before.block.dither + k,
                              before.block.codes + k, piece);
       });
-      update(i, k, piece);
+      loop.run(i + k, i + k + piece);
     }
   }
 
-  FASTOPT_HOST_DEVICE void update_alone(int64_t i, int length) {
+  FASTOPT_HOST_DEVICE void update_alone(const RuleLoop& loop, int64_t i, int length) {
     for_states([&](auto state) {
       const Coded& now = now_[state.index];
       decode_any<state.coding>(now.block.codes, *now.block.scale, now.numbers, length);
     });
-    update(i, 0, length);
+    loop.run(i, i + length);
   }
 
   FASTOPT_HOST_DEVICE void store_codes(int length) {
@@ -127,19 +140,9 @@ class CodedLoop {
     });
   }
 
-  // Elements from i + k on, the k-th of the block that begins at i.
-  FASTOPT_HOST_DEVICE void update(int64_t i, int k, int size) {
-    void* at[max_arrays];
-    for (int array = 0; array < max_arrays; ++array) {
-      at[array] = static_cast<float*>(item_.arrays[array]) + i + k;
-    }
-    for_states([&](auto state) { at[2 + state.index] = now_[state.index].numbers + k; });
-    Loop<Rule, float, ArrayOf<float>, RootArray, used, averages>(*item_.rule, at, item_.dtypes)
-        .run(0, size);
-  }
-
   const Item& item_;
   int buffer_ = 0;
+  float* first_[max_states] = {};  // where the numbers of element 0 would be
   Coded now_[max_states] = {}, before_[max_states] = {};
   alignas(64) float numbers_[2][max_states][block_size];
 };

@@ -11,6 +11,7 @@ namespace fastopt {
   extern const Kernel half_kernels[][half_form_count];       \
   extern const Staged staged;                                \
   extern const Staged coded[];                               \
+  extern const Staged rounded[];                             \
   extern const Sum sums_of_squares[dtype_count];             \
   extern const Sum sum;                                      \
   extern const DropoutKernel dropouts[dtype_count];          \
@@ -24,9 +25,10 @@ FASTOPT_DECLARE_TARGET(avx512)
 FASTOPT_DECLARE_TARGET(neon)
 #undef FASTOPT_DECLARE_TARGET
 
-#define FASTOPT_TABLES(name)                                                                       \
-  name::kernels, name::half_kernels, name::staged, name::coded, name::sums_of_squares, &name::sum, \
-      name::dropouts, name::dropout_rows, name::dropout_masks, &name::philox
+#define FASTOPT_TABLES(name)                                                                      \
+  name::kernels, name::half_kernels, name::staged, name::coded, name::rounded,                    \
+      name::sums_of_squares, &name::sum, name::dropouts, name::dropout_rows, name::dropout_masks, \
+      &name::philox
 
 const std::vector<Target>& targets() {
   static const std::vector<Target> all = {

@@ -36,10 +36,9 @@ struct BoundRule {
 using Kernel = void (*)(const BoundRule& rule, void* const* arrays, const DType* dtypes,
                         int64_t begin, int64_t end);
 
-// A rule's kernels: every array of one type; any mix of float32, bfloat16 and float16; all bfloat16
-// with a parameter that is rounded at random, whose draws are one array more.
-enum class Form : int { float32, float64, bfloat16, mixed, rounded };
-constexpr int half_form_count = 3;  // from bfloat16 on
+// A rule's kernels: every array of one type; any mix of float32, bfloat16 and float16.
+enum class Form : int { float32, float64, bfloat16, mixed };
+constexpr int half_form_count = 2;  // from bfloat16 on
 
 struct Item;
 
@@ -71,6 +70,7 @@ struct Target {
   const Kernel (*half_kernels)[half_form_count];  // [rule][Form from bfloat16 on]
   Staged staged;                                  // any item, by way of buffers (cpu/stage.h)
   const Staged* coded;                            // [rule]: all float32, states in 8 bits
+  const Staged* rounded;                          // [rule]: all bfloat16, rounded at random
   const Sum* sums_of_squares;                     // [dtype]
   const Sum* sum;                                 // of doubles
   const DropoutKernel* dropouts;                  // [dtype]

@@ -82,7 +82,8 @@ template <class Array>
 constexpr bool holds_roots = false;
 
 // The loop of a rule with a given set of states: bit i of `used` is set if states[i] is kept.
-template <class Rule, class T, class Param, class Array, unsigned used, bool averages>
+template <class Rule, class T, class Param, class Array, unsigned used, bool averages,
+          class State = Array>
 struct Loop {
   using V = typename Array::V;
   static constexpr int64_t ahead = 1024;  // bytes
@@ -92,7 +93,7 @@ struct Loop {
   const T decay, growth;  // of the average: decay and 1 - decay
   const Param param;
   const Array ema, grad;
-  const Array states[max_states];
+  const State states[max_states];
 
   FASTOPT_HOST_DEVICE Loop(const BoundRule& bound, void* const* arrays, const DType* dtypes)
       : rule(*reinterpret_cast<const Rule*>(bound.rule)),
@@ -124,8 +125,10 @@ struct Loop {
     const auto line = [i](const auto& from) { __builtin_prefetch(from.at(i) + ahead); };
     line(param);
     line(grad);
-    for (int k = 0; k < Rule::state_count; ++k) {
-      if (keeps(k) && !holds_roots<Array>) line(states[k]);
+    if constexpr (!holds_roots<State>) {  // whose buffers are in a cache
+      for (int k = 0; k < Rule::state_count; ++k) {
+        if (keeps(k)) line(states[k]);
+      }
     }
     if (averages) line(ema);
   }
@@ -133,9 +136,7 @@ struct Loop {
   template <class Load, class Store>
   FASTOPT_HOST_DEVICE void update(int64_t i, Load load_from, Store store_to) const {
     const auto load = [=](const auto& from) { return from.with(i, load_from); };
-    const auto store = [=](V v, const Array& to) {
-      to.with(i, [=](auto* at) { store_to(v, at); });
-    };
+    const auto store = [=](V v, const auto& to) { to.with(i, [=](auto* at) { store_to(v, at); }); };
     V p = load(param), g = factor * load(grad);
     V s[max_states];
     for (int k = 0; k < Rule::state_count; ++k) {
@@ -143,7 +144,7 @@ struct Loop {
     }
     apply(p, g, s, Count<Rule::state_count>{});
     for (int k = 0; k < Rule::state_count; ++k) {
-      if (holds_roots<Array> && (Rule::squares >> k & 1) != 0) s[k] = sqrt(s[k]);
+      if (holds_roots<State> && (Rule::squares >> k & 1) != 0) s[k] = sqrt(s[k]);
       if (keeps(k)) store(s[k], states[k]);
     }
     if (averages) store(decay * load(ema) + growth * p, ema);

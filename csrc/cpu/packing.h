@@ -1,5 +1,5 @@
 // How a parameter or its states are stored where that is more than a type: plain data for
-// cpu/stage.h, cpu/coded.h and the bindings.
+// cpu/stage.h, cpu/coded.h, cpu/rounded.h and the bindings.
 #pragma once
 
 #include <stdint.h>
@@ -11,10 +11,9 @@ namespace fastopt {
 // What stands behind a 16-bit parameter.
 enum class Master : int {
   none,
-  low_half,           // of bfloat16: the lower halves of float32 numbers (numeric/split.h)
-  whole,              // the float32 numbers themselves
-  stochastic,         // nothing: a bfloat16 parameter is rounded up or down at random,
-  rounded_by_kernel,  // and so by the kernel itself, whose arrays are all bfloat16
+  low_half,    // of bfloat16: the lower halves of float32 numbers (numeric/split.h)
+  whole,       // the float32 numbers themselves
+  stochastic,  // nothing: a bfloat16 parameter is rounded up or down at random
 };
 
 struct Packing {

@@ -37,18 +37,13 @@ class Stage {
 
  private:
   FASTOPT_HOST_DEVICE void step(int64_t i, int count) {
-    void* at[max_arrays + 1];
-    at[max_arrays] = draws_;
+    void* at[max_arrays];
     for (int array = 0; array < max_arrays; ++array) {
       char* const data = static_cast<char*>(item_.arrays[array]);
       const int64_t bytes = dtype_bytes[static_cast<int>(item_.dtypes[array])];
       at[array] = data == nullptr ? nullptr : data + i * bytes;
     }
-    const bool has_buffer =
-        packing_.master != Master::none && packing_.master != Master::rounded_by_kernel;
-    if (packing_.master == Master::rounded_by_kernel) {
-      Draws::numbers(packing_.seed, packing_.offset, packing_.index + i, count, draws_);
-    } else if (has_buffer) {
+    if (packing_.master != Master::none) {
       unpack_param(i, count);
       at[0] = param_;
     }
@@ -58,7 +53,7 @@ class Stage {
       at[2 + state] = states_[state];
     }
     item_.kernel(*item_.rule, at, item_.dtypes, 0, count);
-    if (has_buffer) pack_param(i, count);
+    if (packing_.master != Master::none) pack_param(i, count);
     for (int state = 0; state < max_states; ++state) {
       if (packing_.codings[state] != Coding::none) encode_state(state, i, count);
     }
@@ -98,7 +93,8 @@ class Stage {
     }
     bfloat16* hi = static_cast<bfloat16*>(item_.arrays[0]) + i;
     if (packing_.master == Master::stochastic) {
-      Draws::numbers(packing_.seed, packing_.offset, packing_.index + i, count, draws_);
+      Draws draws = Draws::of_numbers(packing_.seed, packing_.offset, packing_.index + i);
+      for (int k = 0; k < count; k += Draws::at_once) draws.next_numbers(draws_ + k);
       for (int k = 0; k < count; ++k) hi[k] = to_bfloat16(param_[k], draws_[k]);
       return;
     }

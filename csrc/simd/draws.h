@@ -32,9 +32,11 @@ struct TileBits {
   alignas(64) unsigned char bytes[tile / 8];
 };
 
-// Bits of consecutive elements from any index on, tile by tile.
+// Bits of consecutive elements from any index on, tile by tile; or their draws.
 class Draws {
  public:
+  static constexpr int at_once = 64;  // numbers: a few vectors that run beside other work
+
   FASTOPT_HOST_DEVICE Draws(uint64_t seed, uint64_t offset, uint32_t threshold, uint64_t index)
       : seed_(seed),
         offset_(offset),
@@ -78,31 +80,42 @@ class Draws {
     __builtin_memcpy(four + 2, &pairs[0][1], 8);
   }
 
-  // The draws themselves of `count` elements from `index` on.
-  static void numbers(uint64_t seed, uint64_t offset, uint64_t index, int count, uint16_t* to) {
-    Draws draws(seed, offset, 1, index);
-    int skipped = draws.skipped_;
-    draws.block_ = index / draws_per_block;
-    alignas(64) uint64_t words[2 * at_once];
-    for (int done = 0; done < count; draws.block_ += at_once) {
-      const uint32_t last_high = Philox::high(draws.block_ + at_once - 1);
-      if (last_high != Philox::high(draws.block_)) {
-        draws.words_one_by_one(words);
-      } else {
-        if (last_high != draws.block_high_) draws.start_rounds(last_high);
-        draws.words_in_lockstep(words);
-      }
-      const int fresh = at_once * draws_per_block - skipped, rest = count - done;
-      const int taken = fresh < rest ? fresh : rest;
-      __builtin_memcpy(to + done, reinterpret_cast<const char*>(words) + 2 * skipped, 2 * taken);
-      done += taken;
-      skipped = 0;
+  // The draws themselves, of the next `at_once` elements.
+  FASTOPT_HOST_DEVICE void next_numbers(uint16_t* to) {
+    constexpr uint64_t fresh_blocks = at_once / draws_per_block;
+    alignas(64) uint64_t words[2 * fresh_blocks];
+    const uint32_t last_high = Philox::high(block_ + fresh_blocks - 1);
+    if (last_high != block_high_) {
+      words_one_by_one(words);
+      start_rounds(last_high);
+    } else {
+      words_in_lockstep(words);
     }
+    block_ += fresh_blocks;
+    if (skipped_ == 0) {
+      __builtin_memcpy(to, words, sizeof words);
+      return;
+    }
+    const int left = draws_per_block - skipped_;  // of the block before
+    __builtin_memcpy(to, rest_ + skipped_, left * sizeof *to);
+    __builtin_memcpy(to + left, words, sizeof words - left * sizeof *to);
+    __builtin_memcpy(rest_, words + 2 * fresh_blocks - 2, sizeof rest_);
+  }
+
+  // For next_numbers, from the element `index` on.
+  FASTOPT_HOST_DEVICE static Draws of_numbers(uint64_t seed, uint64_t offset, uint64_t index) {
+    Draws draws(seed, offset, 1, index / draws_per_block * draws_per_block);
+    draws.skipped_ = static_cast<int>(index % draws_per_block);
+    if (draws.skipped_ != 0) {
+      const Philox four(draws.block_++, offset, seed);
+      __builtin_memcpy(draws.rest_, four.word, sizeof draws.rest_);
+    }
+    return draws;
   }
 
  private:
   static constexpr int blocks = tile / draws_per_block;
-  static constexpr int at_once = Wide::lanes * Wide::lockstep;
+  static constexpr int blocks_in_lockstep = Wide::lanes * Wide::lockstep;
 
   // A tile that starts within a block takes its last bits from the tile drawn after it.
   FASTOPT_HOST_DEVICE void next_shifted(TileBits& bits) {
@@ -140,7 +153,7 @@ class Draws {
       d.start_rounds(last_high);
     } else {
 #pragma GCC unroll 2
-      for (int i = 0; i < blocks; i += at_once) {
+      for (int i = 0; i < blocks; i += blocks_in_lockstep) {
         d.draw_in_lockstep(d.block_ + i, bits.bytes + i);
       }
     }
@@ -167,24 +180,26 @@ class Draws {
   }
 
   FASTOPT_HOST_DEVICE void words_in_lockstep(uint64_t* words) const {
-    Wide pairs[Wide::lockstep][2];
-    run_rounds(block_, pairs);
+    constexpr int vectors = at_once / draws_per_block / Wide::lanes;
+    Wide pairs[vectors][2];
+    run_rounds<vectors>(block_, pairs);
 #pragma GCC unroll 8
-    for (int k = 0; k < Wide::lockstep; ++k) {
+    for (int k = 0; k < vectors; ++k) {
       Wide::store_words(pairs[k][0], pairs[k][1], words + 2 * k * Wide::lanes);
     }
   }
 
-  void words_one_by_one(uint64_t* words) const {
-    for (int i = 0; i < at_once; ++i) {
+  __attribute__((noinline)) void words_one_by_one(uint64_t* words) const {
+    for (int i = 0; i < at_once / draws_per_block; ++i) {
       const Philox four(block_ + i, offset_, seed_);
       __builtin_memcpy(words + 2 * i, four.word, sizeof four.word);
     }
   }
 
   // A lane of pairs[k] holds words 0 and 1, and 2 and 3, of its block.
+  template <int n = Wide::lockstep>
   FASTOPT_HOST_DEVICE void run_rounds(uint64_t first_block, Wide (*pairs)[2]) const {
-    constexpr int n = Wide::lockstep, last = philox_rounds - 1;
+    constexpr int last = philox_rounds - 1;
     constexpr uint32_t m0 = philox_multiplier0, m1 = philox_multiplier1;
     Wide word0[n], word1[n], word2[n], word3[n];
 #pragma GCC unroll 8
@@ -224,13 +239,14 @@ class Draws {
 
   const uint64_t seed_, offset_;
   uint64_t block_;  // the next to draw
-  const int skipped_;
+  int skipped_;     // draws of the first block that belong to elements before the first
   const uint32_t limit_;
   uint32_t block_high_ = 0;
   const Wide threshold_;
   Wide key0_[philox_rounds], key1_[philox_rounds];
   Wide first_, second0_, second2_, third_;
-  TileBits ahead_;
+  TileBits ahead_;                  // for next: bits already drawn
+  uint16_t rest_[draws_per_block];  // for next_numbers: the last block's draws
 };
 
 FASTOPT_TARGET_END

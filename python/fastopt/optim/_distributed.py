@@ -11,7 +11,8 @@ hold, every element once:
 Every process adds the same doubles in the order of their ranks, so all get the same bits. What is
 not understood is refused, never taken for the whole.
 
-Random rounding asks :func:`first_index` where a part lies in the whole.
+Random rounding and 8-bit states ask where a part lies in the whole (:func:`first_index`,
+:func:`first_row`).
 """
 
 from __future__ import annotations
@@ -94,6 +95,40 @@ def first_index(param: Tensor) -> int | None:
     if tuple(shape[1:]) != tuple(tensor.shape[1:]):
         return None
     return int(offset[0]) * math.prod(shape[1:]) if shape else 0
+
+
+def is_dtensor(tensor: Tensor) -> bool:
+    """Whether it is a DTensor; nothing is before somebody has imported them."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and type(tensor) is module.DTensor
+
+
+def first_row(param: Tensor) -> int | None:
+    """Where this process's rows of a DTensor begin in it; None if it does not hold whole rows."""
+    first = first_index(param)
+    return None if first is None or param.ndim == 0 else first // max(1, math.prod(param.shape[1:]))
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """What of it lies in this process."""
+    return cast("DTensor", tensor).to_local() if is_dtensor(tensor) else tensor
+
+
+def cut_like(param: Tensor, local: Tensor, columns: int | None = None) -> Tensor:
+    """A tensor whose part in this process is ``local``, cut up as ``param`` is.
+
+    Its shape is the parameter's, or (rows, columns).
+    """
+    if not is_dtensor(param):
+        return local
+    from torch.distributed.tensor import DTensor
+
+    like = cast("DTensor", param)
+    whole = like.shape if columns is None else torch.Size((like.shape[0], columns))
+    stride = torch.empty(whole, device="meta").stride()
+    return DTensor.from_local(
+        local, like.device_mesh, like.placements, run_check=False, shape=whole, stride=stride
+    )
 
 
 def refuse_hidden_shards(params: Iterable[Tensor], group: ProcessGroup | None) -> None:

@@ -33,13 +33,14 @@ adds to an average would mostly be lost in 16 bits. They take in parameters befo
 from __future__ import annotations
 
 from itertools import chain
+from math import prod
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fastopt.optim import _distributed
+from fastopt.optim._distributed import cut_like, first_index, first_row, is_dtensor, local_part
 from fastopt.reference.codes import BLOCK, decode_blocks, encode_blocks, is_worth_codes
 
 StateDtype: TypeAlias = torch.dtype | Literal["int8"] | None
@@ -109,7 +110,7 @@ class Storage(Optimizer):
 
     def _first_index(self, param: Tensor) -> int | None:
         """What C++ calls for where the elements of this process lie in a DTensor."""
-        return _distributed.first_index(param)
+        return first_index(param)
 
     def _new_storage(self, group: dict[str, Any], param: Tensor, name: str) -> Tensor | None:
         """A state that only storage knows, or None."""
@@ -121,7 +122,8 @@ class Storage(Optimizer):
         if name == "rounding":
             return torch.stack([torch.empty((), dtype=torch.int64).random_(), torch.tensor(0)])
         if name.endswith("_scale"):
-            return torch.zeros(param.shape[0], -(-param[0].numel() // BLOCK), dtype=torch.float32)
+            rows, blocks = local_part(param).shape[0], -(-prod(param.shape[1:]) // BLOCK)
+            return cut_like(param, torch.zeros(rows, blocks), blocks)
         return None
 
     def _dtype_of_state(self, group: dict[str, Any], param: Tensor, name: str) -> torch.dtype:
@@ -192,8 +194,11 @@ class Storage(Optimizer):
             del state[scale]
         if dtype in (torch.int8, torch.uint8):
             code = "root8" if dtype == torch.uint8 else "signed8"
-            pair = encode_blocks(value.to(torch.float32).numpy(), code, step=0)
-            state[name], state[scale] = map(torch.from_numpy, pair)
+            numbers = local_part(value).to(torch.float32).numpy()
+            first = first_row(param) or 0 if is_dtensor(param) else 0
+            codes, scales = map(torch.from_numpy, encode_blocks(numbers, code, step=0, first_row=first))
+            state[name] = cut_like(param, codes)
+            state[scale] = cut_like(param, scales, scales.shape[1])
         elif is_code or state[name].dtype != dtype:
             state[name] = value.to(state[name].device, dtype, copy=True)
 
@@ -241,14 +246,15 @@ def decoded(state: dict[str, Any], name: str) -> Any:
     scale = state.get(f"{name}_scale")
     if scale is None:
         return state[name]
-    codes = state[name].detach().numpy()
-    return torch.from_numpy(decode_blocks(codes, scale.detach().numpy()))
+    codes, scales = (local_part(it.detach()).numpy() for it in (state[name], scale))
+    return cut_like(state[name], torch.from_numpy(decode_blocks(codes, scales)))
 
 
 def is_worth_blocks(param: Tensor) -> bool:
     """Whether 8-bit states of this parameter are supported and save memory."""
-    return (
-        type(param) in (Tensor, torch.nn.Parameter)
-        and is_worth_codes(param.shape)
-        and param.is_contiguous()
-    )
+    if is_dtensor(param):  # blocks lie within rows, and so rows must lie within processes
+        if first_row(param) is None:
+            return False
+    elif type(param) not in (Tensor, torch.nn.Parameter):
+        return False
+    return is_worth_codes(param.shape) and local_part(param).is_contiguous()

@@ -1,0 +1,45 @@
+// The loop for bfloat16 parameters that are rounded at random, all arrays bfloat16: one pass.
+//
+// The draws of a piece and the rule's loop over it take turns, since one keeps the multipliers busy
+// and the other the dividers (bench/NOTES.md, 16).
+#pragma once
+
+#include <stdint.h>
+
+#include "cpu/kernel.h"
+#include "cpu/loop.h"
+#include "simd/draws.h"
+#include "simd/pair.h"
+#include "target.h"
+
+FASTOPT_TARGET_BEGIN
+
+template <class Rule>
+struct RoundedLoops {
+  template <unsigned used, bool averages>
+  static void run(const Item& item, int64_t begin, int64_t end) {
+    using Array = ArrayOf<bfloat16, Pair>;
+    constexpr int piece = Draws::at_once;
+    const Packing& packing = *item.packing;
+    Draws draws = Draws::of_numbers(packing.seed, packing.offset, packing.index + begin);
+    alignas(64) uint16_t numbers[piece];
+    void* at[max_arrays + 1] = {};
+    at[max_arrays] = numbers;
+    for (int64_t i = begin; i < end; i += piece) {
+      for (int array = 0; array < max_arrays; ++array) {
+        if (item.arrays[array] == nullptr) continue;
+        at[array] = static_cast<bfloat16*>(item.arrays[array]) + i;
+      }
+      draws.next_numbers(numbers);
+      Loop<Rule, float, RoundedArray, Array, used, averages>(*item.rule, at, item.dtypes)
+          .run(0, end - i < piece ? end - i : piece);
+    }
+  }
+};
+
+template <class Rule>
+void run_rounded(const Item& item, int64_t begin, int64_t end) {
+  choose_loop<Rule, RoundedLoops<Rule>>(item.arrays, item, begin, end);
+}
+
+FASTOPT_TARGET_END
