@@ -38,16 +38,16 @@ struct ArrayOf {
   }
 };
 
-// A bfloat16 parameter that is rounded at random: each element's draw lies in the array after the
-// last, from the kernel's `begin` on.
+// A bfloat16 parameter that is rounded at random, with a buffer of draws that moves along.
 struct RoundedArray : ArrayOf<bfloat16, Pair> {
-  const uint16_t* draws;
+  const uint16_t* const*
+      first;  // where the draw of element 0 would be; in the place after the last
   FASTOPT_HOST_DEVICE RoundedArray(void* const* arrays, const DType* dtypes, int array)
       : ArrayOf<bfloat16, Pair>(arrays, dtypes, array),
-        draws(static_cast<const uint16_t*>(arrays[max_arrays])) {}
+        first(static_cast<const uint16_t* const*>(arrays[max_arrays])) {}
   template <class Act>
   FASTOPT_HOST_DEVICE auto rounding(int64_t i, Act act) const {
-    RandomlyRounded to{data + i, draws + i};
+    RandomlyRounded to{data + i, *first + i};
     return act(&to);
   }
 };

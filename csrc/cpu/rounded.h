@@ -23,16 +23,16 @@ struct RoundedLoops {
     const Packing& packing = *item.packing;
     Draws draws = Draws::of_numbers(packing.seed, packing.offset, packing.index + begin);
     alignas(64) uint16_t numbers[piece];
-    void* at[max_arrays + 1] = {};
-    at[max_arrays] = numbers;
+    const uint16_t* first;
+    void* arrays[max_arrays + 1];
+    for (int array = 0; array < max_arrays; ++array) arrays[array] = item.arrays[array];
+    arrays[max_arrays] = &first;
+    const Loop<Rule, float, RoundedArray, Array, used, averages> loop(*item.rule, arrays,
+                                                                      item.dtypes);
     for (int64_t i = begin; i < end; i += piece) {
-      for (int array = 0; array < max_arrays; ++array) {
-        if (item.arrays[array] == nullptr) continue;
-        at[array] = static_cast<bfloat16*>(item.arrays[array]) + i;
-      }
       draws.next_numbers(numbers);
-      Loop<Rule, float, RoundedArray, Array, used, averages>(*item.rule, at, item.dtypes)
-          .run(0, end - i < piece ? end - i : piece);
+      first = numbers - i;
+      loop.run(i, end - i < piece ? end : i + piece);
     }
   }
 };
