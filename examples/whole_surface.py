@@ -4,7 +4,7 @@
 
 It fits a small network to a sine with every optimizer and every option, steps the same rules on
 NumPy arrays and torch tensors, and compares them with their references; then come dropout's functions
-and modules. Takes seconds, on the CPU.
+and modules, and what surrounds a training run. Takes seconds, on the CPU.
 `mypy --strict` finds nothing to say about it; tests/test_typing.py sees to that.
 """
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import fastopt
-from fastopt import kernels, nn, optim, reference
+from fastopt import gradients, kernels, nn, optim, reference
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Optimizer: TypeAlias = optim.SGD | optim.Adagrad | optim.RMSprop | optim.Adam | optim.AdamW
@@ -461,6 +461,23 @@ def dropout_modules() -> None:
     print(f"{type(model[-1]).__module__}: spread {samples.std(0).mean():.3f}, {added.numel()} elements")
 
 
+# ---- around a training run ------------------------------------------------------------------------
+
+
+def check_gradients() -> None:
+    """Is backward() the derivative of forward()?"""
+    task = Task()
+    found: gradients.GradientCheck = fastopt.gradcheck(
+        task.model, task.inputs, loss=lambda y: y.square().mean(),
+        elements=8, step=1e-5, tolerance=1e-7, seed=0,
+    )  # fmt: skip
+    worst: gradients.ParameterCheck = max(found.parameters, key=lambda it: it.ratio)
+    print(f"gradients: {found.summary()}, {found.passed}, {found.wrong}, {found.suspects}")
+    print(f"the worst: {worst.name}, {worst.shape}, {worst.checked} checked, {worst.kinks} at kinks,")
+    print(f"  {worst.ratio:.0e} with rounding {worst.rounding:.0e}, norm {worst.gradient:.2f}")
+    print(f"  {worst.verdict}; over all {found.ratio < found.tolerance}")
+
+
 def main() -> None:
     facts = fastopt.info()
     print(f"fastopt {fastopt.__version__} on {facts['cpu_target']}, {facts['threads']} threads")
@@ -477,6 +494,7 @@ def main() -> None:
     in_backward()
     dropout_functions()
     dropout_modules()
+    check_gradients()
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples/whole_surface.py"
 PACKAGE = Path(fastopt.__file__).parent
 MODULES = [fastopt, fastopt.kernels, fastopt.nn, fastopt.nn.functional, fastopt.optim]
-MODULES += [fastopt.reference]
+MODULES += [fastopt.reference, fastopt.gradients]
 OPTIMIZERS = [fastopt.optim.SGD, fastopt.optim.Adagrad, fastopt.optim.RMSprop]
 OPTIMIZERS += [fastopt.optim.Adam, fastopt.optim.AdamW]
 

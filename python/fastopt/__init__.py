@@ -3,6 +3,7 @@
     optimizer = fastopt.optim.AdamW(model.parameters(), lr=1e-3)   # torch.optim.AdamW's signature
     fastopt.from_torch(optimizer)                                  # a live torch.optim.AdamW, in place
     fastopt.nn.Dropout(0.1)                                        # torch.nn.Dropout's signature
+    fastopt.gradcheck(model, images)                               # is backward() right?
     fastopt.kernels.adam_(param, grad, exp_avg, exp_avg_sq, step=1)  # the same, on arrays
     fastopt.reference.adam(param, grad, exp_avg, exp_avg_sq, step=1)  # its definition, in NumPy
 
@@ -11,8 +12,20 @@ On the command line: ``python -m fastopt info | verify | demo``.
 
 import torch as _torch  # noqa: F401  before _C, which then shares torch's OpenMP pool
 
-from fastopt import kernels, nn, optim, reference
+from fastopt import gradients, kernels, nn, optim, reference
 from fastopt._info import __version__, info
 from fastopt.convert import from_torch, to_torch
+from fastopt.gradients.check import gradcheck
 
-__all__ = ["__version__", "from_torch", "info", "kernels", "nn", "optim", "reference", "to_torch"]
+__all__ = [
+    "__version__",
+    "from_torch",
+    "gradcheck",
+    "gradients",
+    "info",
+    "kernels",
+    "nn",
+    "optim",
+    "reference",
+    "to_torch",
+]
