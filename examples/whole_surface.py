@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import fastopt
-from fastopt import gradients, kernels, nn, optim, reference
+from fastopt import averages, gradients, kernels, nn, optim, reference, schedules
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Optimizer: TypeAlias = optim.SGD | optim.Adagrad | optim.RMSprop | optim.Adam | optim.AdamW
@@ -464,6 +464,27 @@ def dropout_modules() -> None:
 # ---- around a training run ------------------------------------------------------------------------
 
 
+def averaged() -> None:
+    """A rate that falls as 1/t; the weights' average as a model; an ensemble of snapshots."""
+    task = Task()
+    optimizer = optim.SGD(task.model.parameters(), lr=0.1, momentum=0.9, ema_decay=0.9)
+    schedule = schedules.InverseTimeLR(optimizer, decay=0.05, last_epoch=-1)
+    model = averages.AveragedModel(task.model, optimizer)
+    ensemble = averages.SnapshotEnsemble(task.model, probabilities=Tensor.clone)
+    for step in range(60):
+        optimizer.zero_grad()
+        task.loss().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        if step % 20 == 19:
+            ensemble.take(task.model)
+    model.update_parameters(task.model)
+    loaded = averages.SnapshotEnsemble(task.model, probabilities=Tensor.clone)
+    loaded.load_state_dict(ensemble.state_dict())
+    apart = (loaded(task.inputs) - model(task.inputs)).abs().max().item()
+    print(f"averages: rate {schedule.get_last_lr()[0]:.4f}, {len(loaded)} snapshots, {apart:.3f} apart")
+
+
 def check_gradients() -> None:
     """Is backward() the derivative of forward()?"""
     task = Task()
@@ -494,6 +515,7 @@ def main() -> None:
     in_backward()
     dropout_functions()
     dropout_modules()
+    averaged()
     check_gradients()
 
 

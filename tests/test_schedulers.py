@@ -1,6 +1,6 @@
-"""Every scheduler of torch.optim.lr_scheduler drives fastopt's optimizers as it drives torch's: the
-same options at each step, the reference's parameters bit for bit, and the same again after a resume.
-Then torch.optim.swa_utils: SWALR, and averaged models.
+"""Every scheduler of torch.optim.lr_scheduler, and ours, drives fastopt's optimizers as it drives
+torch's: the same options at each step, the reference's parameters bit for bit, and the same again after
+a resume. Then torch.optim.swa_utils: SWALR, and averaged models.
 """
 
 import copy
@@ -24,6 +24,7 @@ from _optim_cases import (
     set_gradients,
     step_and_check,
 )
+from fastopt.schedules import InverseTimeLR
 
 each_optimizer = pytest.mark.parametrize("name", CASES)
 STEPS = 12
@@ -80,12 +81,14 @@ SCHEDULERS: dict[str, Callable[[Optimizer], Any]] = {
     "SequentialLR": sequential,
     "ChainedScheduler": chained,
     "SWALR": lambda it: SWALR(it, swa_lr=0.002, anneal_epochs=6),
+    "InverseTimeLR": lambda it: InverseTimeLR(it, 0.3),
 }
 each_scheduler = pytest.mark.parametrize("scheduler", SCHEDULERS)
 
 
 def test_no_scheduler_of_torch_is_missing() -> None:
-    assert set(lr_scheduler.__all__) - {"LRScheduler"} == SCHEDULERS.keys() - {"SWALR"}
+    others = {"SWALR", "InverseTimeLR"}
+    assert set(lr_scheduler.__all__) - {"LRScheduler"} == SCHEDULERS.keys() - others
 
 
 def advance(scheduler: Any, index: int) -> None:

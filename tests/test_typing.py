@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 
 import fastopt
 from conftest import RunPython
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples/whole_surface.py"
 PACKAGE = Path(fastopt.__file__).parent
 MODULES = [fastopt, fastopt.kernels, fastopt.nn, fastopt.nn.functional, fastopt.optim]
-MODULES += [fastopt.reference, fastopt.gradients]
+MODULES += [fastopt.reference, fastopt.averages, fastopt.gradients, fastopt.schedules]
 OPTIMIZERS = [fastopt.optim.SGD, fastopt.optim.Adagrad, fastopt.optim.RMSprop]
 OPTIMIZERS += [fastopt.optim.Adam, fastopt.optim.AdamW]
 
@@ -167,8 +168,9 @@ def test_the_example_uses_every_public_member(example: list[ast.AST]) -> None:
         offered = (
             set(members(cls)) | {it.name for it in fields(cls)} if is_dataclass(cls) else members(cls)
         )
-        if issubclass(cls, torch.nn.Module):  # whose forward() others call
-            offered = {it for it in offered if not hasattr(torch.nn.Module, it)}
+        for base in (torch.nn.Module, LRScheduler):  # whose forward() and get_lr() others call
+            if issubclass(cls, base):
+                offered = {it for it in offered if not hasattr(base, it)}
         assert set(offered) - used == set(), name
 
 

@@ -12,13 +12,14 @@ On the command line: ``python -m fastopt info | verify | demo``.
 
 import torch as _torch  # noqa: F401  before _C, which then shares torch's OpenMP pool
 
-from fastopt import gradients, kernels, nn, optim, reference
+from fastopt import averages, gradients, kernels, nn, optim, reference, schedules
 from fastopt._info import __version__, info
 from fastopt.convert import from_torch, to_torch
 from fastopt.gradients.check import gradcheck
 
 __all__ = [
     "__version__",
+    "averages",
     "from_torch",
     "gradcheck",
     "gradients",
@@ -27,5 +28,6 @@ __all__ = [
     "nn",
     "optim",
     "reference",
+    "schedules",
     "to_torch",
 ]
