@@ -1,4 +1,4 @@
-"""Write README's table of measurements from the newest run in bench/results.
+"""Write README's tables of measurements from the newest runs in bench/results.
 
 python -m fastopt bench large small models tail lowbit --json bench/results/DATE-MACHINE.json
 python bench/readme_table.py            # rewrites README.md between its two markers
@@ -41,31 +41,51 @@ def row(result: Result) -> str:
     )
 
 
-def table(path: Path) -> str:
+def newest_runs() -> dict[str, list[Result]]:
+    """Each suite's results from the newest run that has it, by what the run was."""
+    paths = {path: Report.from_json(json.loads(path.read_text())) for path in RESULTS.glob("*.json")}
+    newest_first = sorted(paths.items(), key=lambda item: item[1].machine["date"], reverse=True)
+    runs: dict[str, list[Result]] = {}
+    seen: set[str] = set()
+    for path, report in newest_first:
+        fresh = [result for result in report.results if result.suite not in seen]
+        seen |= {result.suite for result in fresh}
+        if fresh:
+            machine = report.machine
+            title = (
+                f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['date'][:10]}, "
+                f"torch {machine['torch']}; `{machine['command']}` "
+                f"([all samples](bench/results/{path.name}))"
+            )
+            runs[title] = fresh
+    return runs
+
+
+def text_of(runs: dict[str, list[Result]]) -> str:
     """The text between the markers."""
-    report = Report.from_json(json.loads(path.read_text()))
-    machine = report.machine
     lines = [
-        f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['date'][:10]}, "
-        f"torch {machine['torch']}; `{machine['command']}` "
-        f"([all samples](bench/results/{path.name})). Medians of interleaved rounds. *Limit* is a loop "
-        "that reads and writes the same bytes and adds once in between; *of limit* its time over "
-        "fastopt's. In bold, how many times faster fastopt is than the peer, round by round.",
-        "",
-        "| tensors | step | threads | fastopt | limit | of limit | the closest others |",
-        "|---|---|---|---|---|---|---|",
-        *(row(result) for result in report.results if result.suite != "curve"),
+        "Medians of interleaved rounds. *Limit* is a loop that reads and writes the same bytes and "
+        "adds once in between; *of limit* its time over fastopt's. In bold, how many times faster "
+        "fastopt is than the peer, round by round.",
     ]
+    for title, results in runs.items():
+        lines += [
+            "",
+            f"{title}:",
+            "",
+            "| tensors | step | threads | fastopt | limit | of limit | the closest others |",
+            "|---|---|---|---|---|---|---|",
+            *(row(result) for result in results if result.suite != "curve"),
+        ]
     return "\n".join(lines)
 
 
 def main() -> int:
-    newest = max(RESULTS.glob("*.json"))
     readme = ROOT / "README.md"
     text = readme.read_text()
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    new = f"{before}{BEGIN}\n{table(newest)}\n{END}{after}"
+    new = f"{before}{BEGIN}\n{text_of(newest_runs())}\n{END}{after}"
     if "--check" in sys.argv:
         return int(new != text)
     readme.write_text(new)
