@@ -15,7 +15,13 @@ endif()
 set_source_files_properties(csrc/cpu/target_halves.cpp PROPERTIES COMPILE_OPTIONS
   "-fno-sanitize=undefined")
 
+set(FASTOPT_CPU_TARGETS "" CACHE STRING
+  "CPU targets to build besides scalar, such as avx2;avx512; empty for all of the processor's")
+
 function(fastopt_add_target name)
+  if(FASTOPT_CPU_TARGETS AND NOT name IN_LIST FASTOPT_CPU_TARGETS AND NOT name STREQUAL "scalar")
+    return()
+  endif()
   string(TOUPPER ${name} upper)
   add_library(fastopt_target_${name} OBJECT
     csrc/cpu/target.cpp csrc/cpu/target_halves.cpp csrc/cpu/target_coded.cpp

@@ -2,11 +2,14 @@
 # Builds the extension with AddressSanitizer and UndefinedBehaviorSanitizer and runs on it the
 # kernels' replay and the tests that reach the C++ code. Needs fastopt[test], pybind11, cmake, ninja.
 #
-#     scripts/sanitize.sh [PYTEST ARGUMENTS]
+#     [FASTOPT_CPU_TARGETS="avx2;avx512"] scripts/sanitize.sh [PYTEST ARGUMENTS]
+#
+# Of the CPU targets scalar and avx2, unless others are asked for: with sanitizers each takes a minute
+# or two to build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$(command -v python)
-cmake --preset asan -DPython_EXECUTABLE="$python" \
+cmake --preset asan -DPython_EXECUTABLE="$python" -DFASTOPT_CPU_TARGETS="${FASTOPT_CPU_TARGETS-avx2}" \
   -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" >/dev/null
 cmake --build --preset asan
 ./build/asan/tests/cpp/kernel_hashes tests/data/kernel_hashes.txt

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # What takes too long for every change: the full verification, the tests marked slow, and under
-# sanitizers the tests of masters, random rounding, 8-bit states and dropout.
+# sanitizers every CPU target and the tests of masters, random rounding, 8-bit states and dropout.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python -m fastopt verify
 python -m pytest -m slow
+export FASTOPT_CPU_TARGETS=  # all of them
+scripts/sanitize.sh
 scripts/sanitize.sh tests/test_masters.py tests/test_stochastic_rounding.py tests/test_int8_state.py \
   tests/test_dropout_kernels.py tests/test_storage_kernels.py
