@@ -1,4 +1,4 @@
-"""What every test may use: CPU targets, the thread count, a fresh Python process, or a job of two."""
+"""What every test may use: CPU targets, CUDA's kernels without a GPU, threads, other processes."""
 
 import os
 import subprocess
@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from _ranks import Job
+from _walk import Walk
 from fastopt import _C
 
 # A step's time depends on what else the machine does, so no test has a deadline. The fixtures of
@@ -30,6 +31,31 @@ def target(request: pytest.FixtureRequest) -> Iterator[str]:
     _C.set_cpu_target(request.param)
     yield request.param
     _C.set_cpu_target(before)
+
+
+@pytest.fixture(scope="session")
+def walk() -> Walk:
+    return Walk()
+
+
+@pytest.fixture
+def cuda_walk(walk: Walk) -> Iterator[Walk]:
+    """CUDA's kernels on CPU tensors, for the length of the test."""
+    with walk.in_use():
+        yield walk
+
+
+@pytest.fixture(params=[*TARGETS, "cuda walk"])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each CPU target that this machine supports, and the walk through CUDA's kernels."""
+    if request.param == "cuda walk":
+        request.getfixturevalue("cuda_walk")
+        yield request.param
+    else:
+        before = _C.cpu_target()
+        _C.set_cpu_target(request.param)
+        yield request.param
+        _C.set_cpu_target(before)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from _kernel_cases import (
     lists_for,
     refuse,
 )
-from fastopt import kernels
+from fastopt import _C, kernels
 
 EVERY_ARGUMENT = [(name, argument) for name in STATES for argument in arguments_of(name)]
 
@@ -72,6 +72,10 @@ def without_data(good: Array) -> Altered:
 
 def on_cuda(good: Array) -> Altered:
     return Altered(good, 40, ctypes.c_int32(2))
+
+
+def on_rocm(good: Array) -> Altered:
+    return Altered(good, 40, ctypes.c_int32(10))
 
 
 def of_pairs(good: Array) -> Altered:
@@ -161,7 +165,7 @@ WRONG_MEMORY: dict[str, tuple[Callable[[Array], Any], type[Exception], str]] = {
     "torch sparse CSR": (lambda good: torch_of(good).to_sparse_csr(), TypeError, "torch.sparse_csr"),
     "torch freed": (freed, TypeError, "torch.strided, torch.float32 on device cpu$"),
     "torch fake": (fake, TypeError, "FakeTensor, which has none$"),
-    "DLPack on CUDA": (on_cuda, ValueError, "memory of a CUDA device$"),
+    "DLPack on ROCm": (on_rocm, ValueError, "memory of a ROCm device$"),
     "DLPack without data": (without_data, TypeError, "Altered, which has none$"),
     "DLPack of another version": (of_another_version, TypeError, "version 2$"),
     "DLPack refused": (Refusing, TypeError, r"Refusing \(not today\)$"),
@@ -190,6 +194,13 @@ def test_wrong_memory(wrong: str) -> None:
     make, error, got = WRONG_MEMORY[wrong]
     for name, argument in EVERY_ARGUMENT:
         refuse_array(name, argument, make(arrays_for(name)[argument]), error, got)
+
+
+@pytest.mark.skipif(_C.cuda_trouble() is None, reason="the kernels would take it for a device's")
+def test_memory_of_cuda_without_kernels_for_it() -> None:
+    got = r"memory of CUDA device 0 \(.*(no CUDA library|driver is missing.*)\)$"
+    for name, argument in EVERY_ARGUMENT:
+        refuse_array(name, argument, on_cuda(arrays_for(name)[argument]), ValueError, got)
 
 
 @pytest.mark.parametrize("wrong", ["text", 1.0, object(), {}, {1.0}, range(3)], ids=repr)

@@ -70,7 +70,7 @@ def placed(contents: Array, offset: int) -> tuple[Array, Array]:
 )
 @settings(max_examples=150)
 def test_a_step_equals_the_reference(
-    target: str,
+    backend: str,
     case: tuple[str, Options],
     step: int,
     dtype: np.dtype[Any],
@@ -94,7 +94,7 @@ def test_a_step_equals_the_reference(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", STATES)
 def test_every_size_around_a_vector(
-    target: str, name: str, dtype: np.dtype[Any], random: np.random.Generator
+    backend: str, name: str, dtype: np.dtype[Any], random: np.random.Generator
 ) -> None:
     for size in [*range(35), 63, 64, 65, 127, 128, 129, 1000]:
         before = make_arrays(name, random, size, dtype)
@@ -103,7 +103,7 @@ def test_every_size_around_a_vector(
         assert_step(name, before, after, step=3, weight_decay=0.1, **USING_ALL_STATES[name])
 
 
-def test_many_steps_stay_on_the_reference(target: str, random: np.random.Generator) -> None:
+def test_many_steps_stay_on_the_reference(backend: str, random: np.random.Generator) -> None:
     """What one step leaves, the next one takes: 100 steps from zero states."""
     for name, states in STATES.items():
         param = random.standard_normal(37).astype(np.float32)
@@ -161,7 +161,7 @@ def test_a_state_that_the_options_do_not_use_stays_as_it_was(random: np.random.G
 )
 @settings(max_examples=60)
 def test_a_list_steps_each_array_by_itself(
-    target: str,
+    backend: str,
     case: tuple[str, Options],
     tensors: list[tuple[np.dtype[Any], tuple[int, ...], int, str]],
     one_step: int | None,
@@ -197,7 +197,7 @@ SERIAL_BELOW = 1 << 16  # elements of a call, as in csrc/cpu/parallel.cpp
     ids=lambda sizes: f"{len(sizes)}x{max(sizes)}",
 )
 def test_bits_do_not_depend_on_the_threads(
-    target: str,
+    backend: str,
     sizes: list[int],
     set_threads: Callable[[int], None],
     random: np.random.Generator,

@@ -107,7 +107,7 @@ RULES = st.sampled_from(list(STATES)).flatmap(lambda name: st.tuples(st.just(nam
 )
 @settings(max_examples=150)
 def test_a_step_equals_the_reference(
-    target: str,
+    backend: str,
     case: tuple[str, Options],
     step: int,
     mix: tuple[np.dtype[Any], ...],
@@ -123,7 +123,7 @@ def test_a_step_equals_the_reference(
 @each_mix
 @each_rule
 def test_every_size_around_a_vector(
-    target: str, name: str, mix: tuple[np.dtype[Any], ...], random: np.random.Generator
+    backend: str, name: str, mix: tuple[np.dtype[Any], ...], random: np.random.Generator
 ) -> None:
     for turn, size in enumerate(SIZES):
         before = draw(name, mix, random, size, KINDS[turn % len(KINDS)])
@@ -134,7 +134,7 @@ def test_every_size_around_a_vector(
 
 @each_rule
 def test_bits_do_not_depend_on_the_threads(
-    target: str, name: str, set_threads: Callable[[int], None], random: np.random.Generator
+    backend: str, name: str, set_threads: Callable[[int], None], random: np.random.Generator
 ) -> None:
     """Every mix in one call, each long enough to be cut."""
     kinds = ["normal", "bits"] * len(MIXES)
@@ -181,7 +181,7 @@ def everything(dtype: np.dtype[Any]) -> Array:
 
 
 @pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
-def test_every_number_is_read_and_stored(target: str, dtype: np.dtype[Any]) -> None:
+def test_every_number_is_read_and_stored(backend: str, dtype: np.dtype[Any]) -> None:
     """By a step that changes nothing. NaN stays NaN, also where all of its bits are ones."""
     param = everything(dtype)
     kernels.sgd_(param, np.zeros_like(param))
@@ -190,7 +190,7 @@ def test_every_number_is_read_and_stored(target: str, dtype: np.dtype[Any]) -> N
 
 
 @pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
-def test_rounding(target: str, dtype: np.dtype[Any]) -> None:
+def test_rounding(backend: str, dtype: np.dtype[Any]) -> None:
     """Of float32 numbers on both sides of, and at, the middle between two that can be stored."""
     upper = np.arange(0, 1 << 32, 1 << 12, dtype=np.uint64)[:, None]
     lower = np.array([0, 1, 0x7FF, 0x800, 0x801, 0xFFF], np.uint64)

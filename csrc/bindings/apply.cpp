@@ -4,9 +4,11 @@
 #include <cmath>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <vector>
 
 #include "bindings/checks.h"
+#include "bindings/cuda.h"
 #include "bindings/item.h"
 #include "bindings/rules.h"
 #include "bindings/tensor.h"
@@ -29,7 +31,11 @@ struct Bytes {
 void check_array(const Array& array, const Array& param, const std::string& name,
                  const std::string& param_name, bool written) {
   const DLTensor &view = array.view(), &like = param.view();
-  check_device(array, name);
+  const int device = device_with_kernels(array, name);
+  if (device != CudaLibrary::get().device_of(like)) {
+    throw py::value_error(name + ": expected memory of " + device_name(like) + " like " +
+                          param_name + ", got memory of " + device_name(view));
+  }
   check_dtype(array, name);
   if (!stored_with(view, like)) {
     throw py::type_error(name + ": expected " +
@@ -98,6 +104,9 @@ class Call {
   }
 
   void run(int threads) {
+    for (const auto& [device, items] : cuda_items_) {
+      CudaLibrary::get().run(cuda_step(rule_), items, device);
+    }
     py::gil_scoped_release released;
     fastopt::run(items_, threads);
   }
@@ -116,10 +125,8 @@ class Call {
     const Array& param = held_.emplace_back(py::list(arrays_[0])[i], name(0, i));
     check_array(param, param, name(0, i), name(0, i), true);
     Item item = new_item(param.view());
-    rules_.push_back(rule_.at_step(
-        compute_type(item),
-        step_number(steps_[i], indexed_ ? "step[" + std::to_string(i) + "]" : "step")));
-    item.rule = &rules_.back();
+    const double step =
+        step_number(steps_[i], indexed_ ? "step[" + std::to_string(i) + "]" : "step");
     hold(item, 0, param, i);
     for (std::size_t argument = 1; argument < 2u + rule_.state_count(); ++argument) {
       const bool used = argument == 1 || rule_.uses(static_cast<int>(argument) - 2);
@@ -133,6 +140,13 @@ class Call {
       hold(item, argument, array, i);
     }
     set_kernel(item, rule_);
+    const int device = CudaLibrary::get().device_of(param.view());
+    if (device != cpu_device) {
+      cuda_items_[device].push_back(cuda_item(item, {step, nullptr, {}}));
+      return;
+    }
+    rules_.push_back(rule_.at_step(compute_type(item), step));
+    item.rule = &rules_.back();
     items_.push_back(item);
   }
 
@@ -151,6 +165,7 @@ class Call {
   std::deque<Array> held_;
   std::vector<BoundRule> rules_;
   std::vector<Item> items_;
+  std::map<int, std::vector<CudaItem>> cuda_items_;  // by device
   std::vector<Bytes> bytes_;
 };
 

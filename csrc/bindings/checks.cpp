@@ -1,5 +1,7 @@
 #include "bindings/checks.h"
 
+#include "bindings/cuda.h"
+
 namespace py = pybind11;
 
 namespace fastopt {
@@ -16,6 +18,18 @@ double number(py::handle object, const std::string& name, const std::string& acc
     throw py::type_error(message);
   }
   return value;
+}
+
+int device_with_kernels(const Array& array, const std::string& name) {
+  CudaLibrary& cuda = CudaLibrary::get();
+  const int device = cuda.device_of(array.view());
+  if (device == no_device) {
+    const bool is_cuda = array.view().device.device_type == kDLCUDA;
+    throw py::value_error(name + ": expected memory of the CPU, got memory of " +
+                          device_name(array.view()) +
+                          (is_cuda ? " (" + cuda.trouble() + ")" : ""));
+  }
+  return device;
 }
 
 void check_device(const Array& array, const std::string& name) {

@@ -15,7 +15,10 @@ std::string text(pybind11::handle object);  // its repr
 // Throws pybind11::type_error, or value_error for an int that no double can hold.
 double number(pybind11::handle object, const std::string& name, const std::string& accepted);
 
-void check_device(const Array& array, const std::string& name);
+// The device that it lies on (bindings/cuda.h), whose kernels take it.
+int device_with_kernels(const Array& array, const std::string& name);
+
+void check_device(const Array& array, const std::string& name);  // the CPU
 void check_dtype(const Array& array, const std::string& name);
 
 // Contiguous, aligned and, if it is to be written, writable.

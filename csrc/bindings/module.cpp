@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include "bindings/apply.h"
+#include "bindings/cuda.h"
 #include "bindings/dropout.h"
 #include "bindings/step.h"
 #include "bindings/tensor.h"
@@ -47,6 +48,20 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "max_threads", [] { return omp_get_max_threads(); },
       "The thread count of the OpenMP runtime that this extension is bound to.");
+  m.def(
+      "load_cuda",
+      [](const std::string& path, bool takes_cpu) {
+        fastopt::CudaLibrary::get().load(path, takes_cpu);
+      },
+      "path"_a, "takes_cpu"_a = false,
+      "Use the CUDA library in a file; for tests, take CPU tensors for CUDA's. '': look again.");
+  m.def(
+      "cuda_trouble",
+      []() -> py::object {
+        fastopt::CudaLibrary& cuda = fastopt::CudaLibrary::get();
+        return cuda.loaded() ? py::object(py::none()) : py::str(cuda.trouble());
+      },
+      "Why there are no kernels for CUDA tensors; None if there are.");
   fastopt::TorchReader::get();
   fastopt::target();  // an unknown FASTOPT_CPU_TARGET fails the import, not the first step
 }

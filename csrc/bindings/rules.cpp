@@ -116,6 +116,8 @@ class RuleOf final : public AnyRule {
     options_.visit(reader);
   }
 
+  const void* options() const override { return &options_; }
+
   bool uses(int state) const override { return Rule<float>::uses(options_, state); }
   bool always_uses(int state) const override { return state < Rule<float>::required; }
   bool is_square(int state) const override { return (Rule<float>::squares >> state & 1) != 0; }

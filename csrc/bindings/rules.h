@@ -25,6 +25,8 @@ class AnyRule {
   // Throws pybind11::type_error or pybind11::value_error that names the option.
   virtual void read_options(pybind11::handle group, Checks checks) = 0;
 
+  virtual const void* options() const = 0;  // the rule's Options
+
   virtual bool uses(int state) const = 0;         // with these options
   virtual bool always_uses(int state) const = 0;  // with the default ones
   virtual bool is_square(int state) const = 0;    // never negative

@@ -65,6 +65,14 @@ bool TorchReader::ask(PyObject* object, View* view) const {
   return has_memory(object, *view) || element_count(*view) == 0;
 }
 
+void* TorchReader::stream(int device) const {
+  void* stream = nullptr;
+  if (tensor_api_->current_work_stream(kDLCUDA, device, &stream) != 0) {
+    throw py::error_already_set();
+  }
+  return stream;
+}
+
 py::object TorchReader::grad(PyObject* parameter) const {
   PyObject* grad = is_plain(parameter) ? grad_getter_->get(parameter, grad_getter_->closure)
                                        : PyObject_GetAttrString(parameter, "grad");
@@ -157,7 +165,7 @@ std::string device_name(const DLTensor& view) {
     case kDLCPU:
       return "the CPU";
     case kDLCUDA:
-      return "a CUDA device";
+      return "CUDA device " + std::to_string(view.device.device_id);
     case kDLROCM:
       return "a ROCm device";
     case kDLMetal:

@@ -36,6 +36,9 @@ class TorchReader {
   // Reads tensors where torch keeps them, or no longer. Tells whether it does so now.
   bool use_layout(bool wanted) const { return uses_layout_ = wanted && layout_.known(); }
 
+  // torch's current stream on a CUDA device.
+  void* stream(int device) const;
+
   // parameter.grad, without looking the attribute up where the type is known.
   pybind11::object grad(PyObject* parameter) const;
 

@@ -45,8 +45,10 @@ struct Item;
 // Elements [begin, end) of an item that has a packing.
 using Staged = void (*)(const Item& item, int64_t begin, int64_t end);
 
-// One parameter of a step: a kernel, the rule that it applies and the arrays that it works on.
+// One parameter of a step: a form and its kernel, the rule that it applies and the arrays that it
+// works on.
 struct Item {
+  Form form;
   Kernel kernel;
   const BoundRule* rule;
   void* arrays[max_arrays];

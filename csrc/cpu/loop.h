@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #include "cpu/kernel.h"
-#include "rules/rule.h"
+#include "rules/update.h"
 #include "simd/pair.h"
 #include "simd/vec.h"
 #include "target.h"
@@ -88,18 +88,14 @@ struct Loop {
   using V = typename Array::V;
   static constexpr int64_t ahead = 1024;  // bytes
 
-  const Rule rule;
-  const T factor;         // of the gradient
-  const T decay, growth;  // of the average: decay and 1 - decay
+  const Update<Rule, T, used> rule;
   const Param param;
   const Array ema, grad;
   const State states[max_states];
 
   FASTOPT_HOST_DEVICE Loop(const BoundRule& bound, void* const* arrays, const DType* dtypes)
-      : rule(*reinterpret_cast<const Rule*>(bound.rule)),
-        factor(static_cast<T>(bound.tail.grad_factor)),
-        decay(static_cast<T>(bound.tail.ema_decay)),
-        growth(static_cast<T>(1 - bound.tail.ema_decay)),
+      : rule(*reinterpret_cast<const Rule*>(bound.rule), bound.tail.grad_factor,
+             bound.tail.ema_decay),
         param(arrays, dtypes, 0),
         ema(arrays, dtypes, ema_array),
         grad(arrays, dtypes, 1),
@@ -119,7 +115,7 @@ struct Loop {
   }
 
  private:
-  static constexpr bool keeps(int state) { return (used >> state & 1) != 0; }
+  static constexpr bool keeps(int state) { return Update<Rule, T, used>::keeps(state); }
 
   FASTOPT_HOST_DEVICE void prefetch(int64_t i) const {
     const auto line = [i](const auto& from) { __builtin_prefetch(from.at(i) + ahead); };
@@ -137,39 +133,18 @@ struct Loop {
   FASTOPT_HOST_DEVICE void update(int64_t i, Load load_from, Store store_to) const {
     const auto load = [=](const auto& from) { return from.with(i, load_from); };
     const auto store = [=](V v, const auto& to) { to.with(i, [=](auto* at) { store_to(v, at); }); };
-    V p = load(param), g = factor * load(grad);
+    V p = load(param), g = load(grad);
     V s[max_states];
     for (int k = 0; k < Rule::state_count; ++k) {
       if (keeps(k)) s[k] = load(states[k]);
     }
-    apply(p, g, s, Count<Rule::state_count>{});
+    rule.step(p, g, s);
     for (int k = 0; k < Rule::state_count; ++k) {
       if (holds_roots<State> && (Rule::squares >> k & 1) != 0) s[k] = sqrt(s[k]);
       if (keeps(k)) store(s[k], states[k]);
     }
-    if (averages) store(decay * load(ema) + growth * p, ema);
+    if (averages) store(rule.averaged(load(ema), p), ema);
     param.rounding(i, [=](auto* at) { store_to(p, at); });
-  }
-
-  // The rule's call, with Absent in the place of states that are not kept.
-  template <int>
-  struct Count {};
-  FASTOPT_HOST_DEVICE void apply(V& p, V g, V*, Count<0>) const { rule(p, g); }
-  FASTOPT_HOST_DEVICE void apply(V& p, V g, V* s, Count<1>) const { rule(p, g, pick<0>(s)); }
-  FASTOPT_HOST_DEVICE void apply(V& p, V g, V* s, Count<2>) const {
-    rule(p, g, pick<0>(s), pick<1>(s));
-  }
-  FASTOPT_HOST_DEVICE void apply(V& p, V g, V* s, Count<3>) const {
-    rule(p, g, pick<0>(s), pick<1>(s), pick<2>(s));
-  }
-  template <int state>
-  FASTOPT_HOST_DEVICE static auto& pick(V* s) {
-    if constexpr (keeps(state)) {
-      return s[state];
-    } else {
-      static Absent absent;
-      return absent;
-    }
   }
 };
 

@@ -58,7 +58,8 @@ void run_range(const std::vector<Item>& items, int64_t begin, int64_t end) {
   }
 }
 
-// Whether two parameters lie in one memory, as weights do that are tied by their data.
+}  // namespace
+
 bool share_memory(const std::vector<Item>& items) {
   using Range = std::pair<const char*, const char*>;
   static thread_local std::vector<Range> ranges;
@@ -73,8 +74,6 @@ bool share_memory(const std::vector<Item>& items) {
   const auto overlap = [](const Range& a, const Range& b) { return b.first < a.second; };
   return std::adjacent_find(ranges.begin(), ranges.end(), overlap) != ranges.end();
 }
-
-}  // namespace
 
 bool in_forked_child() { return forked.load(std::memory_order_relaxed); }
 

@@ -13,6 +13,9 @@ namespace fastopt {
 // parameters that lie in one memory.
 void run(std::vector<Item>& items, int threads);
 
+// Whether two parameters lie in one memory, as weights do that are tied by their data.
+bool share_memory(const std::vector<Item>& items);
+
 // How many of `threads` are worth waking for so many elements; 1 in a forked child.
 int usable_threads(int64_t elements, int threads);
 

@@ -1,0 +1,39 @@
+# csrc/cuda, compiled by nvcc: libfastopt_cuda.so, which the extension loads when it is needed.
+# tests/cpp compiles the same files with the C++ compiler, for tests without a GPU.
+set(FASTOPT_CUDA AUTO CACHE STRING "Build the CUDA library: ON, OFF, or AUTO (where nvcc works)")
+set_property(CACHE FASTOPT_CUDA PROPERTY STRINGS AUTO ON OFF)
+
+set(FASTOPT_CUDA_SOURCES csrc/cuda/half_steps.cu csrc/cuda/library.cu csrc/cuda/steps.cu)
+list(TRANSFORM FASTOPT_CUDA_SOURCES PREPEND ${PROJECT_SOURCE_DIR}/)
+
+function(fastopt_cuda_options name)
+  target_compile_definitions(${name} PRIVATE FASTOPT_TARGET=cuda FASTOPT_SIMD_SCALAR)
+  target_link_libraries(${name} PRIVATE fastopt_numerics)
+endfunction()
+
+if(NOT FASTOPT_CUDA)
+  return()
+endif()
+# Ampere, Hopper and both Blackwells, with their kin; PTX for what comes after them.
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 80 90-real 100-real 120-real)
+endif()
+if(FASTOPT_CUDA STREQUAL "AUTO")
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(NOT CMAKE_CUDA_COMPILER)
+    message(STATUS "fastopt: no CUDA library (FASTOPT_CUDA=AUTO, and no nvcc that works)")
+    return()
+  endif()
+endif()
+enable_language(CUDA)
+set(CMAKE_CUDA_STANDARD 17)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+
+add_library(fastopt_cuda MODULE ${FASTOPT_CUDA_SOURCES})
+fastopt_cuda_options(fastopt_cuda)
+set_target_properties(fastopt_cuda PROPERTIES
+  CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
+target_link_options(fastopt_cuda PRIVATE
+  -Wl,--version-script=${PROJECT_SOURCE_DIR}/cmake/cuda_exports.map)
+install(TARGETS fastopt_cuda DESTINATION fastopt)

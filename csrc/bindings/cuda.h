@@ -1,0 +1,49 @@
+// The CUDA library (csrc/cuda) as the bindings see it: loaded when the first CUDA tensor comes.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bindings/rules.h"
+#include "cpu/kernel.h"
+#include "cuda/face.h"
+#include "dlpack.h"
+
+namespace fastopt {
+
+// Where a tensor's kernels are: a CUDA device's number, or one of these.
+constexpr int cpu_device = -1, no_device = -2;
+
+class CudaLibrary {
+ public:
+  static CudaLibrary& get();
+
+  int device_of(const DLTensor& view) {
+    if (view.device.device_type == kDLCPU) return takes_cpu_ ? 0 : cpu_device;
+    return view.device.device_type == kDLCUDA && loaded() ? view.device.device_id : no_device;
+  }
+
+  // Whether there are kernels for CUDA tensors; fastopt._cuda is asked where the library lies.
+  bool loaded();
+  const std::string& trouble() const { return trouble_; }  // why not
+
+  // Uses the library in this file; for tests, CPU tensors count as lying on device 0 if
+  // `takes_cpu`. An empty path: none until the next CUDA tensor. Throws std::runtime_error.
+  void load(const std::string& path, bool takes_cpu);
+
+  // Launches `step` for these items of it. Throws std::runtime_error.
+  void run(CudaStep step, const std::vector<CudaItem>& items, int device);
+
+ private:
+  const CudaFace* face_ = nullptr;
+  bool asked_ = false, takes_cpu_ = false;
+  std::string trouble_;
+};
+
+// A step by a rule with its options, at a rate that they tell.
+CudaStep cuda_step(const AnyRule& rule);
+
+CudaItem cuda_item(const Item& item, const CudaNumber& step);
+
+}  // namespace fastopt

@@ -1,0 +1,91 @@
+// How a thread reads and writes the elements that it works on.
+#pragma once
+
+#include <stdint.h>
+
+#include "cuda/launch.h"
+#include "simd/vec_scalar.h"
+#include "target.h"
+
+FASTOPT_TARGET_BEGIN
+
+// Packets of adjoining elements: the first at `first`, each other as far on as a block's threads
+// reach with one each. Those from `end` on are left out. A packet of more than one element is one
+// access to memory.
+template <int size, int packets>
+struct Packets {
+  static constexpr int lanes = size * packets;
+  int first, end;
+
+  template <class Stored, class V>
+  FASTOPT_DEVICE void load(const Stored* data, V* to) const {
+    for (int j = 0; j < packets; ++j) {
+      const int at = first + j * block_threads * size;
+      if (at >= end) continue;
+      alignas(size * sizeof(Stored)) Stored elements[size];
+      __builtin_memcpy(elements, aligned<size * sizeof(Stored)>(data + at), sizeof elements);
+      for (int k = 0; k < size; ++k) to[j * size + k] = V::load(elements + k);
+    }
+  }
+
+  template <class Stored, class V>
+  FASTOPT_DEVICE void store(const V* from, Stored* data) const {
+    for (int j = 0; j < packets; ++j) {
+      const int at = first + j * block_threads * size;
+      if (at >= end) continue;
+      alignas(size * sizeof(Stored)) Stored elements[size];
+      for (int k = 0; k < size; ++k) from[j * size + k].store(elements + k);
+      __builtin_memcpy(aligned<size * sizeof(Stored)>(data + at), elements, sizeof elements);
+    }
+  }
+};
+
+// An array of one type, from an element on.
+template <class StoredType>
+struct ArrayOf {
+  using Stored = StoredType;
+  static constexpr int packet = 16 / sizeof(Stored);  // elements of the widest access
+  Stored* data;
+
+  FASTOPT_DEVICE ArrayOf(const CudaItem& item, int array, int64_t begin)
+      : data(static_cast<Stored*>(item.arrays[array]) + begin) {}
+  FASTOPT_DEVICE static int bytes(const CudaItem&, int) { return sizeof(Stored); }
+
+  template <class Access, class V>
+  FASTOPT_DEVICE void load(Access access, V* to) const {
+    access.load(static_cast<const Stored*>(data), to);
+  }
+  template <class Access, class V>
+  FASTOPT_DEVICE void store(Access access, const V* from) const {
+    access.store(from, data);
+  }
+};
+
+// An array of float32, bfloat16 or float16: branches that all threads take alike.
+struct MixedArray {
+  static constexpr int packet = 4;
+  char* data;
+  DType dtype;
+
+  FASTOPT_DEVICE MixedArray(const CudaItem& item, int array, int64_t begin)
+      : data(static_cast<char*>(item.arrays[array]) + begin * bytes(item, array)),
+        dtype(static_cast<DType>(item.dtypes[array])) {}
+  FASTOPT_DEVICE static int bytes(const CudaItem& item, int array) {
+    return static_cast<DType>(item.dtypes[array]) == DType::float32 ? 4 : 2;
+  }
+
+  template <class Access, class V>
+  FASTOPT_DEVICE void load(Access access, V* to) const {
+    if (dtype == DType::float32) return access.load(reinterpret_cast<const float*>(data), to);
+    if (dtype == DType::bfloat16) return access.load(reinterpret_cast<const bfloat16*>(data), to);
+    access.load(reinterpret_cast<const float16*>(data), to);
+  }
+  template <class Access, class V>
+  FASTOPT_DEVICE void store(Access access, const V* from) const {
+    if (dtype == DType::float32) return access.store(from, reinterpret_cast<float*>(data));
+    if (dtype == DType::bfloat16) return access.store(from, reinterpret_cast<bfloat16*>(data));
+    access.store(from, reinterpret_cast<float16*>(data));
+  }
+};
+
+FASTOPT_TARGET_END

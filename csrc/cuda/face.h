@@ -1,0 +1,64 @@
+// The face of the CUDA library: plain data and one exported function, so that a process loads it
+// when it first meets a CUDA tensor, and does without where there is none.
+//
+// Nothing here waits for a device, allocates on one or copies to one: a launch takes its table in
+// its parameters. Functions return nullptr, or what went wrong.
+#pragma once
+
+#include <stdint.h>
+
+#include "cpu/kernel.h"
+#include "cpu/norm.h"
+
+namespace fastopt {
+
+constexpr int cuda_abi = 1;  // to be raised with every change of this file
+
+// Where kernels are launched.
+struct CudaPlace {
+  int device;
+  void* stream;
+};
+
+// A number: `value`, or what lies on the device where `at` is set, and is read there.
+struct CudaNumber {
+  enum class Type : uint8_t { float32, float64, int64 };
+  double value;
+  void* at;
+  Type type;
+};
+
+// One parameter of a step.
+struct CudaItem {
+  void* arrays[max_arrays];
+  int64_t size;
+  CudaNumber step;
+  uint32_t first_chunk;        // of the launch; the library sets it
+  uint8_t dtypes[max_arrays];  // DType
+  uint8_t form;                // Form
+};
+
+// A group's step.
+struct CudaStep {
+  int rule = 0;                   // its place in FASTOPT_RULES
+  const void* options = nullptr;  // the rule's Options
+  CudaNumber lr = {};             // in place of the options', where it lies on the device
+  CudaNumber grad_factor = {1, nullptr, {}};  // as in Tail
+  double ema_decay = 0;                       // likewise
+  const float* found_inf = nullptr;  // on the device; where it is not 0, nothing is written
+  const CudaItem* items = nullptr;
+  int64_t count = 0;
+  bool one_by_one = false;  // parameters share memory
+};
+
+struct CudaFace {
+  int abi;
+  int (*device_count)();  // 0 where there is no driver
+  const char* (*step)(const CudaStep& step, const CudaPlace& place);
+};
+
+// The library's one symbol.
+using CudaFaceFunction = const CudaFace* (*)();
+constexpr const char* cuda_face_name = "fastopt_cuda_face";
+
+}  // namespace fastopt

@@ -1,0 +1,129 @@
+// How a kernel is launched, on a GPU or, compiled by a C++ compiler, as loops over every block and
+// thread of the same launch. This file is all that differs between the two.
+//
+// A kernel is a struct with Args (its parameters), Shared (what a block's threads share, without
+// constructors) and run(args, shared, block). What stands in run between two phases is done by all
+// threads alike; block.each(act) is a phase: act(thread) for each of them, and none goes on before
+// all are done. A thread may read in a phase what others have written in phases before.
+#pragma once
+
+#include <stdint.h>
+
+#include "cuda/face.h"
+#include "target.h"
+
+#ifdef __CUDACC__
+#define FASTOPT_DEVICE __device__ __forceinline__
+#else
+#include <stdlib.h>
+#define FASTOPT_DEVICE inline
+#endif
+
+namespace fastopt {
+
+constexpr int block_threads = 256;
+
+#ifndef __CUDACC__
+// For tests: which blocks are walked, and in which order they and their threads come.
+struct WalkOrder {
+  int64_t first_block = 0, last_block = INT64_MAX;
+  bool backwards = false;
+};
+extern WalkOrder walk_order;
+#endif
+
+}  // namespace fastopt
+
+FASTOPT_TARGET_BEGIN
+
+struct Block {
+  int64_t index;
+
+  template <class Act>
+  FASTOPT_DEVICE void each(Act act) const {
+#ifdef __CUDACC__
+    act(static_cast<int>(threadIdx.x));
+    __syncthreads();
+#else
+    for (int i = 0; i < block_threads; ++i) act(walk_order.backwards ? block_threads - 1 - i : i);
+#endif
+  }
+};
+
+// `at`, which must be a multiple of `bytes`: a GPU's loads and stores of several elements trap
+// where it is not, and so does the walk.
+template <int bytes, class Element>
+FASTOPT_DEVICE Element* aligned(Element* at) {
+#ifndef __CUDACC__
+  if (reinterpret_cast<uintptr_t>(at) % bytes != 0) abort();
+#endif
+  return static_cast<Element*>(__builtin_assume_aligned(at, bytes));
+}
+
+#ifdef __CUDACC__
+
+inline const char* text_of(cudaError_t error) {
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+inline int device_count() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+// Makes a device the current one for a scope.
+class OnDevice {
+ public:
+  explicit OnDevice(int device) {
+    error_ = cudaGetDevice(&before_);
+    if (error_ == cudaSuccess && device != before_) error_ = cudaSetDevice(device);
+  }
+  ~OnDevice() { cudaSetDevice(before_); }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+  const char* error() const { return text_of(error_); }
+
+ private:
+  int before_ = 0;
+  cudaError_t error_;
+};
+
+template <class Kernel>
+__global__ void __launch_bounds__(block_threads)
+    enter(const __grid_constant__ typename Kernel::Args args) {
+  __shared__ typename Kernel::Shared shared;
+  Kernel::run(args, shared, Block{blockIdx.x});
+}
+
+template <class Kernel>
+const char* launch(const typename Kernel::Args& args, int64_t blocks, void* stream) {
+  enter<Kernel>
+      <<<static_cast<unsigned>(blocks), block_threads, 0, static_cast<cudaStream_t>(stream)>>>(
+          args);
+  return text_of(cudaGetLastError());
+}
+
+#else
+
+inline int device_count() { return 1; }
+
+struct OnDevice {
+  explicit OnDevice(int) {}
+  const char* error() const { return nullptr; }
+};
+
+template <class Kernel>
+const char* launch(const typename Kernel::Args& args, int64_t blocks, void*) {
+  const int64_t first = walk_order.first_block;
+  const int64_t last = blocks < walk_order.last_block ? blocks : walk_order.last_block;
+  for (int64_t i = first; i < last; ++i) {
+    typename Kernel::Shared shared;
+    __builtin_memset(&shared, 0xa5, sizeof shared);  // what no phase has written is anything
+    Kernel::run(args, shared, Block{walk_order.backwards ? last - 1 - (i - first) : i});
+  }
+  return nullptr;
+}
+
+#endif
+
+FASTOPT_TARGET_END

@@ -1,0 +1,98 @@
+// The library's face: groups cut into launches.
+#include "cuda/launchers.h"
+#include "rules/list.h"
+
+#ifndef __CUDACC__
+namespace fastopt {
+WalkOrder walk_order;
+}
+extern "C" __attribute__((visibility("default"))) void fastopt_cuda_walk(int64_t first_block,
+                                                                         int64_t last_block,
+                                                                         bool backwards) {
+  fastopt::walk_order = {first_block, last_block, backwards};
+}
+#endif
+
+namespace fastopt {
+namespace FASTOPT_TARGET {
+namespace {
+
+#define FASTOPT_OPTIONS_SIZE(Rule) sizeof(Rule<float>::Options),
+constexpr std::size_t options_sizes[] = {FASTOPT_RULES(FASTOPT_OPTIONS_SIZE)};
+
+// The items of a step that one kernel takes, gathered until a table is full.
+class Batch {
+ public:
+  Batch(const CudaStep& step, const CudaPlace& place, int form, unsigned wanted)
+      : step_(step), stream_(place.stream), form_(form), wanted_(wanted) {
+    __builtin_memcpy(table_.options, step.options, options_sizes[step.rule]);
+    table_.lr = step.lr;
+    table_.grad_factor = step.grad_factor;
+    table_.ema_decay = step.ema_decay;
+    table_.found_inf = step.found_inf;
+    table_.count = 0;
+  }
+
+  static unsigned wanted(const CudaItem& item) {
+    unsigned states = 0;
+    for (int k = 0; k < max_states; ++k) states |= unsigned{item.arrays[2 + k] != nullptr} << k;
+    return states;
+  }
+
+  bool takes(const CudaItem& item) const {
+    return item.size > 0 && item.form == form_ && wanted(item) == wanted_;
+  }
+
+  const char* add(const CudaItem& item) {
+    CudaItem& entry = table_.items[table_.count++];
+    entry = item;
+    entry.first_chunk = static_cast<uint32_t>(chunks_);
+    chunks_ += chunks_of(item.size);
+    return table_.count == StepTable::capacity || step_.one_by_one ? flush() : nullptr;
+  }
+
+  const char* flush() {
+    if (table_.count == 0) return nullptr;
+    const StepLauncher launch = form_ < compute_count
+                                    ? step_launchers[step_.rule][form_]
+                                    : half_step_launchers[step_.rule][form_ - compute_count];
+    const char* error = launch(table_, wanted_, chunks_, stream_);
+    table_.count = 0;
+    chunks_ = 0;
+    return error;
+  }
+
+ private:
+  const CudaStep& step_;
+  void* const stream_;
+  const int form_;
+  const unsigned wanted_;
+  StepTable table_;
+  int64_t chunks_ = 0;
+};
+
+const char* run_step(const CudaStep& step, const CudaPlace& place) {
+  const OnDevice device(place.device);
+  if (device.error() != nullptr) return device.error();
+  constexpr unsigned sets = 1u << max_states;
+  for (unsigned kind = 0; kind < step_form_count * sets; ++kind) {
+    Batch batch(step, place, static_cast<int>(kind / sets), kind % sets);
+    const char* error = nullptr;
+    for (int64_t i = 0; i < step.count && error == nullptr; ++i) {
+      if (batch.takes(step.items[i])) error = batch.add(step.items[i]);
+    }
+    if (error == nullptr) error = batch.flush();
+    if (error != nullptr) return error;
+  }
+  return nullptr;
+}
+
+constexpr CudaFace face = {cuda_abi, device_count, run_step};
+
+}  // namespace
+}  // namespace FASTOPT_TARGET
+}  // namespace fastopt
+
+extern "C" __attribute__((visibility("default"))) const fastopt::CudaFace* fastopt_cuda_face() {
+  return &fastopt::FASTOPT_TARGET::face;
+}

@@ -1,0 +1,150 @@
+// The one CUDA kernel of the update rules: a block takes a chunk of one parameter.
+//
+// All parameters of a launch are cut into chunks that are counted through, so that a launch is one
+// row of blocks however many parameters there are. A block's first thread looks up where its chunk
+// lies and computes the rule's scalars there, in double as on the CPU: so the number of the step,
+// the rate and the gradient's factor may lie on the device, and nothing waits for them. Then each
+// thread takes packets of 16 bytes of each array where all are aligned alike, and single elements
+// before, behind, and where they are not.
+#pragma once
+
+#include <new>
+
+#include "cuda/arrays.h"
+#include "cuda/launch.h"
+#include "cuda/table.h"
+#include "rules/update.h"
+#include "target.h"
+
+FASTOPT_TARGET_BEGIN
+
+template <class Rule, class T, class Array, unsigned used>
+struct StepKernel {
+  using Args = StepTable;
+  using V = Vec<T>;
+  using Bound = Update<Rule, T, used>;
+
+  struct Shared {
+    alignas(Bound) unsigned char bound[sizeof(Bound)];
+    Chunk chunk;
+    int head, packed;  // elements before the packets, and in them
+  };
+
+  static FASTOPT_DEVICE void run(const StepTable& table, Shared& shared, const Block& block) {
+    block.each([&](int thread) {
+      if (thread == 0) bind(table, static_cast<uint32_t>(block.index), shared);
+    });
+    block.each([&](int thread) {
+      const Worker worker(table.items[shared.chunk.item], shared);
+      const int head = shared.head, behind = head + shared.packed, end = shared.chunk.size;
+      worker.template elements<packet, depth>(head, behind, thread);
+      for (int edge = 0; edge < 2; ++edge) {
+        worker.template elements<1, packet * depth>(edge == 0 ? 0 : behind, edge == 0 ? head : end,
+                                                    thread);
+      }
+    });
+  }
+
+ private:
+  static constexpr int packet = Array::packet;
+  static FASTOPT_DEVICE constexpr bool keeps(int state) { return Bound::keeps(state); }
+
+  // With two arrays, a packet of each is too little to have on its way to a thread.
+  static constexpr int depth = used == 0 ? 2 : 1;
+
+  static FASTOPT_DEVICE void bind(const StepTable& table, uint32_t index, Shared& shared) {
+    const Chunk chunk = chunk_at(table.items, table.count, index);
+    const CudaItem& item = table.items[chunk.item];
+    shared.chunk = chunk;
+    if (table.found_inf != nullptr && *table.found_inf != 0) shared.chunk.size = 0;
+    shared.head = head_of(item, shared.chunk);
+    shared.packed = (shared.chunk.size - shared.head) / packet * packet;
+    new (shared.bound) Bound(rule_of<Rule>(table, item), read(table.grad_factor), table.ema_decay);
+  }
+
+  // The elements before all arrays come to a multiple of a packet; all, if they do so apart. A
+  // chunk begins where its parameter begins, in terms of packets.
+  static FASTOPT_DEVICE int head_of(const CudaItem& item, const Chunk& chunk) {
+    int common = -1;
+    for (int array = 0; array < max_arrays; ++array) {
+      if (item.arrays[array] == nullptr) continue;
+      const uintptr_t place = reinterpret_cast<uintptr_t>(item.arrays[array]) /
+                              static_cast<unsigned>(Array::bytes(item, array));
+      const int head = static_cast<int>((packet - place % packet) % packet);
+      if (common >= 0 && head != common) return chunk.size;
+      common = head;
+    }
+    return common < chunk.size ? common : chunk.size;
+  }
+
+  // What a thread keeps at hand.
+  struct Worker {
+    const Bound bound;
+    const Array param, grad, state0, state1, state2, ema;
+    const bool averages;
+
+    FASTOPT_DEVICE Worker(const CudaItem& item, const Shared& shared)
+        : bound(*reinterpret_cast<const Bound*>(shared.bound)),
+          param(item, 0, shared.chunk.begin),
+          grad(item, 1, shared.chunk.begin),
+          state0(item, 2, shared.chunk.begin),
+          state1(item, 3, shared.chunk.begin),
+          state2(item, 4, shared.chunk.begin),
+          ema(item, ema_array, shared.chunk.begin),
+          averages(item.arrays[ema_array] != nullptr) {}
+
+    // This thread's part of [begin, end), which is a number of whole packets.
+    template <int size, int packets>
+    FASTOPT_DEVICE void elements(int begin, int end, int thread) const {
+      constexpr int stride = block_threads * size * packets;
+      for (int i = begin + thread * size; i < end; i += stride) {
+        update(Packets<size, packets>{i, end});
+      }
+    }
+
+   private:
+    template <class Access>
+    FASTOPT_DEVICE void update(Access access) const {
+      constexpr int lanes = Access::lanes;
+      V p[lanes], g[lanes], a[lanes], s0[lanes], s1[lanes], s2[lanes];
+      param.load(access, p);
+      grad.load(access, g);
+      if constexpr (keeps(0)) state0.load(access, s0);
+      if constexpr (keeps(1)) state1.load(access, s1);
+      if constexpr (keeps(2)) state2.load(access, s2);
+      if (averages) ema.load(access, a);
+      for (int k = 0; k < lanes; ++k) {
+        V s[max_states] = {s0[k], s1[k], s2[k]};
+        bound.step(p[k], g[k], s);
+        s0[k] = s[0];
+        s1[k] = s[1];
+        s2[k] = s[2];
+        a[k] = bound.averaged(a[k], p[k]);
+      }
+      if constexpr (keeps(0)) state0.store(access, s0);
+      if constexpr (keeps(1)) state1.store(access, s1);
+      if constexpr (keeps(2)) state2.store(access, s2);
+      if (averages) ema.store(access, a);
+      param.store(access, p);
+    }
+  };
+};
+
+// Finds the kernel for the states that are there, one after another. `wanted` has a bit for each.
+template <template <class> class Rule, class T, class Array, unsigned used = 0, int state = 0>
+const char* launch_step(const StepTable& table, unsigned wanted, int64_t blocks, void* stream) {
+  if constexpr (state < Rule<T>::state_count) {
+    if (state < Rule<T>::required || (wanted >> state & 1) != 0) {
+      return launch_step<Rule, T, Array, (used | 1u << state), state + 1>(table, wanted, blocks,
+                                                                          stream);
+    }
+    if constexpr (state >= Rule<T>::required) {
+      return launch_step<Rule, T, Array, used, state + 1>(table, wanted, blocks, stream);
+    }
+    return nullptr;
+  } else {
+    return launch<StepKernel<Rule<T>, T, Array, used>>(table, blocks, stream);
+  }
+}
+
+FASTOPT_TARGET_END

@@ -1,0 +1,81 @@
+// What a launch takes in its parameters: no copy to the device, and no memory that must outlive it,
+// so that a launch may be captured in a graph as it is.
+#pragma once
+
+#include <stdint.h>
+
+#include "cuda/face.h"
+#include "cuda/launch.h"
+#include "target.h"
+
+namespace fastopt {
+
+constexpr int parameter_bytes = 32764;  // of a launch, since CUDA 12.1 on compute capability 7.0
+constexpr int max_options = 64;         // bytes
+constexpr int chunk_size = 8192;        // elements: a block's work; a multiple of every packet
+
+struct StepTable {
+  static constexpr int capacity = (parameter_bytes - max_options - 80) / sizeof(CudaItem);
+  alignas(8) unsigned char options[max_options];
+  CudaNumber lr, grad_factor;
+  double ema_decay;
+  const float* found_inf;
+  int count;
+  CudaItem items[capacity];
+};
+static_assert(sizeof(StepTable) <= parameter_bytes);
+
+}  // namespace fastopt
+
+FASTOPT_TARGET_BEGIN
+
+inline int64_t chunks_of(int64_t size) { return (size + chunk_size - 1) / chunk_size; }
+
+FASTOPT_DEVICE double read(const CudaNumber& number) {
+  if (number.at == nullptr) return number.value;
+  return number.type == CudaNumber::Type::float64
+             ? *static_cast<const double*>(number.at)
+             : static_cast<double>(*static_cast<const float*>(number.at));
+}
+
+// Sets the rate of options that have one.
+template <class Options>
+FASTOPT_DEVICE auto set_lr(Options& options, double lr, int) -> decltype(void(options.lr)) {
+  options.lr = lr;
+}
+template <class Options>
+FASTOPT_DEVICE void set_lr(Options&, double, long) {}
+
+// The rule of an item's step.
+template <class Rule>
+FASTOPT_DEVICE Rule rule_of(const StepTable& table, const CudaItem& item) {
+  static_assert(sizeof(typename Rule::Options) <= max_options);
+  typename Rule::Options options;
+  __builtin_memcpy(&options, table.options, sizeof options);
+  if (table.lr.at != nullptr) set_lr(options, read(table.lr), 0);
+  return Rule(options, read(item.step));
+}
+
+// A block's part of an item.
+struct Chunk {
+  int64_t begin;  // the first element
+  int item, size;
+};
+
+// The last item that begins at a chunk or before it, found by halving.
+FASTOPT_DEVICE Chunk chunk_at(const CudaItem* items, int count, uint32_t chunk) {
+  int item = 0;
+  for (int behind = count; behind - item > 1;) {
+    const int middle = item + (behind - item) / 2;
+    if (items[middle].first_chunk <= chunk) {
+      item = middle;
+    } else {
+      behind = middle;
+    }
+  }
+  const int64_t begin = int64_t{chunk_size} * (chunk - items[item].first_chunk);
+  const int64_t rest = items[item].size - begin;
+  return {begin, item, rest < chunk_size ? static_cast<int>(rest) : chunk_size};
+}
+
+FASTOPT_TARGET_END

@@ -1,0 +1,47 @@
+"""The CUDA kernels without a GPU: every block and thread of their launches, one after another."""
+
+import ctypes
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastopt import _C
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "build" / "walk"
+EVERY_BLOCK = (0, 2**63 - 1)
+
+
+class Walk:
+    """csrc/cuda as the C++ compiler makes it; in use, CPU tensors count as lying on device 0."""
+
+    def __init__(self) -> None:
+        settings = ("BINDINGS=OFF", "TESTS=ON", "CUDA=OFF", "WARNINGS_AS_ERRORS=ON")
+        options = [f"-DFASTOPT_{setting}" for setting in settings]
+        for command in (
+            ["cmake", "-S", ROOT, "-B", FOLDER, "-G", "Ninja", *options],
+            ["cmake", "--build", FOLDER, "--target", "fastopt_cuda_walk"],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+        self.path = str(FOLDER / "tests" / "cpp" / "libfastopt_cuda_walk.so")
+        self._set = ctypes.CDLL(self.path).fastopt_cuda_walk
+        self._set.argtypes = (ctypes.c_int64, ctypes.c_int64, ctypes.c_bool)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        _C.load_cuda(self.path, takes_cpu=True)
+        try:
+            yield
+        finally:
+            _C.load_cuda("")
+
+    @contextmanager
+    def going(self, blocks: tuple[int, int] = EVERY_BLOCK, backwards: bool = False) -> Iterator[None]:
+        """Over these blocks of each launch only; or from the last block and thread to the first."""
+        self._set(*blocks, backwards)
+        try:
+            yield
+        finally:
+            self._set(*EVERY_BLOCK, False)
