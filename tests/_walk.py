@@ -38,6 +38,15 @@ class Walk:
             _C.load_cuda("")
 
     @contextmanager
+    def out_of_use(self) -> Iterator[None]:
+        """The CPU's kernels again, within ``in_use``."""
+        _C.load_cuda("")
+        try:
+            yield
+        finally:
+            _C.load_cuda(self.path, takes_cpu=True)
+
+    @contextmanager
     def going(self, blocks: tuple[int, int] = EVERY_BLOCK, backwards: bool = False) -> Iterator[None]:
         """Over these blocks of each launch only; or from the last block and thread to the first."""
         self._set(*blocks, backwards)

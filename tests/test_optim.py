@@ -36,7 +36,7 @@ each_optimizer = pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("dtype", [*DTYPES, *STORED], ids=option_id)
 @pytest.mark.parametrize(("name", "options"), list(option_cases()), ids=option_id)
 def test_steps_equal_the_reference(
-    name: str, options: Options, dtype: torch.dtype, target: str
+    name: str, options: Options, dtype: torch.dtype, backend: str
 ) -> None:
     optimizer = CASES[name].ours(parameters(dtype), **options)
     mirror = Mirror(name, optimizer)
@@ -70,7 +70,7 @@ GROUPS: dict[str, list[Options]] = {
 
 
 @each_optimizer
-def test_groups_differ_in_options_and_dtypes(name: str, target: str) -> None:
+def test_groups_differ_in_options_and_dtypes(name: str, backend: str) -> None:
     """Also two dtypes within one group, and a group that is added between two steps."""
     first, second, third = GROUPS[name]
     optimizer = CASES[name].ours(
@@ -90,7 +90,7 @@ def test_groups_differ_in_options_and_dtypes(name: str, target: str) -> None:
 
 
 @each_optimizer
-def test_parameters_without_a_gradient_stay_and_join_late(name: str, target: str) -> None:
+def test_parameters_without_a_gradient_stay_and_join_late(name: str, backend: str) -> None:
     """The step counts then differ within a group, and with them torch's first momentum step."""
     params = parameters()
     optimizer = CASES[name].ours(params, **FULL[name])

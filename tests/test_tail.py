@@ -90,7 +90,7 @@ class TailMirror(Mirror):
     ids=option_id,
 )
 def test_every_combination_equals_its_reference(
-    name: str, tail: str, dtype: torch.dtype, threads: int, set_threads: Any, target: str
+    name: str, tail: str, dtype: torch.dtype, threads: int, set_threads: Any, backend: str
 ) -> None:
     set_threads(threads)
     params = parameters(dtype, shapes=[(67, 3), (257,), (), (0,), (300, 301)])
@@ -113,7 +113,7 @@ def test_every_combination_equals_its_reference(
 
 @pytest.mark.parametrize("dtype", [*DTYPES, *STORED], ids=option_id)
 def test_the_norm_has_the_same_bits_on_every_target_and_thread_count(
-    dtype: torch.dtype, set_threads: Any, target: str
+    dtype: torch.dtype, set_threads: Any, backend: str
 ) -> None:
     decades = 3 if dtype == torch.float16 else 18
     rng = np.random.default_rng(1)

@@ -104,8 +104,12 @@ class Call {
   }
 
   void run(int threads) {
+    const std::shared_ptr<const void> options = rule_.options();
+    CudaStep step;
+    step.rule = rule_.index();
+    step.options = options.get();
     for (const auto& [device, items] : cuda_items_) {
-      CudaLibrary::get().run(cuda_step(rule_), items, device);
+      CudaLibrary::get().step(step, items, device);
     }
     py::gil_scoped_release released;
     fastopt::run(items_, threads);

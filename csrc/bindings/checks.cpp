@@ -26,8 +26,7 @@ int device_with_kernels(const Array& array, const std::string& name) {
   if (device == no_device) {
     const bool is_cuda = array.view().device.device_type == kDLCUDA;
     throw py::value_error(name + ": expected memory of the CPU, got memory of " +
-                          device_name(array.view()) +
-                          (is_cuda ? " (" + cuda.trouble() + ")" : ""));
+                          device_name(array.view()) + (is_cuda ? " (" + cuda.trouble() + ")" : ""));
   }
   return device;
 }

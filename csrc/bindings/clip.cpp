@@ -2,44 +2,62 @@
 
 #include <cmath>
 #include <limits>
+#include <optional>
 
+#include "bindings/cuda_step.h"
 #include "bindings/dtensor.h"
 #include "cpu/norm.h"
+#include "numeric/clip.h"
 
 namespace fastopt {
 namespace {
+
+constexpr double no_limit = std::numeric_limits<double>::infinity();
+
+// The sum of squares of the gradients in this process that are cut up so, if there are any: what
+// the CPU has, then each device's.
+std::optional<double> own_squares(Scratch& scratch, int threads, int layout) {
+  std::optional<double> total;
+  scratch.grads.clear();
+  for (std::size_t i = 0; i < scratch.items.size(); ++i) {
+    const Item& item = scratch.items[i];
+    if (scratch.layout_of_item[i] != layout) continue;
+    scratch.grads.push_back({item.arrays[1], item.size, item.dtypes[1]});
+  }
+  if (!scratch.grads.empty()) {
+    py::gil_scoped_release released;
+    total = sum_of_squares(scratch.grads, threads, scratch.partials);
+  }
+  for (const int device : scratch.cuda.devices()) {
+    const std::optional<Doubles> squares = squares_on(scratch.cuda, device, layout);
+    if (!squares) continue;
+    const double own = squares->tensor[py::int_(0)].attr("item")().cast<double>();
+    total = total ? *total + own : own;
+  }
+  return total;
+}
 
 // The squared norm of all gradients, over all processes that hold a part of them. This process
 // sums up its own elements, those that are cut up alike together; Python knows the rest.
 double total_squares(Scratch& scratch, const py::object& optimizer, int threads) {
   py::list parts;
   for (int layout = Layouts::plain; layout < scratch.layouts.size(); ++layout) {
-    scratch.grads.clear();
-    for (std::size_t i = 0; i < scratch.items.size(); ++i) {
-      const Item& item = scratch.items[i];
-      if (scratch.layout_of_item[i] != layout) continue;
-      scratch.grads.push_back({item.arrays[1], item.size, item.dtypes[1]});
-    }
     const bool plain = layout == Layouts::plain;
-    if (plain && scratch.grads.empty()) continue;
-    double squares;
-    {
-      py::gil_scoped_release released;
-      squares = sum_of_squares(scratch.grads, threads, scratch.partials);
-    }
+    const std::optional<double> squares = own_squares(scratch, threads, layout);
+    if (plain && !squares) continue;
     py::object mesh = py::none(), placements = py::none();
     if (!plain) {
       mesh = scratch.layouts[layout].mesh;
       placements = scratch.layouts[layout].placements;
     }
-    parts.append(py::make_tuple(mesh, placements, squares));
+    parts.append(py::make_tuple(mesh, placements, squares.value_or(0)));
   }
   return optimizer.attr("_total_squares")(parts).cast<double>();
 }
 
-double any_grad_factor(Scratch& scratch, const py::object& optimizer, const TailOptions& tail,
-                       int threads, double grad_scale) {
-  if (!tail.clips) return 1 / grad_scale;
+double factor_on_host(Scratch& scratch, const py::object& optimizer, const TailOptions& tail,
+                      int threads, double grad_scale) {
+  if (!tail.clips) return host::Clip(0, no_limit, grad_scale).factor;
   if (!scratch.left_over.empty()) {
     optimizer.attr("_refuse_clipping")(
         "max_grad_norm: expected every parameter on fastopt's kernels, but one needs torch's "
@@ -47,25 +65,63 @@ double any_grad_factor(Scratch& scratch, const py::object& optimizer, const Tail
         scratch.left_over[0].cast<py::tuple>()[2].cast<std::string>() +
         "); clip with torch.nn.utils.clip_grad_norm_ instead");
   }
-  const double norm = std::sqrt(total_squares(scratch, optimizer, threads)) / grad_scale;
-  if (tail.error_if_nonfinite && !std::isfinite(norm)) {
+  const double squares = total_squares(scratch, optimizer, threads);
+  const host::Clip clip(squares, tail.max_grad_norm, grad_scale);
+  if (tail.error_if_nonfinite && !std::isfinite(clip.norm)) {
     throw std::runtime_error("The total norm of the gradients is non-finite (" +
-                             std::to_string(norm) +
+                             std::to_string(clip.norm) +
                              "), so they cannot be clipped; "
                              "error_if_nonfinite=False would let the step go on");
   }
-  optimizer.attr("_grad_norm") = norm;
-  const double clip = tail.max_grad_norm / (norm + 1e-6);  // as torch.nn.utils.clip_grad_norm_
-  return (clip > 1 ? 1 : clip) / grad_scale;
+  optimizer.attr("_grad_norm") = clip.norm;
+  return clip.factor;
+}
+
+// Whether `device` has, or is to have, all that the factor is made of.
+bool stays_on(int device, const Scratch& scratch, const py::object& optimizer,
+              const TailOptions& tail, const Scaling& scaling) {
+  if (device < 0 || !scratch.items.empty() || !scratch.left_over.empty()) return false;
+  if (scaling.has_scale() && scaling.scale_at().device != device) return false;
+  if (!tail.clips) return scaling.has_scale();
+  for (const CudaWork::Param& param : scratch.cuda.params) {
+    if (param.layout != Layouts::plain) return false;
+  }
+  return !tail.error_if_nonfinite && optimizer.attr("_norm_is_local")().cast<bool>();
+}
+
+CudaNumber factor_on_device(int device, Scratch& scratch, const py::object& optimizer,
+                            const TailOptions& tail, const Scaling& scaling) {
+  CudaClip clip = {nullptr, no_limit, {1, nullptr, {}}, nullptr};
+  if (scaling.has_scale()) clip.grad_scale = scaling.scale_at().number;
+  const Doubles result(scratch.cuda.params[0].tensor, 2);
+  clip.result = reinterpret_cast<CudaClip::Result*>(result.data);
+  if (tail.clips) {
+    const std::optional<Doubles> squares = squares_on(scratch.cuda, device, Layouts::plain);
+    clip.squares = squares->data;
+    clip.max_norm = tail.max_grad_norm;
+    CudaLibrary::get().clip(clip, device);
+    optimizer.attr("_grad_norm") = result.tensor[py::int_(0)];
+  } else {
+    CudaLibrary::get().clip(clip, device);
+  }
+  scratch.held.push_back(result.tensor);
+  return {0, &clip.result->factor, CudaNumber::Type::float64};
 }
 
 }  // namespace
 
-double grad_factor(Scratch& scratch, const py::object& optimizer, const TailOptions& tail,
-                   int threads, double grad_scale) {
-  const double factor = any_grad_factor(scratch, optimizer, tail, threads, grad_scale);
-  // Without the payload of the gradient that it comes from: simd/pair.h asks for that.
-  return std::isnan(factor) ? std::numeric_limits<double>::quiet_NaN() : factor;
+CudaNumber grad_factor(Scratch& scratch, const py::object& optimizer, const TailOptions& tail,
+                       int threads, const Scaling& scaling) {
+  if (tail.error_if_nonfinite && scratch.cuda.capturable) {
+    throw py::value_error(
+        "error_if_nonfinite=True: expected capturable=False with it, since whoever raises waits "
+        "for the device");
+  }
+  const int device = scratch.cuda.sole_device();
+  if (stays_on(device, scratch, optimizer, tail, scaling)) {
+    return factor_on_device(device, scratch, optimizer, tail, scaling);
+  }
+  return {factor_on_host(scratch, optimizer, tail, threads, scaling.scale()), nullptr, {}};
 }
 
 }  // namespace fastopt

@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "bindings/tensor.h"
+#include "cpu/float_mode.h"
 
 namespace py = pybind11;
 
@@ -25,6 +26,11 @@ const CudaFace* open_library(const std::string& path) {
     throw std::runtime_error("the CUDA driver is missing, too old for it, or sees no device");
   }
   return face();
+}
+
+void check(const char* error, int device) {
+  if (error == nullptr) return;
+  throw std::runtime_error("CUDA device " + std::to_string(device) + ": " + error);
 }
 
 }  // namespace
@@ -57,20 +63,33 @@ void CudaLibrary::load(const std::string& path, bool takes_cpu) {
   trouble_.clear();
 }
 
-void CudaLibrary::run(CudaStep step, const std::vector<CudaItem>& items, int device) {
-  step.items = items.data();
-  step.count = static_cast<int64_t>(items.size());
-  const CudaPlace place = {device, takes_cpu_ ? nullptr : TorchReader::get().stream(device)};
-  if (const char* error = face_->step(step, place)) {
-    throw std::runtime_error("CUDA device " + std::to_string(device) + ": " + error);
-  }
+CudaPlace CudaLibrary::place(int device) const {
+  return {device, takes_cpu_ ? nullptr : TorchReader::get().stream(device)};
 }
 
-CudaStep cuda_step(const AnyRule& rule) {
-  CudaStep step;
-  step.rule = rule.index();
-  step.options = rule.options();
-  return step;
+void CudaLibrary::step(CudaStep step, const std::vector<CudaItem>& items, int device) const {
+  step.items = items.data();
+  step.count = static_cast<int64_t>(items.size());
+  FloatMode mode;  // of the walk
+  check(face_->step(step, place(device)), device);
+}
+
+void CudaLibrary::sum_of_squares(const std::vector<Values>& arrays, double* scratch,
+                                 int device) const {
+  FloatMode mode;
+  const int64_t count = static_cast<int64_t>(arrays.size());
+  check(face_->sum_of_squares(arrays.data(), count, scratch, place(device)), device);
+}
+
+void CudaLibrary::clip(const CudaClip& clip, int device) const {
+  FloatMode mode;
+  check(face_->clip(clip, place(device)), device);
+}
+
+void CudaLibrary::advance(const std::vector<CudaNumber>& counters, const float* found_inf,
+                          int device) const {
+  const int64_t count = static_cast<int64_t>(counters.size());
+  check(face_->advance(counters.data(), count, found_inf, place(device)), device);
 }
 
 CudaItem cuda_item(const Item& item, const CudaNumber& step) {
@@ -83,6 +102,17 @@ CudaItem cuda_item(const Item& item, const CudaNumber& step) {
   made.step = step;
   made.form = static_cast<uint8_t>(item.form);
   return made;
+}
+
+DeviceNumber device_number(PyObject* object, bool placed) {
+  View view;
+  if (object == nullptr || !TorchReader::get().read(object, &view)) return {};
+  const int device = CudaLibrary::get().device_of(view), dtype = dtype_of(view);
+  if (device < 0 || (on_cpu(view) && !placed) || element_count(view) != 1) return {};
+  if (dtype < 0 || dtype >= compute_count) return {};
+  const bool is_double = static_cast<DType>(dtype) == DType::float64;
+  return {{0, data_of(view), is_double ? CudaNumber::Type::float64 : CudaNumber::Type::float32},
+          device};
 }
 
 }  // namespace fastopt

@@ -1,7 +1,8 @@
 // The CUDA library (csrc/cuda) as the bindings see it: loaded when the first CUDA tensor comes.
 #pragma once
 
-#include <memory>
+#include <pybind11/pybind11.h>
+
 #include <string>
 #include <vector>
 
@@ -32,18 +33,28 @@ class CudaLibrary {
   // `takes_cpu`. An empty path: none until the next CUDA tensor. Throws std::runtime_error.
   void load(const std::string& path, bool takes_cpu);
 
-  // Launches `step` for these items of it. Throws std::runtime_error.
-  void run(CudaStep step, const std::vector<CudaItem>& items, int device);
+  // What the library launches, on torch's current stream. They throw std::runtime_error.
+  void step(CudaStep step, const std::vector<CudaItem>& items, int device) const;
+  void sum_of_squares(const std::vector<Values>& arrays, double* scratch, int device) const;
+  void clip(const CudaClip& clip, int device) const;
+  void advance(const std::vector<CudaNumber>& counters, const float* found_inf, int device) const;
 
  private:
+  CudaPlace place(int device) const;
+
   const CudaFace* face_ = nullptr;
   bool asked_ = false, takes_cpu_ = false;
   std::string trouble_;
 };
 
-// A step by a rule with its options, at a rate that they tell.
-CudaStep cuda_step(const AnyRule& rule);
-
 CudaItem cuda_item(const Item& item, const CudaNumber& step);
+
+// A float32 or float64 tensor of one element on a CUDA device; on cpu_device where `object` is
+// anything else. A CPU tensor of the tests lies there if `placed`.
+struct DeviceNumber {
+  CudaNumber number = {};
+  int device = cpu_device;
+};
+DeviceNumber device_number(PyObject* object, bool placed);
 
 }  // namespace fastopt

@@ -12,8 +12,10 @@ namespace py = pybind11;
 // The Python names that a step looks up, made once.
 struct Names {
   PyObject* params = PyUnicode_InternFromString("params");
+  PyObject* lr = PyUnicode_InternFromString("lr");
   PyObject* step = PyUnicode_InternFromString("step");
   PyObject* capturable = PyUnicode_InternFromString("capturable");
+  PyObject* fused = PyUnicode_InternFromString("fused");
   PyObject* differentiable = PyUnicode_InternFromString("differentiable");
   PyObject* max_grad_norm = PyUnicode_InternFromString("max_grad_norm");
   PyObject* error_if_nonfinite = PyUnicode_InternFromString("error_if_nonfinite");

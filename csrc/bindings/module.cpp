@@ -28,7 +28,7 @@ py::dict cpu_targets() {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "fastopt's kernels. Internal: use fastopt.optim and fastopt.kernels.";
-  m.def("step", &fastopt::step, "rule"_a, "optimizer"_a, "threads"_a, "grad_scale"_a = 1.0,
+  m.def("step", &fastopt::step, "rule"_a, "optimizer"_a, "threads"_a, "grad_scale"_a, "found_inf"_a,
         "One step of a fastopt.optim optimizer.");
   m.def("left_over", &fastopt::left_over, "rule"_a, "optimizer"_a,
         "What a step would leave to torch: (group, parameter, reason) each.");

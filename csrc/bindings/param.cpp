@@ -17,9 +17,13 @@ ParamReader::ParamReader(Spec& spec, Scratch& scratch, const py::object& optimiz
       optimizer_(optimizer),
       state_(optimizer.attr("state")) {}
 
-void ParamReader::begin_group(PyObject* group, const TailOptions& tail) {
+void ParamReader::begin_group(PyObject* group, const TailOptions& tail, const DeviceNumber& lr) {
   group_ = group;
   tail_ = tail;
+  lr_ = lr;
+  capturable_ = is_set(group, Names::get().capturable);
+  counts_on_device_ = capturable_ || is_set(group, Names::get().fused);
+  is_on_cuda_ = false;
   has_master_ = is_set(group, Names::get().master_weights);
   rounds_at_random_ = is_set(group, Names::get().stochastic_rounding);
   last_step_ = -1;
@@ -35,19 +39,38 @@ void ParamReader::read(PyObject* param, py::object grad) {
   take(1, grad.ptr(), "grad");
   scratch_.held.push_back(std::move(grad));
 
-  const double step = read_states();
+  const CudaNumber step = read_states();
   if (fresh_.entries) {
     fresh_.param = py::reinterpret_borrow<py::object>(param);
     scratch_.new_states.push_back(std::move(fresh_));
   }
-  if (item_.size > 0) {
-    set_kernel(item_, rule_);
-    scratch_.items.push_back(item_);
-    scratch_.rule_of_item.push_back(rule_at(step, compute_type(item_)));
-    scratch_.layout_of_item.push_back(layout_);
-  }
+  if (item_.size > 0) add_item(step);
   scratch_.updated.push_back(py::reinterpret_borrow<py::object>(param));
   if (local != param) scratch_.updated.push_back(py::reinterpret_borrow<py::object>(local));
+}
+
+void ParamReader::add_item(const CudaNumber& step) {
+  set_kernel(item_, rule_);
+  if (device_ == cpu_device) {
+    scratch_.items.push_back(item_);
+    scratch_.rule_of_item.push_back(rule_at(step.value, compute_type(item_)));
+    scratch_.layout_of_item.push_back(layout_);
+    return;
+  }
+  CudaWork& work = scratch_.cuda;
+  if (!is_on_cuda_) {
+    CudaStep of_group;
+    const std::shared_ptr<const void> options = rule_.options();
+    of_group.rule = rule_.index();
+    of_group.options = options.get();
+    of_group.lr = lr_.number;
+    of_group.ema_decay = tail_.ema_decay;
+    work.groups.push_back({options, of_group});
+    work.capturable |= capturable_;
+    is_on_cuda_ = true;
+  }
+  work.has_first_step |= !rule_.counts_steps() && made_rule_state_;
+  work.params.push_back({item_, step, device_, layout_, work.groups.size() - 1, like_});
 }
 
 // What lies in this process of the parameter: all of it, unless it is a DTensor.
@@ -86,7 +109,7 @@ void ParamReader::note_layout(PyObject* param) {
 // Begins the item with the parameter itself; with a copy of it where it has gaps.
 void ParamReader::read_local(PyObject* local) {
   if (!reader_.read(local, &view_)) throw Unfit{unreadable(local)};
-  if (!on_cpu(view_)) throw Unfit{"not on the CPU"};
+  check_device();
   if (dtype_of(view_) < 0) throw Unfit{"dtype " + dtype_name(view_)};
   like_ = local;
   const bool has_gaps = !is_contiguous(view_) && !is_dense(view_);
@@ -99,15 +122,35 @@ void ParamReader::read_local(PyObject* local) {
   item_ = new_item(view_);
 }
 
+// Finds the device whose kernels take the parameter.
+void ParamReader::check_device() {
+  device_ = cuda_.device_of(view_);
+  const bool is_cuda = view_.device.device_type == kDLCUDA;
+  if (device_ == no_device) {
+    throw Unfit{is_cuda ? "on " + device_name(view_) + ": " + cuda_.trouble() : "not on the CPU"};
+  }
+  if (device_ == cpu_device && capturable_) throw Unfit{"capturable=True on the CPU"};
+  if (lr_.number.at != nullptr && lr_.device != device_) {
+    throw Unfit{"not on the device of its learning rate"};
+  }
+}
+
+// Whether a number of the state lies on the parameter's device and not on the CPU. In the walk of
+// tests, all lies on the CPU, and the options say where it would.
+bool ParamReader::is_beside_param(const View& view) const {
+  if (device_ == cpu_device || cuda_.device_of(view) != device_) return false;
+  return !on_cpu(view) || counts_on_device_;
+}
+
 // Fills the item's states and tells the number of this step.
-double ParamReader::read_states() {
+CudaNumber ParamReader::read_states() {
   if (!keeps_state()) {
     out_of_order_ = true;  // nothing says whether the parameter comes twice
-    return 1;
+    return {1, nullptr, {}};
   }
   entries_.emplace(find_state());
   const bool empty = entries_->empty();
-  double step = 0;
+  CudaNumber step = {};
   if (rule_.counts_steps()) {
     PyObject* counter = entries_->find(Names::get().step);
     if (counter == nullptr && !empty) throw py::key_error("step");
@@ -119,12 +162,12 @@ double ParamReader::read_states() {
   if (packing_ != nullptr && packing_->row > 0) {
     // The dither is of the step, even where the rule does not ask which it is.
     if (!rule_.counts_steps()) step = count(entries_->find(Names::get().step), Names::get().step);
-    packing_->dither = dither_at(step);
+    packing_->dither = dither_at(step.value);
   }
   read_master();
   if (tail_.averages) read_average();
-  // A rule that counts no steps only asks whether it is the first.
-  return rule_.counts_steps() ? step : made_rule_state_ ? 1 : 2;
+  if (rule_.counts_steps()) return step;
+  return {made_rule_state_ ? 1.0 : 2.0, nullptr, {}};  // it only asks whether it is the first
 }
 
 // Whether the group's options keep anything from step to step.
@@ -266,21 +309,29 @@ PyObject* ParamReader::make_state(PyObject* name) {
 
 // One more on a step tensor, to be stored with the rest; the number that it will hold. A tensor
 // that is not there yet is made under this name.
-double ParamReader::count(PyObject* tensor, PyObject* name) {
-  if (tensor == nullptr && dry_) return 1;
+CudaNumber ParamReader::count(PyObject* tensor, PyObject* name) {
+  if (tensor == nullptr && dry_) return {1, nullptr, {}};
   if (tensor == nullptr) tensor = make_state(name);
   View view;
-  if (!reader_.read(tensor, &view) || !on_cpu(view) || dtype_of(view) < 0 ||
-      dtype_of(view) >= compute_count || element_count(view) != 1) {
+  const bool readable = reader_.read(tensor, &view);
+  const DeviceNumber counter =
+      readable && is_beside_param(view) ? device_number(tensor, true) : DeviceNumber();
+  if (counter.number.at != nullptr) {
+    scratch_.cuda.counters.push_back(counter);
+    return counter.number;
+  }
+  if (!readable || !on_cpu(view) || dtype_of(view) < 0 || dtype_of(view) >= compute_count ||
+      element_count(view) != 1) {
     throw Unfit{"its state's step is no float32 or float64 tensor on the CPU"};
   }
+  if (capturable_) throw Unfit{"its state's step lies on the CPU, under capturable=True"};
   const bool is_double = static_cast<DType>(dtype_of(view)) == DType::float64;
   void* data = data_of(view);
   const double next = is_double ? *static_cast<double*>(data) + 1
                                 : static_cast<double>(*static_cast<float*>(data) + 1.0f);
   scratch_.counts.push_back(
       {data, is_double ? Scratch::Count::float64 : Scratch::Count::float32, next});
-  return next;
+  return {next, nullptr, {}};
 }
 
 // Sets an array of the item to the memory of a gradient or state.
@@ -302,7 +353,10 @@ View ParamReader::laid_out(PyObject* whole, const char* name, bool written) {
   View view;
   PyObject* tensor = local_like_param(whole, name);
   if (!reader_.read(tensor, &view)) throw Unfit{std::string(name) + ": " + unreadable(tensor)};
-  if (!on_cpu(view)) throw Unfit{std::string(name) + " not on the CPU"};
+  if (cuda_.device_of(view) != device_) {
+    throw Unfit{std::string(name) +
+                (device_ == cpu_device ? " not on the CPU" : " not on its parameter's device")};
+  }
   if (!same_shape(view, view_)) {
     throw Unfit{std::string(name) + " of shape " + shape_text(view) + " for a parameter of " +
                 shape_text(view_)};
@@ -315,6 +369,9 @@ View ParamReader::laid_out(PyObject* whole, const char* name, bool written) {
 }
 
 Packing& ParamReader::packing() {
+  if (device_ != cpu_device) {
+    throw Unfit{"masters, random rounding and states in 8 bits are for the CPU so far"};
+  }
   if (packing_ == nullptr) packing_ = &scratch_.packings.emplace_back();
   item_.packing = packing_;
   return *packing_;

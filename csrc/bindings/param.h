@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "bindings/cuda.h"
 #include "bindings/group.h"
 #include "bindings/rules.h"
 #include "bindings/scratch.h"
@@ -26,8 +27,8 @@ class ParamReader {
   // A dry reader makes no state and copies nothing.
   ParamReader(Spec& spec, Scratch& scratch, const py::object& optimizer, bool dry);
 
-  // The options in the scratch's rule are those of `group`.
-  void begin_group(PyObject* group, const TailOptions& tail);
+  // The options in the scratch's rule are those of `group`; so is the rate, if it lies on a device.
+  void begin_group(PyObject* group, const TailOptions& tail, const DeviceNumber& lr);
 
   // Throws Unfit, after which the scratch is to be rolled back.
   void read(PyObject* param, py::object grad);
@@ -43,10 +44,13 @@ class ParamReader {
   PyObject* local_param();
   PyObject* local_like_param(PyObject* tensor, const char* name);
   void read_local(PyObject* local);
+  void check_device();
+  bool is_beside_param(const View& view) const;
+  void add_item(const CudaNumber& step);
 
   bool keeps_state() const;
   PyObject* find_state();
-  double read_states();
+  CudaNumber read_states();
   void read_rule_state(int i, bool empty);
   void set_coding(int i, Coding coding, bool is_new);
   float* scales_of(PyObject* tensor);
@@ -56,7 +60,7 @@ class ParamReader {
   void read_average();
   PyObject* find_or_make(PyObject* name);
   PyObject* make_state(PyObject* name);
-  double count(PyObject* tensor, PyObject* name);
+  CudaNumber count(PyObject* tensor, PyObject* name);
 
   void take(int array, PyObject* whole, const char* name);
   void set_state(int array, const View& view, const char* name);
@@ -76,17 +80,22 @@ class ParamReader {
   const py::object& optimizer_;
   const py::object state_;  // optimizer.state
   const TorchReader& reader_ = TorchReader::get();
+  CudaLibrary& cuda_ = CudaLibrary::get();
 
   // Of the group.
   PyObject* group_ = nullptr;
   TailOptions tail_;
+  DeviceNumber lr_;
   bool has_master_ = false, rounds_at_random_ = false;
+  bool capturable_ = false, counts_on_device_ = false;
+  bool is_on_cuda_ = false;                   // some parameter
   double last_step_ = -1, last_dither_ = -1;  // what the latest rule and dither were made for
   DType last_compute_ = DType::float32;
 
   // Of the parameter.
   PyObject* param_ = nullptr;
   View view_{};
+  int device_ = cpu_device;
   PyObject* like_ = nullptr;  // what view_ is of: the parameter, its local part or a dense copy
   Item item_{};
   Packing* packing_ = nullptr;  // the item's, if it needs one

@@ -1,6 +1,7 @@
 #include "bindings/rules.h"
 
 #include <cmath>
+#include <cstring>
 #include <new>
 #include <type_traits>
 #include <unordered_map>
@@ -26,7 +27,8 @@ PyObject* interned(const char* name) {
 // Visits a rule's options and sets each from a dict.
 class OptionReader {
  public:
-  OptionReader(py::handle group, Checks checks) : group_(group), checks_(checks) {}
+  OptionReader(py::handle group, Checks checks, bool lr_on_device)
+      : group_(group), checks_(checks), lr_on_device_(lr_on_device) {}
 
   void operator()(const char* name, double& value, Range range) {
     if (PyObject* object = find(name)) value = number(name, object, range);
@@ -61,6 +63,7 @@ class OptionReader {
 
  private:
   PyObject* find(const char* name) const {
+    if (lr_on_device_ && std::strcmp(name, "lr") == 0) return nullptr;
     PyObject* object = PyDict_GetItemWithError(group_.ptr(), interned(name));
     if (object == nullptr && PyErr_Occurred()) throw py::error_already_set();
     return object;
@@ -99,6 +102,7 @@ class OptionReader {
 
   py::handle group_;
   Checks checks_;
+  bool lr_on_device_;
 };
 
 template <template <class> class Rule>
@@ -110,13 +114,15 @@ class RuleOf final : public AnyRule {
   int state_count() const override { return Rule<float>::state_count; }
   const char* state_name(int state) const override { return Rule<float>::states[state]; }
 
-  void read_options(py::handle group, Checks checks) override {
+  void read_options(py::handle group, Checks checks, bool lr_on_device) override {
     options_ = {};
-    OptionReader reader(group, checks);
+    OptionReader reader(group, checks, lr_on_device);
     options_.visit(reader);
   }
 
-  const void* options() const override { return &options_; }
+  std::shared_ptr<const void> options() const override {
+    return std::make_shared<typename Rule<float>::Options>(options_);
+  }
 
   bool uses(int state) const override { return Rule<float>::uses(options_, state); }
   bool always_uses(int state) const override { return state < Rule<float>::required; }

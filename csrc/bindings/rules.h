@@ -21,11 +21,12 @@ class AnyRule {
   virtual int state_count() const = 0;
   virtual const char* state_name(int state) const = 0;
 
-  // Sets every option: from `group` where it has the key, else to its default.
+  // Sets every option: from `group` where it has the key, else to its default; so the rate where it
+  // lies on a device.
   // Throws pybind11::type_error or pybind11::value_error that names the option.
-  virtual void read_options(pybind11::handle group, Checks checks) = 0;
+  virtual void read_options(pybind11::handle group, Checks checks, bool lr_on_device = false) = 0;
 
-  virtual const void* options() const = 0;  // the rule's Options
+  virtual std::shared_ptr<const void> options() const = 0;  // a copy of the rule's Options
 
   virtual bool uses(int state) const = 0;         // with these options
   virtual bool always_uses(int state) const = 0;  // with the default ones

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/cuda_step.h"
 #include "bindings/dtensor.h"
 #include "bindings/rules.h"
 #include "cpu/norm.h"
@@ -49,6 +50,7 @@ struct Scratch {
   std::vector<Item> items;
   std::vector<std::size_t> rule_of_item;
   std::vector<int> layout_of_item;
+  CudaWork cuda;  // what CUDA devices do; the lists above are for the CPU
   Layouts layouts;
   std::vector<BoundRule> rules;
   std::deque<Packing> packings;  // of the items that have one
@@ -64,11 +66,11 @@ struct Scratch {
 
   // How far each list has been filled, to take back what was gathered since.
   struct Mark {
-    std::size_t items, counts, new_states, copies, updated, left_over;
+    std::size_t items, counts, new_states, copies, updated, left_over, on_cuda, counters;
   };
   Mark mark() const {
-    return {items.size(),  counts.size(),  new_states.size(),
-            copies.size(), updated.size(), left_over.size()};
+    return {items.size(),   counts.size(),    new_states.size(),  copies.size(),
+            updated.size(), left_over.size(), cuda.params.size(), cuda.counters.size()};
   }
   void roll_back(const Mark& to) {
     items.resize(to.items);
@@ -79,6 +81,8 @@ struct Scratch {
     copies.resize(to.copies);
     updated.resize(to.updated);
     left_over.resize(to.left_over);
+    cuda.params.resize(to.on_cuda);
+    cuda.counters.resize(to.counters);
   }
   void clear() {
     roll_back({});
@@ -86,6 +90,7 @@ struct Scratch {
     packings.clear();
     dithers.clear();
     layouts.clear();
+    cuda.clear();
     held.clear();
   }
 };

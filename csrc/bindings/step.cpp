@@ -6,9 +6,11 @@
 #include <vector>
 
 #include "bindings/clip.h"
+#include "bindings/cuda_step.h"
 #include "bindings/group.h"
 #include "bindings/param.h"
 #include "bindings/rules.h"
+#include "bindings/scaling.h"
 #include "bindings/scratch.h"
 #include "bindings/tensor.h"
 #include "cpu/parallel.h"
@@ -39,18 +41,23 @@ class Walk {
   py::list left_over() { return list_of(scratch_->left_over); }
 
   // Once the norm has been taken, nothing can fail but torch itself.
-  void write(int threads, double grad_scale) {
-    const double factor = grad_factor(*scratch_.get(), optimizer_, tail_, threads, grad_scale);
+  void write(int threads, const Scaling& scaling) {
+    const bool kernels_skip = kernels_can_skip(scaling);
+    if (!kernels_skip && scaling.found_inf()) return;
+    const CudaNumber factor = grad_factor(*scratch_.get(), optimizer_, tail_, threads, scaling);
     if (!scratch_->left_over.empty()) {
       if (scratch_->updated.empty()) optimizer_.attr("_warn_unfused")(left_over());
-      optimizer_.attr("_step_with_torch")(left_over(), grad_scale);
+      optimizer_.attr("_step_with_torch")(left_over(), scaling.scale());
     }
     for (auto& fresh : scratch_->new_states) commit(fresh);
     for (const auto& count : scratch_->counts) count.store();
-    for (BoundRule& rule : scratch_->rules) rule.tail.grad_factor = factor;
+    for (BoundRule& rule : scratch_->rules) rule.tail.grad_factor = factor.value;
     for (std::size_t i = 0; i < scratch_->items.size(); ++i) {
       scratch_->items[i].rule = &scratch_->rules[scratch_->rule_of_item[i]];
     }
+    const float* found_inf =
+        kernels_skip ? static_cast<const float*>(scaling.found_at().number.at) : nullptr;
+    step_on_devices(scratch_->cuda, factor, found_inf);
     {
       py::gil_scoped_release released;
       run(scratch_->items, threads);
@@ -62,6 +69,16 @@ class Walk {
   }
 
  private:
+  // Whether the kernels of the one device at work can look whether the step is to be skipped: where
+  // nothing else is done meanwhile, and nothing depends on how many steps there were.
+  bool kernels_can_skip(const Scaling& scaling) {
+    const CudaWork& work = scratch_->cuda;
+    const DeviceNumber& found = scaling.found_at();
+    return found.number.at != nullptr && found.number.type == CudaNumber::Type::float32 &&
+           found.device == work.sole_device() && scratch_->items.empty() &&
+           scratch_->left_over.empty() && scratch_->counts.empty() && !work.has_first_step;
+  }
+
   void read_tail(PyObject* group) {
     const TailOptions tail = TailOptions::of(group);
     if (groups_read_++ > 0 && !tail.clips_alike(tail_)) {
@@ -73,12 +90,13 @@ class Walk {
 
   void read_group(PyObject* group) {
     const Names& names = Names::get();
-    const char* whole_group = is_set(group, names.differentiable) ? "differentiable=True"
-                              : is_set(group, names.capturable)   ? "capturable=True on the CPU"
-                                                                  : nullptr;
-    if (whole_group == nullptr) scratch_->rule->read_options(group, Checks::none);
+    const char* whole_group = is_set(group, names.differentiable) ? "differentiable=True" : nullptr;
+    const DeviceNumber lr = device_number(lookup(group, names.lr), is_set(group, names.capturable));
+    if (whole_group == nullptr) {
+      scratch_->rule->read_options(group, Checks::none, lr.number.at != nullptr);
+    }
     read_tail(group);
-    reader_.begin_group(group, tail_);
+    reader_.begin_group(group, tail_, lr);
     PyObject* listed = lookup(group, names.params);
     if (listed == nullptr) throw py::key_error("params");
     py::object params = py::reinterpret_steal<py::object>(
@@ -172,10 +190,14 @@ Spec& spec_of(const std::string& rule) {
 
 }  // namespace
 
-void step(const std::string& rule, const py::object& optimizer, int threads, double grad_scale) {
+void step(const std::string& rule, const py::object& optimizer, int threads,
+          const py::object& grad_scale, const py::object& found_inf) {
+  const Scaling scaling(grad_scale, found_inf);
+  const bool waits = scaling.found_at().number.at != nullptr;  // for a device
+  if (!waits && scaling.found_inf()) return;
   Walk walk(spec_of(rule), optimizer);
   walk.read_groups();
-  walk.write(threads, grad_scale);
+  walk.write(threads, scaling);
 }
 
 py::list left_over(const std::string& rule, const py::object& optimizer) {

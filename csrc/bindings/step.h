@@ -14,9 +14,10 @@ namespace fastopt {
 // kernels cannot take are collected and handed to optimizer._step_with_torch, before any is
 // written.
 //
-// The gradients count as divided by grad_scale, the factor of a torch.amp.GradScaler.
+// `grad_scale` and `found_inf` are what a torch.amp.GradScaler sets, tensors or None: the gradients
+// count as divided by the one, and if the other is not 0, nothing is done at all.
 void step(const std::string& rule, const pybind11::object& optimizer, int threads,
-          double grad_scale);
+          const pybind11::object& grad_scale, const pybind11::object& found_inf);
 
 // What such a step would leave to torch, a list of (group, parameter, reason), and writes nothing.
 // Parameters without gradient count as if they had one like themselves.

@@ -51,10 +51,32 @@ struct CudaStep {
   bool one_by_one = false;  // parameters share memory
 };
 
+// What the gradients are multiplied by.
+struct CudaClip {
+  const double* squares;  // the sum of theirs, on the device; nullptr where max_norm is infinite
+  double max_norm;
+  CudaNumber grad_scale;
+  struct Result {
+    double norm, factor;
+  };
+  Result* result;  // on the device
+};
+
 struct CudaFace {
   int abi;
   int (*device_count)();  // 0 where there is no driver
   const char* (*step)(const CudaStep& step, const CudaPlace& place);
+
+  // To scratch[0], with the CPU's bits (cpu/norm.h). For n chunks of up to sum_chunk elements,
+  // of one array each, scratch has 2 n + 2 elements.
+  const char* (*sum_of_squares)(const Values* arrays, int64_t count, double* scratch,
+                                const CudaPlace& place);
+
+  const char* (*clip)(const CudaClip& clip, const CudaPlace& place);
+
+  // One more on every counter, or none where *found_inf is not 0.
+  const char* (*advance)(const CudaNumber* counters, int64_t count, const float* found_inf,
+                         const CudaPlace& place);
 };
 
 // The library's one symbol.

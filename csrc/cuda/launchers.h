@@ -15,5 +15,12 @@ constexpr int step_form_count = 4;  // the forms of which there are kernels, fro
 extern const StepLauncher step_launchers[][compute_count];  // [rule][Form]
 extern const StepLauncher half_step_launchers[][step_form_count - compute_count];
 
+// As in CudaFace.
+const char* run_sum_of_squares(const Values* arrays, int64_t count, double* scratch,
+                               const CudaPlace& place);
+const char* run_clip(const CudaClip& clip, const CudaPlace& place);
+const char* run_advance(const CudaNumber* counters, int64_t count, const float* found_inf,
+                        const CudaPlace& place);
+
 }  // namespace FASTOPT_TARGET
 }  // namespace fastopt

@@ -87,7 +87,8 @@ const char* run_step(const CudaStep& step, const CudaPlace& place) {
   return nullptr;
 }
 
-constexpr CudaFace face = {cuda_abi, device_count, run_step};
+constexpr CudaFace face = {cuda_abi,           device_count, run_step,
+                           run_sum_of_squares, run_clip,     run_advance};
 
 }  // namespace
 }  // namespace FASTOPT_TARGET

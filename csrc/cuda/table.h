@@ -62,17 +62,23 @@ struct Chunk {
   int item, size;
 };
 
-// The last item that begins at a chunk or before it, found by halving.
-FASTOPT_DEVICE Chunk chunk_at(const CudaItem* items, int count, uint32_t chunk) {
-  int item = 0;
-  for (int behind = count; behind - item > 1;) {
-    const int middle = item + (behind - item) / 2;
-    if (items[middle].first_chunk <= chunk) {
-      item = middle;
+// The last entry that begins at a chunk or before it, found by halving.
+template <class Entry>
+FASTOPT_DEVICE int entry_at(const Entry* entries, int count, int64_t chunk) {
+  int entry = 0;
+  for (int behind = count; behind - entry > 1;) {
+    const int middle = entry + (behind - entry) / 2;
+    if (entries[middle].first_chunk <= chunk) {
+      entry = middle;
     } else {
       behind = middle;
     }
   }
+  return entry;
+}
+
+FASTOPT_DEVICE Chunk chunk_at(const CudaItem* items, int count, uint32_t chunk) {
+  const int item = entry_at(items, count, chunk);
   const int64_t begin = int64_t{chunk_size} * (chunk - items[item].first_chunk);
   const int64_t rest = items[item].size - begin;
   return {begin, item, rest < chunk_size ? static_cast<int>(rest) : chunk_size};

@@ -5,7 +5,9 @@ class _Target(TypedDict):
     supported: bool
     description: str
 
-def step(rule: str, optimizer: object, threads: int, grad_scale: float = 1.0) -> None: ...
+def step(
+    rule: str, optimizer: object, threads: int, grad_scale: object | None, found_inf: object | None
+) -> None: ...
 def left_over(rule: str, optimizer: object) -> list[tuple[dict[str, Any], Any, str]]: ...
 def apply(
     rule: str,

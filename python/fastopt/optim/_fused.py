@@ -65,16 +65,8 @@ class Fused(Reports):
 
     def _update(self) -> None:
         # A GradScaler sets these for fused=True, and leaves unscaling and skipping to the step.
-        found_inf = getattr(self, "found_inf", None)
-        if found_inf is not None and found_inf.item():
-            return
-        grad_scale = getattr(self, "grad_scale", None)
-        _C.step(
-            self._rule,
-            self,
-            torch.get_num_threads(),
-            1.0 if grad_scale is None else grad_scale.item(),
-        )
+        grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        _C.step(self._rule, self, torch.get_num_threads(), grad_scale, found_inf)
 
     # torch.compile breaks its graph here, and nowhere below: the update is not for it to trace.
     # Not torch.compiler.disable, which would import torch._dynamo with fastopt, for seconds.
@@ -129,11 +121,14 @@ class Fused(Reports):
 
     def _new_state(self, group: Group, param: Tensor, name: str) -> Tensor:
         """A state tensor as torch's class would make it."""
-        if name == "ema_step":
-            return torch.zeros(())
-        if name == "step":
+        if name in ("step", "ema_step"):
+            on_device = group.get("capturable") or group.get("fused")
             double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
-            return torch.zeros((), dtype=torch.float64 if double else torch.float32)
+            return torch.zeros(
+                (),
+                dtype=torch.float64 if double and name == "step" else torch.float32,
+                device=param.device if on_device else "cpu",
+            )
         if (made := self._new_storage(group, param, name)) is not None:
             return made
         dtype = self._dtype_of_state(group, param, name)

@@ -67,14 +67,18 @@ class Tail(Optimizer):
     ``ZeroRedundancyOptimizer`` sets its own. Neither DTensors nor DistributedDataParallel need one.
     """
 
-    _grad_norm: float | None = None
+    _grad_norm: float | Tensor | None = None
 
     @property
     def grad_norm(self) -> Tensor:
-        """The norm of all gradients at the last step, before clipping; needs ``max_grad_norm``."""
+        """The norm of all gradients at the last step, before clipping; needs ``max_grad_norm``.
+
+        A float64 tensor without dimensions. Where one CUDA device holds all parameters and no other
+        process a part of them, it lies on that device, and the step did not wait for it.
+        """
         if self._grad_norm is None:
             raise RuntimeError("grad_norm: no step with max_grad_norm has been made yet")
-        return torch.tensor(self._grad_norm, dtype=torch.float64)
+        return torch.as_tensor(self._grad_norm, dtype=torch.float64)
 
     def ema_parameters(self) -> list[Tensor]:
         """The average of every parameter, in the order of the groups.
@@ -114,6 +118,15 @@ class Tail(Optimizer):
         elif len(parts) == 1:
             return parts[0][2]
         return _distributed.total_squares(parts, self.grad_norm_group)
+
+    def _norm_is_local(self) -> bool:
+        """Whether this process's gradients are all that the norm is of."""
+        if not _distributed.is_distributed():
+            return True
+        params = (param for group in self.param_groups for param in group["params"])
+        self._find_grad_norm_group()
+        _distributed.refuse_hidden_shards(params, self.grad_norm_group)
+        return self.grad_norm_group is None
 
     def _find_grad_norm_group(self) -> None:
         """Take over the group of the ZeroRedundancyOptimizer that builds or steps this one."""

@@ -1,0 +1,81 @@
+#include "bindings/cuda_step.h"
+
+#include "bindings/tensor.h"
+#include "cpu/parallel.h"
+
+namespace py = pybind11;
+
+namespace fastopt {
+namespace {
+
+void count_steps(const CudaWork& work, int device, const float* found_inf) {
+  std::vector<CudaNumber> counters;
+  for (const DeviceNumber& counter : work.counters) {
+    if (counter.device == device) counters.push_back(counter.number);
+  }
+  if (!counters.empty()) CudaLibrary::get().advance(counters, found_inf, device);
+}
+
+}  // namespace
+
+std::set<int> CudaWork::devices() const {
+  std::set<int> devices;
+  for (const Param& param : params) devices.insert(param.device);
+  return devices;
+}
+
+int CudaWork::sole_device() const {
+  const std::set<int> all = devices();
+  return all.size() == 1 ? *all.begin() : cpu_device;
+}
+
+Doubles::Doubles(PyObject* like, int64_t count) {
+  static const auto& dtype = *new py::object(py::module_::import("torch").attr("float64"));
+  tensor = py::handle(like).attr("new_empty")(py::make_tuple(count), py::arg("dtype") = dtype);
+  View view;
+  TorchReader::get().read(tensor.ptr(), &view);
+  data = static_cast<double*>(data_of(view));
+}
+
+std::optional<Doubles> squares_on(const CudaWork& work, int device, int layout) {
+  std::vector<Values> grads;
+  int64_t chunks = 0;
+  PyObject* like = nullptr;
+  for (const CudaWork::Param& param : work.params) {
+    if (param.device != device || param.layout != layout) continue;
+    grads.push_back({param.item.arrays[1], param.item.size, param.item.dtypes[1]});
+    chunks += (param.item.size + sum_chunk - 1) / sum_chunk;
+    like = param.tensor;
+  }
+  if (grads.empty()) return std::nullopt;
+  Doubles scratch(like, 2 * chunks + 2);
+  CudaLibrary::get().sum_of_squares(grads, scratch.data, device);
+  return scratch;
+}
+
+void step_on_devices(const CudaWork& work, const CudaNumber& grad_factor, const float* found_inf) {
+  const std::set<int> devices = work.devices();
+  for (const int device : devices) count_steps(work, device, found_inf);
+  auto next = work.params.begin();
+  while (next != work.params.end()) {  // the parameters of a group stand together
+    const auto first = next;
+    const CudaWork::Group& group = work.groups[first->group];
+    while (next != work.params.end() && next->group == first->group) ++next;
+    for (const int device : devices) {
+      std::vector<Item> items;
+      std::vector<CudaItem> made;
+      for (auto param = first; param != next; ++param) {
+        if (param->device != device) continue;
+        items.push_back(param->item);
+        made.push_back(cuda_item(param->item, param->step));
+      }
+      CudaStep step = group.step;
+      step.grad_factor = grad_factor;
+      step.found_inf = found_inf;
+      step.one_by_one = share_memory(items);
+      if (!made.empty()) CudaLibrary::get().step(step, made, device);
+    }
+  }
+}
+
+}  // namespace fastopt

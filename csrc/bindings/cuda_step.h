@@ -1,0 +1,64 @@
+// The part of a step that CUDA devices do.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "bindings/cuda.h"
+
+namespace fastopt {
+
+// What a step gathers for CUDA devices before it writes.
+struct CudaWork {
+  struct Group {
+    std::shared_ptr<const void> options;
+    CudaStep step;  // of them
+  };
+  struct Param {
+    Item item;
+    CudaNumber step;
+    int device, layout;
+    std::size_t group;
+    PyObject* tensor;  // itself, its local part or a dense copy
+  };
+
+  std::vector<Group> groups;
+  std::vector<Param> params;
+  std::vector<DeviceNumber> counters;
+
+  // Whether a parameter meets a rule that asks for nothing but whether this is its first step.
+  bool has_first_step = false;
+  bool capturable = false;  // some group
+
+  void clear() {
+    groups.clear();
+    params.clear();
+    counters.clear();
+    has_first_step = capturable = false;
+  }
+
+  std::set<int> devices() const;
+
+  // The device of all parameters; cpu_device if there are several, or none.
+  int sole_device() const;
+};
+
+// Memory on the device of a tensor, lent by torch: a float64 tensor, and where it lies.
+struct Doubles {
+  Doubles(PyObject* like, int64_t count);
+  pybind11::object tensor;
+  double* data;
+};
+
+// The sum of squares of the gradients on a device, in the first of these; no tensor if there are
+// none. Nothing waits for it.
+std::optional<Doubles> squares_on(const CudaWork& work, int device, int layout);
+
+// Counts the steps and steps the parameters. `found_inf` lies on the sole device, or is nullptr.
+void step_on_devices(const CudaWork& work, const CudaNumber& grad_factor, const float* found_inf);
+
+}  // namespace fastopt
