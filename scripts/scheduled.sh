@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# What takes too long for every change: the full verification, the tests marked slow, and under
-# sanitizers every CPU target and the tests of masters, random rounding, 8-bit states and dropout.
+# What takes too long for every change: the full verification, the tests marked slow, the CUDA library
+# for every architecture, and under sanitizers every CPU target and the tests of masters, random
+# rounding, 8-bit states and dropout.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python -m fastopt verify
 python -m pytest -m slow
+if command -v nvcc >/dev/null; then scripts/check_cuda.sh; fi
 export FASTOPT_CPU_TARGETS=  # all of them
 scripts/sanitize.sh
 scripts/sanitize.sh tests/test_masters.py tests/test_stochastic_rounding.py tests/test_int8_state.py \

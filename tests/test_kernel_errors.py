@@ -28,6 +28,7 @@ from _kernel_cases import (
     lists_for,
     refuse,
 )
+from _walk import Walk
 from fastopt import _C, kernels
 
 EVERY_ARGUMENT = [(name, argument) for name in STATES for argument in arguments_of(name)]
@@ -198,9 +199,16 @@ def test_wrong_memory(wrong: str) -> None:
 
 @pytest.mark.skipif(_C.cuda_trouble() is None, reason="the kernels would take it for a device's")
 def test_memory_of_cuda_without_kernels_for_it() -> None:
-    got = r"memory of CUDA device 0 \(.*(no CUDA library|driver is missing.*)\)$"
+    got = r"memory of CUDA device 0 \(.*(no CUDA library|driver is missing).*\)$"
     for name, argument in EVERY_ARGUMENT:
         refuse_array(name, argument, on_cuda(arrays_for(name)[argument]), ValueError, got)
+
+
+def test_memory_of_cuda_that_is_not_torchs(cuda_walk: Walk) -> None:
+    """What another library has on its streams may not be done yet."""
+    for name, argument in EVERY_ARGUMENT:
+        wrong = on_cuda(arrays_for(name)[argument])
+        refuse_array(name, argument, wrong, ValueError, "CUDA device 0 that is not torch's$")
 
 
 @pytest.mark.parametrize("wrong", ["text", 1.0, object(), {}, {1.0}, range(3)], ids=repr)

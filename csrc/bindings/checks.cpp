@@ -28,6 +28,10 @@ int device_with_kernels(const Array& array, const std::string& name) {
     throw py::value_error(name + ": expected memory of the CPU, got memory of " +
                           device_name(array.view()) + (is_cuda ? " (" + cuda.trouble() + ")" : ""));
   }
+  if (!on_cpu(array.view()) && !array.is_torch()) {  // another library's stream may not be done
+    throw py::value_error(name + ": expected a torch tensor or memory of the CPU, got memory of " +
+                          device_name(array.view()) + " that is not torch's");
+  }
   return device;
 }
 

@@ -45,7 +45,7 @@ bool CudaLibrary::loaded() {
   const py::object path = py::module_::import("fastopt._cuda").attr("library_path")();
   asked_ = true;
   if (path.is_none()) {
-    trouble_ = "this build has no CUDA library";
+    trouble_ = "this build has no CUDA library; FASTOPT_CUDA=ON builds it (docs/cuda.md)";
     return false;
   }
   try {

@@ -205,7 +205,8 @@ std::string type_name(py::handle object) {
 Array::Array(py::handle object, const std::string& name)
     : owner_(py::reinterpret_borrow<py::object>(object)) {
   const TorchReader& torch = TorchReader::get();
-  if (!torch.read(object.ptr(), &view_)) {
+  is_torch_ = torch.read(object.ptr(), &view_);
+  if (!is_torch_) {
     if (torch.is_plain(object.ptr())) refuse_torch(object, name);
     if (!read_buffer(object) && !read_bfloat16(object) && !read_dlpack(object, name)) {
       throw py::type_error(name + ": expected a NumPy array, a dense torch tensor, or an object " +

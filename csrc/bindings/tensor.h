@@ -102,6 +102,7 @@ class Array {
 
   const View& view() const { return view_; }
   bool read_only() const { return read_only_; }
+  bool is_torch() const { return is_torch_; }
   std::string dtype() const;  // for people
 
  private:
@@ -110,7 +111,7 @@ class Array {
   bool read_dlpack(pybind11::handle object, const std::string& name);
 
   View view_{};
-  bool read_only_ = false;
+  bool read_only_ = false, is_torch_ = false;
   bool has_buffer_ = false;
   Py_buffer buffer_{};
   std::vector<int64_t> extents_;  // shape, then strides, of a buffer

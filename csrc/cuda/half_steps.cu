@@ -8,8 +8,7 @@ namespace FASTOPT_TARGET {
 
 #define FASTOPT_LAUNCHERS(Rule) \
   {&launch_step<Rule, float, ArrayOf<bfloat16>>, &launch_step<Rule, float, MixedArray>},
-const StepLauncher half_step_launchers[][step_form_count - compute_count] = {
-    FASTOPT_RULES(FASTOPT_LAUNCHERS)};
+const StepLauncher half_step_launchers[][half_form_count] = {FASTOPT_RULES(FASTOPT_LAUNCHERS)};
 
 }  // namespace FASTOPT_TARGET
 }  // namespace fastopt

@@ -74,17 +74,20 @@ inline int device_count() {
 // Makes a device the current one for a scope.
 class OnDevice {
  public:
-  explicit OnDevice(int device) {
+  explicit OnDevice(int device) : device_(device), before_(device) {
     error_ = cudaGetDevice(&before_);
-    if (error_ == cudaSuccess && device != before_) error_ = cudaSetDevice(device);
+    if (error_ == cudaSuccess && device_ != before_) error_ = cudaSetDevice(device_);
   }
-  ~OnDevice() { cudaSetDevice(before_); }
+  ~OnDevice() {
+    if (device_ != before_) cudaSetDevice(before_);  // which may make a context there
+  }
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
   const char* error() const { return text_of(error_); }
 
  private:
-  int before_ = 0;
+  const int device_;
+  int before_;
   cudaError_t error_;
 };
 

@@ -10,10 +10,10 @@ namespace FASTOPT_TARGET {
 using StepLauncher = const char* (*)(const StepTable& table, unsigned wanted, int64_t blocks,
                                      void* stream);
 
-constexpr int step_form_count = 4;  // the forms of which there are kernels, from Form's first on
+constexpr int form_count = compute_count + half_form_count;
 
 extern const StepLauncher step_launchers[][compute_count];  // [rule][Form]
-extern const StepLauncher half_step_launchers[][step_form_count - compute_count];
+extern const StepLauncher half_step_launchers[][half_form_count];
 
 // As in CudaFace.
 const char* run_sum_of_squares(const Values* arrays, int64_t count, double* scratch,

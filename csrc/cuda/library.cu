@@ -75,7 +75,7 @@ const char* run_step(const CudaStep& step, const CudaPlace& place) {
   const OnDevice device(place.device);
   if (device.error() != nullptr) return device.error();
   constexpr unsigned sets = 1u << max_states;
-  for (unsigned kind = 0; kind < step_form_count * sets; ++kind) {
+  for (unsigned kind = 0; kind < form_count * sets; ++kind) {
     Batch batch(step, place, static_cast<int>(kind / sets), kind % sets);
     const char* error = nullptr;
     for (int64_t i = 0; i < step.count && error == nullptr; ++i) {

@@ -106,26 +106,32 @@ struct StepKernel {
     template <class Access>
     FASTOPT_DEVICE void update(Access access) const {
       constexpr int lanes = Access::lanes;
-      V p[lanes], g[lanes], a[lanes], s0[lanes], s1[lanes], s2[lanes];
+      V p[lanes], g[lanes], s0[lanes], s1[lanes], s2[lanes];
       param.load(access, p);
       grad.load(access, g);
       if constexpr (keeps(0)) state0.load(access, s0);
       if constexpr (keeps(1)) state1.load(access, s1);
       if constexpr (keeps(2)) state2.load(access, s2);
-      if (averages) ema.load(access, a);
       for (int k = 0; k < lanes; ++k) {
         V s[max_states] = {s0[k], s1[k], s2[k]};
         bound.step(p[k], g[k], s);
         s0[k] = s[0];
         s1[k] = s[1];
         s2[k] = s[2];
-        a[k] = bound.averaged(a[k], p[k]);
       }
       if constexpr (keeps(0)) state0.store(access, s0);
       if constexpr (keeps(1)) state1.store(access, s1);
       if constexpr (keeps(2)) state2.store(access, s2);
-      if (averages) ema.store(access, a);
+      if (averages) average(access, p);
       param.store(access, p);
+    }
+
+    template <class Access>
+    FASTOPT_DEVICE void average(Access access, const V* p) const {
+      V a[Access::lanes];
+      ema.load(access, a);
+      for (int k = 0; k < Access::lanes; ++k) a[k] = bound.averaged(a[k], p[k]);
+      ema.store(access, a);
     }
   };
 };

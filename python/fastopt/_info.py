@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fastopt import _C
+from fastopt._cuda import library_path
 
 __version__ = version("fastopt")
 
@@ -44,6 +45,7 @@ def info() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "openmp_threads": _C.max_threads(),
         "openmp_library": openmp_library(),
-        "cuda_library": None,
+        "cuda_library": library_path(),
+        "cuda_trouble": _C.cuda_trouble(),
         "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
