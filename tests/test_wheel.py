@@ -222,7 +222,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert not [name for name in names if name.endswith((".pyc", ".cpp", ".h", ".txt"))]
     modules = {str(it.relative_to(ROOT / "python")) for it in (ROOT / "python").rglob("*.py")}
     assert modules <= set(names)
-    assert wheel.stat().st_size < 2**20
+    assert wheel.stat().st_size < (2**24 if "libfastopt_cuda" in libraries else 2**20)
 
 
 def version(wheel: Path) -> str:

@@ -2,8 +2,8 @@
 
 ``Fused`` comes before a torch.optim class among the bases and replaces nothing but the update: one
 call into C++ reads every group, gradient and state tensor, checks them, and then writes. Parameters
-that the kernels do not take (sparse, complex, differentiable, tensor subclasses, other dtypes, other
-devices) go through torch's own step, before any other is written.
+that the kernels do not take (sparse, complex, differentiable, tensor subclasses, other dtypes, devices
+without kernels) go through torch's own step, before any other is written.
 """
 
 from __future__ import annotations

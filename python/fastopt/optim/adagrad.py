@@ -30,7 +30,7 @@ class Adagrad(Fused, torch.optim.Adagrad):
         initial_accumulator_value: where :math:`s` starts.
         eps: :math:`\epsilon`.
         maximize: ascend instead of descend.
-        foreach, differentiable, fused: as for torch; dense CPU parameters take fastopt's kernel
+        foreach, differentiable, fused: as for torch; dense parameters take fastopt's kernel
             unless ``differentiable`` is set.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same pass; see :mod:`fastopt.optim`. Not in torch.

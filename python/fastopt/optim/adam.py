@@ -32,8 +32,8 @@ class Adam(Fused, torch.optim.Adam):
         eps: :math:`\epsilon`.
         weight_decay: :math:`\lambda`.
         amsgrad: the variant of Reddi et al. 2018.
-        foreach, capturable, differentiable, fused: as for torch; dense CPU parameters take fastopt's
-            kernel unless ``differentiable`` or ``capturable`` is set.
+        foreach, capturable, differentiable, fused: as for torch; dense parameters take fastopt's
+            kernels unless ``differentiable`` is set, or ``capturable`` on the CPU.
         maximize: ascend instead of descend.
         decoupled_weight_decay: decay the parameters, not through the gradient (AdamW).
         bias_correction: divide the moments by :math:`1-\beta^t`; without it, "almost Adam". Not in

@@ -28,8 +28,8 @@ class AdamW(Fused, torch.optim.AdamW):
         weight_decay: :math:`\lambda`.
         amsgrad: the variant of Reddi et al. 2018.
         maximize: ascend instead of descend.
-        foreach, capturable, differentiable, fused: as for torch; dense CPU parameters take fastopt's
-            kernel unless ``differentiable`` or ``capturable`` is set.
+        foreach, capturable, differentiable, fused: as for torch; dense parameters take fastopt's
+            kernels unless ``differentiable`` is set, or ``capturable`` on the CPU.
         bias_correction, eps_inside_sqrt: as for :class:`Adam`. Not in torch.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same pass; see :mod:`fastopt.optim`. Not in torch.

@@ -33,8 +33,8 @@ class RMSprop(Fused, torch.optim.RMSprop):
         weight_decay: :math:`\lambda`.
         momentum: :math:`\gamma`; 0 keeps no buffer.
         centered: normalize by an estimate of the variance.
-        capturable, foreach, differentiable: as for torch; dense CPU parameters take fastopt's kernel
-            unless ``differentiable`` or ``capturable`` is set.
+        capturable, foreach, differentiable: as for torch; dense parameters take fastopt's kernels
+            unless ``differentiable`` is set, or ``capturable`` on the CPU.
         maximize: ascend instead of descend.
         eps_inside_sqrt: divide by :math:`\sqrt{s + \epsilon}`, as TensorFlow does. Not in torch.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the

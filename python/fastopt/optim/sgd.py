@@ -35,7 +35,7 @@ class SGD(Fused, torch.optim.SGD):
         weight_decay: :math:`\lambda`.
         nesterov: Nesterov's momentum (needs a momentum and no dampening).
         maximize: ascend instead of descend.
-        foreach, differentiable, fused: as for torch; dense CPU parameters take fastopt's kernel
+        foreach, differentiable, fused: as for torch; dense parameters take fastopt's kernel
             unless ``differentiable`` is set.
         exponential_average: the exponentially weighted form (needs 0 < momentum < 1; excludes
             dampening and ``nesterov``). Not in torch.
