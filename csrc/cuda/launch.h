@@ -2,11 +2,9 @@
 // thread of the same launch. This file is all that differs between the two.
 //
 // A kernel is a struct with Args (its parameters), Shared (what a block's threads share, without
-// constructors), resident_blocks (how many a multiprocessor is to hold at a time: 65536 registers
-// over that is what the compiler may use) and run(args, shared, block). What stands in run between
-// two phases is done by all threads alike; block.each(act) is a phase: act(thread) for each of
-// them, and none goes on before all are done. A thread may read in a phase what others have written
-// in phases before.
+// constructors) and run(args, shared, block). What stands in run between two phases is done by all
+// threads alike; block.each(act) is a phase: act(thread) for each of them, and none goes on before
+// all are done. A thread may read in a phase what others have written in phases before.
 #pragma once
 
 #include <stdint.h>
@@ -24,6 +22,10 @@
 namespace fastopt {
 
 constexpr int block_threads = 256;
+
+// On a multiprocessor, at least. Asked for more, or left to itself, the compiler keeps some numbers
+// in memory to save registers.
+constexpr int resident_blocks = 2;
 
 #ifndef __CUDACC__
 // For tests: which blocks are walked, and in which order they and their threads come.
@@ -94,7 +96,7 @@ class OnDevice {
 };
 
 template <class Kernel>
-__global__ void __launch_bounds__(block_threads, Kernel::resident_blocks)
+__global__ void __launch_bounds__(block_threads, resident_blocks)
     enter(const __grid_constant__ typename Kernel::Args args) {
   __shared__ typename Kernel::Shared shared;
   Kernel::run(args, shared, Block{blockIdx.x});

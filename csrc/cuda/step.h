@@ -23,7 +23,6 @@ struct StepKernel {
   using Args = StepTable;
   using V = Vec<T>;
   using Bound = Update<Rule, T, used>;
-  static constexpr int resident_blocks = Array::packet > 4 ? 2 : 3;
 
   struct Shared {
     alignas(Bound) unsigned char bound[sizeof(Bound)];

@@ -15,7 +15,6 @@ FASTOPT_TARGET_BEGIN
 
 // The same tree as on the CPU (cpu/sum.h): a warp sums up a chunk, each thread one of the 32 lanes.
 struct SumKernel {
-  static constexpr int resident_blocks = 3;
   static constexpr int lanes = 32, warps = block_threads / lanes;
 
   struct Entry {
@@ -95,7 +94,6 @@ struct SumKernel {
 
 // One thread's work.
 struct ClipKernel {
-  static constexpr int resident_blocks = 1;
   using Args = CudaClip;
   struct Shared {};
 
@@ -112,7 +110,6 @@ struct ClipKernel {
 
 // One more on each counter, a thread each.
 struct AdvanceKernel {
-  static constexpr int resident_blocks = 1;
   struct Args {
     static constexpr int capacity = (parameter_bytes - 16) / sizeof(CudaNumber);
     const float* found_inf;
