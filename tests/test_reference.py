@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from _kernel_cases import STATES, rule
 from fastopt import reference
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -29,18 +30,6 @@ TORCH = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
 }
-STATES = {
-    "sgd": ["momentum_buffer"],
-    "adagrad": ["sum"],
-    "rmsprop": ["square_avg", "grad_avg", "momentum_buffer"],
-    "adam": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
-    "adamw": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
-}
-
-
-def rule(name: str) -> Callable[..., tuple[Array, ...]]:
-    function: Callable[..., tuple[Array, ...]] = getattr(reference, name)
-    return function
 
 
 def choices(**values: tuple[Any, ...]) -> Iterator[Options]:

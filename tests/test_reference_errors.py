@@ -6,24 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from _kernel_cases import STATES, USING_ALL_STATES, Options
 from fastopt import reference
 
-Options = dict[str, Any]
-
-STATES = {
-    "sgd": ["momentum_buffer"],
-    "adagrad": ["sum"],
-    "rmsprop": ["square_avg", "grad_avg", "momentum_buffer"],
-    "adam": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
-    "adamw": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
-}
-USING_ALL_STATES: dict[str, Options] = {
-    "sgd": {"momentum": 0.5},
-    "adagrad": {},
-    "rmsprop": {"centered": True, "momentum": 0.5},
-    "adam": {"amsgrad": True},
-    "adamw": {"amsgrad": True},
-}
 AVERAGE = {"momentum": 0.5, "exponential_average": True}
 
 ONE = np.ones(2, np.float32)
