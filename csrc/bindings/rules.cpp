@@ -92,11 +92,13 @@ class OptionReader {
 
   static bool accepts(Range range, double value) {
     if (range == Range::any) return !std::isnan(value);
+    if (range == Range::closed_unit) return value >= 0 && value <= 1;
     return value >= 0 && (range != Range::unit || value < 1);
   }
 
   static const char* describe(Range range) {
     if (range == Range::any) return "a number other than NaN";
+    if (range == Range::closed_unit) return "a number in [0, 1]";
     return range == Range::unit ? "a number in [0, 1)" : "a number >= 0";
   }
 

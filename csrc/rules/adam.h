@@ -42,8 +42,8 @@ struct Adam {
   static bool counts_steps(const Options&) { return true; }
 
   Gradient<T> gradient;
-  T step_size, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay;
-  bool eps_inside_sqrt, decoupled;
+  T step_size, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, shrinkage;
+  bool eps_inside_sqrt;
 
   FASTOPT_HOST_DEVICE Adam(const Options& o, double step)
       : gradient(o),
@@ -51,31 +51,25 @@ struct Adam {
         one_minus_beta1(static_cast<T>(1 - o.beta1)),
         beta2(static_cast<T>(o.beta2)),
         one_minus_beta2(static_cast<T>(1 - o.beta2)),
-        decay(static_cast<T>(1 - o.lr * o.weight_decay)),
-        eps_inside_sqrt(o.eps_inside_sqrt),
-        decoupled(o.decoupled_weight_decay && gradient.decays) {
+        shrinkage(static_cast<T>(o.decoupled_weight_decay ? gradient.decouple(o) : 1)),
+        eps_inside_sqrt(o.eps_inside_sqrt) {
     double c1 = o.bias_correction ? 1 - power(o.beta1, step) : 1;
     double c2 = o.bias_correction ? 1 - power(o.beta2, step) : 1;
     double root = __builtin_sqrt(c2);
     step_size = static_cast<T>(o.lr * root / c1);
     eps = static_cast<T>(o.eps * (o.eps_inside_sqrt ? c2 : root));
-    if (o.decoupled_weight_decay) gradient.decays = false;
   }
 
   template <class V, class Maximum>
   FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& exp_avg, V& exp_avg_sq,
                                       Maximum& max_exp_avg_sq) const {
     V g = gradient(param, grad);
-    if (decoupled) param = param * decay;
     exp_avg = beta1 * exp_avg + one_minus_beta1 * g;
     exp_avg_sq = beta2 * exp_avg_sq + one_minus_beta2 * (g * g);
     V v = exp_avg_sq;
-    if constexpr (present<Maximum>) {  // a maximum that keeps NaN from either side
-      v = select((max_exp_avg_sq >= v) | (max_exp_avg_sq != max_exp_avg_sq), max_exp_avg_sq, v);
-      max_exp_avg_sq = v;
-    }
+    if constexpr (present<Maximum>) v = max_exp_avg_sq = maximum(max_exp_avg_sq, v);
     V denom = denominator(v, eps, eps_inside_sqrt);
-    param = param - step_size * (exp_avg / denom);
+    param = shrinkage * param - step_size * (exp_avg / denom);
   }
 };
 

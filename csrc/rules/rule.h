@@ -27,7 +27,7 @@
 FASTOPT_TARGET_BEGIN
 
 // The accepted range of a hyperparameter; NaN lies in none.
-enum class Range { any, non_negative, unit };  // unit: [0, 1)
+enum class Range { any, non_negative, unit, closed_unit };  // unit: [0, 1), closed: [0, 1]
 
 // Stands for a state that is not kept.
 struct Absent {};
@@ -48,6 +48,14 @@ struct Gradient {
         weight_decay(static_cast<T>(o.weight_decay)),
         decays(o.weight_decay != 0.0) {}
 
+  // Takes the decay out of it. What the parameter is multiplied by instead: 1 for no decay, even at
+  // an infinite rate.
+  template <class Options>
+  FASTOPT_HOST_DEVICE double decouple(const Options& o) {
+    decays = false;
+    return o.weight_decay != 0.0 ? 1 - o.lr * o.weight_decay : 1;
+  }
+
   template <class V>
   FASTOPT_HOST_DEVICE V operator()(V param, V grad) const {
     V g = sign * grad;
@@ -55,6 +63,12 @@ struct Gradient {
     return g;
   }
 };
+
+// The larger one; NaN if either is.
+template <class V>
+FASTOPT_HOST_DEVICE V maximum(V a, V b) {
+  return select((a >= b) | (a != a), a, b);
+}
 
 // sqrt(v) + eps or sqrt(v + eps), written with one root: the compiler would turn a choice between
 // two roots into both of them and a blend.

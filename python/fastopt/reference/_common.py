@@ -34,6 +34,12 @@ def power(base: float, exponent: int) -> float:
     return result
 
 
+def maximum(a: Array, b: Array) -> Array:
+    """The larger one; NaN if either is."""
+    larger: Array = np.where((a >= b) | np.isnan(a), a, b)
+    return larger
+
+
 def new_arrays(*arrays: Array | None) -> tuple[Array, ...]:
     """What a rule returns: a copy of each array that is there.
 
@@ -64,6 +70,7 @@ RANGES: dict[str, Callable[[float], bool]] = {
     "other than NaN": lambda value: value == value,
     ">= 0": lambda value: value >= 0,
     "in [0, 1)": lambda value: 0 <= value < 1,
+    "in [0, 1]": lambda value: 0 <= value <= 1,
 }
 
 
@@ -75,6 +82,13 @@ def check_numbers(accepted: str = ">= 0", /, **values: float) -> tuple[float, ..
         if not RANGES[accepted](value):
             raise ValueError(f"{name} must be a number {accepted}, not {value}")
     return tuple(float(value) for value in values.values())
+
+
+def check_betas(betas: tuple[float, float]) -> tuple[float, ...]:
+    """Return the two decay rates as Python floats."""
+    if not (isinstance(betas, (tuple, list)) and len(betas) == 2):
+        raise TypeError(f"betas must be a pair of numbers, not {betas!r}")
+    return check_numbers("in [0, 1)", **{"betas[0]": betas[0], "betas[1]": betas[1]})
 
 
 def check_step(step: int) -> int:

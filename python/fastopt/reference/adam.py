@@ -10,7 +10,17 @@ import math
 
 import numpy as np
 
-from ._common import Array, check_arrays, check_numbers, check_step, gradient, new_arrays, power
+from ._common import (
+    Array,
+    check_arrays,
+    check_betas,
+    check_numbers,
+    check_step,
+    gradient,
+    maximum,
+    new_arrays,
+    power,
+)
 from .storage import stored
 
 
@@ -79,11 +89,10 @@ def adam(
         param = param * T(1 - lr * weight_decay)
     exp_avg = T(beta1) * exp_avg + T(1 - beta1) * g
     exp_avg_sq = T(beta2) * exp_avg_sq + T(1 - beta2) * (g * g)
-    v = exp_avg_sq
+    v: Array = exp_avg_sq
     if amsgrad:
         assert max_exp_avg_sq is not None
-        larger = (max_exp_avg_sq >= v) | np.isnan(max_exp_avg_sq)  # NaN of either side stays
-        v = max_exp_avg_sq = np.where(larger, max_exp_avg_sq, v)
+        v = max_exp_avg_sq = maximum(max_exp_avg_sq, v)
     denom = np.sqrt(v + T(eps)) if eps_inside_sqrt else np.sqrt(v) + T(eps)
     param = param - T(step_size) * (exp_avg / denom)
     return new_arrays(param, exp_avg, exp_avg_sq, max_exp_avg_sq)
@@ -124,10 +133,3 @@ def adamw(
         eps_inside_sqrt=eps_inside_sqrt,
         maximize=maximize,
     )
-
-
-def check_betas(betas: tuple[float, float]) -> tuple[float, ...]:
-    """Return the two decay rates as Python floats."""
-    if not (isinstance(betas, (tuple, list)) and len(betas) == 2):
-        raise TypeError(f"betas must be a pair of numbers, not {betas!r}")
-    return check_numbers("in [0, 1)", **{"betas[0]": betas[0], "betas[1]": betas[1]})
