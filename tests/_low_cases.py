@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from _optim_cases import CASES, Array, Options, array_of
+from _optim_cases import EVERY, Array, Options, array_of
 from fastopt import reference
 from fastopt.reference.codes import decode_blocks, encode_blocks
 from fastopt.reference.dropout import draw
@@ -100,7 +100,7 @@ class Low:
     """The reference beside an optimizer; what is stored must agree after each step."""
 
     def __init__(self, name: str, optimizer: Optimizer) -> None:
-        self.case, self.optimizer = CASES[name], optimizer
+        self.case, self.optimizer = EVERY[name], optimizer
         keywords = inspect.signature(self.case.rule).parameters.values()
         self.keys = {it.name for it in keywords if it.kind == it.KEYWORD_ONLY} - {"step"}
         self.records: dict[Tensor, Record] = {}

@@ -1,4 +1,4 @@
-"""What the optimizer tests share: five classes with their options, and the reference beside them.
+"""What the optimizer tests share: the classes with their options, and the reference beside them.
 
 `Mirror` is the specification of fastopt.optim: fastopt.reference, applied to each parameter by
 itself, with the options that its group holds at the time.
@@ -29,7 +29,7 @@ class Case(NamedTuple):
     """An optimizer: fastopt's class, torch's, the reference, its states in its order."""
 
     ours: type[Optimizer]
-    torchs: type[Optimizer]
+    torchs: Any  # None where torch has none
     rule: Callable[..., tuple[Array, ...]]
     states: tuple[str, ...]
 
@@ -39,6 +39,8 @@ class Case(NamedTuple):
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+
+# What surrounds a rule is the same code for all of them: its tests go through these.
 CASES = {
     "SGD": Case(fastopt.optim.SGD, torch.optim.SGD, reference.sgd, ("momentum_buffer",)),
     "Adagrad": Case(fastopt.optim.Adagrad, torch.optim.Adagrad, reference.adagrad, ("sum",)),
@@ -52,7 +54,11 @@ CASES = {
     "AdamW": Case(fastopt.optim.AdamW, torch.optim.AdamW, reference.adamw, MOMENTS),
 }
 
-# Every option that torch has, alone and where options meet.
+# What depends on the rule is tested for every one.
+EVERY = CASES | {}
+WITH_TORCH = [name for name, case in EVERY.items() if case.torchs]
+
+# Every option that torch has, alone and where options meet; and those of classes that it lacks.
 TORCH_OPTIONS: dict[str, list[Options]] = {
     "SGD": [
         {},
@@ -96,13 +102,12 @@ TORCH_OPTIONS: dict[str, list[Options]] = {
     ],
 }
 
-# Options of fastopt's own, with what they need.
+# Options that torch's classes lack, with what they need.
 EXTRA_OPTIONS: dict[str, list[Options]] = {
     "SGD": [
         {"momentum": 0.9, "exponential_average": True},
         {"momentum": 0.9, "exponential_average": True, "bias_correction": True},
     ],
-    "Adagrad": [],
     "RMSprop": [
         {"eps_inside_sqrt": True},
         {"eps_inside_sqrt": True, "momentum": 0.9, "centered": True},
@@ -140,9 +145,13 @@ STATE_PAIRS = [
 ]
 
 
+def torch_has_fused(name: str) -> bool:
+    return "fused" in inspect.signature(EVERY[name].torchs).parameters
+
+
 def option_cases() -> Iterator[tuple[str, Options]]:
-    for name in CASES:
-        for options in itertools.chain(TORCH_OPTIONS[name], EXTRA_OPTIONS[name]):
+    for name in EVERY:
+        for options in itertools.chain(TORCH_OPTIONS[name], EXTRA_OPTIONS.get(name, [])):
             yield name, options
 
 
@@ -254,7 +263,7 @@ class Mirror:
     """fastopt.reference on a copy of an optimizer's parameters, fed the same gradients."""
 
     def __init__(self, name: str, optimizer: Optimizer) -> None:
-        self.case, self.optimizer = CASES[name], optimizer
+        self.case, self.optimizer = EVERY[name], optimizer
         keywords = inspect.signature(self.case.rule).parameters.values()
         self.keys = {it.name for it in keywords if it.kind == it.KEYWORD_ONLY} - {"step"}
         self.params: dict[Tensor, Array] = {}

@@ -24,7 +24,7 @@ from _low_cases import (
     set_grads,
     train,
 )
-from _optim_cases import CASES, Options, option_id
+from _optim_cases import EVERY, Options, option_id
 from fastopt.reference.codes import BLOCK, decode_blocks, encode_blocks
 
 INT8: Options = {"state_dtype": "int8"}
@@ -36,7 +36,7 @@ each_rule = pytest.mark.parametrize(("name", "options"), RULES, ids=option_id)
 
 
 def build(name: str, params: Any, **options: Any) -> Optimizer:
-    made: Optimizer = CASES[name].ours(params, **options)
+    made: Optimizer = EVERY[name].ours(params, **options)
     return made
 
 
@@ -55,11 +55,11 @@ def test_steps_equal_the_reference(target: str, name: str, options: Options) -> 
     for step in range(4):
         set_grads(params, step)
         low.step()
-    states = set(low.optimizer.state[params[0]]) & set(CASES[name].states)
+    states = set(low.optimizer.state[params[0]]) & set(EVERY[name].states)
     for index, param in enumerate(params):
         assert coded(low.optimizer, param) == (states if index < len(CODED) else set()), param.shape
     for key in states:
-        square = key in {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
+        square = key in type(low.optimizer)._squares  # type: ignore[attr-defined]
         state = low.optimizer.state[params[2]]
         assert state[key].dtype == (torch.uint8 if square else torch.int8)
         assert (state[f"{key}_scale"].shape, state[f"{key}_scale"].dtype) == ((8, 3), torch.float32)
@@ -253,19 +253,19 @@ def decoded_states(optimizer: Optimizer, param: Tensor) -> dict[str, Any]:
     }
 
 
-TORCHS = [(name, it) for name, it in RULES if "exponential_average" not in it]
+TORCHS = [(name, it) for name, it in RULES if EVERY[name].torchs and "exponential_average" not in it]
 
 
 @pytest.mark.parametrize(("name", "options"), TORCHS, ids=option_id)
 def test_numbers_become_codes_and_codes_numbers(name: str, options: Options) -> None:
     shapes = [(64, 70), (9,)]
-    theirs = CASES[name].torchs(low_parameters(shapes), **options)
+    theirs = EVERY[name].torchs(low_parameters(shapes), **options)
     train(theirs, range(3))
     params = low_parameters(shapes)
     ours = build(name, params, **options, **INT8)
     ours.load_state_dict(theirs.state_dict())
     first = params_of(theirs)[0]
-    assert coded(ours, params[0]) == set(CASES[name].states) & ours.state[params[0]].keys()
+    assert coded(ours, params[0]) == set(EVERY[name].states) & ours.state[params[0]].keys()
     for key in coded(ours, params[0]):
         code = "signed8" if ours.state[params[0]][key].dtype == torch.int8 else "root8"
         codes, scales = encode_blocks(raw(theirs.state[first][key]), code, step=0)
@@ -349,7 +349,7 @@ def test_as_torch_is_what_torch_could_have_saved(
     saved: Any = ours.state_dict(as_torch=True)  # type: ignore[call-arg]
 
     like = low_parameters(shapes, dtype)
-    theirs = CASES[name].torchs(like, **options)
+    theirs = EVERY[name].torchs(like, **options)
     set_grads(like, 0)
     like[2].grad = None
     theirs.step()

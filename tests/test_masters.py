@@ -25,7 +25,7 @@ from _low_cases import (
     set_grads,
     train,
 )
-from _optim_cases import CASES, Options, option_id
+from _optim_cases import CASES, EVERY, Options, option_id
 from fastopt.reference.storage import from_bfloat16, join_float32, split_float32, to_bfloat16
 
 SHAPES = [(7,), (33, 5), (1023,), (1025,), (4, 513), (), (0,)]
@@ -86,7 +86,7 @@ def test_steps_equal_the_reference(
     target: str, name: str, options: Options, dtype: torch.dtype
 ) -> None:
     params = low_parameters(SHAPES, dtype)
-    low = Low(name, CASES[name].ours(params, **options, master_weights=True))
+    low = Low(name, EVERY[name].ours(params, **options, master_weights=True))
     for step in range(3):
         set_grads(params, step)
         low.step()
@@ -127,8 +127,8 @@ def test_training_is_that_of_float32_parameters(
     params = low_parameters([(40, 30)], dtype)
     wide = float32_of(params)
     options = options | {"lr": 1e-5}
-    ours = CASES[name].ours(params, **options, master_weights=True)
-    theirs = CASES[name].ours(wide, **options)
+    ours = EVERY[name].ours(params, **options, master_weights=True)
+    theirs = EVERY[name].ours(wide, **options)
     for step in range(50):
         set_grads(params, step)
         wide[0].grad = params[0].grad.float()  # type: ignore[union-attr]
@@ -226,7 +226,7 @@ def test_what_was_not_written_to_keeps_its_master() -> None:
 @pytest.mark.parametrize("way", COPIES)
 @each_rule
 def test_a_copy_continues(name: str, options: Options, way: str, dtype: torch.dtype) -> None:
-    first = CASES[name].ours(
+    first = EVERY[name].ours(
         low_parameters([(9, 31)], dtype), **options, master_weights=True, ema_decay=0.9
     )
     train(first, range(2))
@@ -238,7 +238,9 @@ def test_a_copy_continues(name: str, options: Options, way: str, dtype: torch.dt
 
 
 @each_half
-@each_rule
+@pytest.mark.parametrize(
+    ("name", "options"), [it for it in RULES + UNCODED if EVERY[it[0]].torchs], ids=option_id
+)
 def test_a_checkpoint_of_float32_parameters_drives_16_bit_ones(
     name: str, options: Options, dtype: torch.dtype
 ) -> None:
@@ -248,9 +250,9 @@ def test_a_checkpoint_of_float32_parameters_drives_16_bit_ones(
         options = {"lr": 0.1, "momentum": 0.5}
     params = low_parameters([(9, 31)], dtype)
     wide = float32_of(params)
-    theirs = CASES[name].torchs(wide, **options)
+    theirs = EVERY[name].torchs(wide, **options)
     train(theirs, range(2))
-    ours = CASES[name].ours(params, **options, master_weights=True)
+    ours = EVERY[name].ours(params, **options, master_weights=True)
     ours.load_state_dict(theirs.state_dict())
     for key, value in theirs.state[wide[0]].items():
         if value is not None:
@@ -280,7 +282,7 @@ def test_groups_and_dtypes_mix(target: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_masters_exclude_random_rounding(name: str) -> None:
-    build: Callable[..., Any] = CASES[name].ours
+    build: Callable[..., Any] = EVERY[name].ours
     params = low_parameters([(3,)], torch.bfloat16)
     with pytest.raises(ValueError, match="stochastic_rounding=True: expected master_weights=False"):
         build(params, master_weights=True, stochastic_rounding=True)

@@ -13,10 +13,11 @@ from torch import Tensor
 
 import fastopt
 from _optim_cases import (
-    CASES,
     DTYPES,
+    EVERY,
     FULL,
     STORED,
+    TORCH_OPTIONS,
     Mirror,
     Options,
     assert_same_bits,
@@ -28,7 +29,7 @@ from _optim_cases import (
     step_and_check,
 )
 
-each_optimizer = pytest.mark.parametrize("name", CASES)
+each_optimizer = pytest.mark.parametrize("name", EVERY)
 
 # ---- equal to the reference ---------------------------------------------------------------------
 
@@ -38,7 +39,7 @@ each_optimizer = pytest.mark.parametrize("name", CASES)
 def test_steps_equal_the_reference(
     name: str, options: Options, dtype: torch.dtype, backend: str
 ) -> None:
-    optimizer = CASES[name].ours(parameters(dtype), **options)
+    optimizer = EVERY[name].ours(parameters(dtype), **options)
     mirror = Mirror(name, optimizer)
     for step in range(6):
         set_gradients(optimizer.param_groups[0]["params"], seed=step)
@@ -50,7 +51,7 @@ def test_steps_equal_the_reference(
 def test_a_step_large_enough_for_threads_equals_the_reference(name: str, threads: int) -> None:
     before = torch.get_num_threads()
     params = parameters(shapes=[(70_001,), (3,), (129, 513), (1,)])
-    mirror = Mirror(name, CASES[name].ours(params, **FULL[name]))
+    mirror = Mirror(name, EVERY[name].ours(params, **FULL[name]))
     torch.set_num_threads(threads)
     try:
         for step in range(2):
@@ -60,20 +61,11 @@ def test_a_step_large_enough_for_threads_equals_the_reference(name: str, threads
         torch.set_num_threads(before)
 
 
-GROUPS: dict[str, list[Options]] = {
-    "SGD": [{"momentum": 0.9}, {"momentum": 0.5, "dampening": 0.1}, {"lr": 0.5, "maximize": True}],
-    "Adagrad": [{"lr_decay": 0.1}, {"eps": 1e-2}, {"lr": 0.5, "weight_decay": 0.1}],
-    "RMSprop": [{"alpha": 0.5}, {"momentum": 0.9}, {"lr": 0.5, "centered": True}],
-    "Adam": [{"betas": (0.5, 0.9)}, {"amsgrad": True}, {"lr": 0.5, "weight_decay": 0.1}],
-    "AdamW": [{"betas": (0.5, 0.9)}, {"weight_decay": 0.5}, {"lr": 0.5, "amsgrad": True}],
-}
-
-
 @each_optimizer
 def test_groups_differ_in_options_and_dtypes(name: str, backend: str) -> None:
     """Also two dtypes within one group, and a group that is added between two steps."""
-    first, second, third = GROUPS[name]
-    optimizer = CASES[name].ours(
+    first, second, third = TORCH_OPTIONS[name][1:4]
+    optimizer = EVERY[name].ours(
         [
             {"params": parameters(torch.float64), **first},
             {"params": parameters(torch.float32) + parameters(torch.float64), **second},
@@ -83,7 +75,7 @@ def test_groups_differ_in_options_and_dtypes(name: str, backend: str) -> None:
     mirror = Mirror(name, optimizer)
     for step in range(6):
         if step == 2:
-            optimizer.add_param_group({"params": parameters(torch.float32), **third})
+            optimizer.add_param_group({"params": parameters(torch.float32), **third, "lr": 0.5})
         for group in optimizer.param_groups:
             set_gradients(group["params"], seed=step)
         step_and_check(mirror)
@@ -93,7 +85,7 @@ def test_groups_differ_in_options_and_dtypes(name: str, backend: str) -> None:
 def test_parameters_without_a_gradient_stay_and_join_late(name: str, backend: str) -> None:
     """The step counts then differ within a group, and with them torch's first momentum step."""
     params = parameters()
-    optimizer = CASES[name].ours(params, **FULL[name])
+    optimizer = EVERY[name].ours(params, **FULL[name])
     mirror = Mirror(name, optimizer)
     optimizer.step()
     mirror.follow()
@@ -110,7 +102,7 @@ def test_parameters_without_a_gradient_stay_and_join_late(name: str, backend: st
 @each_optimizer
 def test_gradients_are_left_as_they_are(name: str) -> None:
     params = parameters()
-    optimizer = CASES[name].ours(params, **FULL[name], maximize=True)
+    optimizer = EVERY[name].ours(params, **FULL[name], maximize=True)
     set_gradients(params, seed=0)
     grads = [(param.grad, param.grad.clone(), param.grad._version) for param in params]
     optimizer.step()
@@ -125,7 +117,7 @@ def test_gradients_are_left_as_they_are(name: str) -> None:
 def test_special_values_equal_the_reference(name: str, value: float) -> None:
     """NaNs are compared by class: the reference and torch give them other bits."""
     params = parameters(shapes=[(35,)])
-    mirror = Mirror(name, CASES[name].ours(params, **FULL[name]))
+    mirror = Mirror(name, EVERY[name].ours(params, **FULL[name]))
     for step in range(3):
         set_gradients(params, seed=step)
         assert params[0].grad is not None

@@ -18,17 +18,20 @@ from torch.optim import Optimizer
 from _optim_cases import (
     CASES,
     DTYPES,
+    EVERY,
     FULL,
+    WITH_TORCH,
     Options,
     assert_same_bits,
     option_cases,
     option_id,
     parameters,
     set_gradients,
+    torch_has_fused,
 )
 
 StateDict = dict[str, Any]
-each_optimizer = pytest.mark.parametrize("name", CASES)
+each_optimizer = pytest.mark.parametrize("name", WITH_TORCH)
 
 
 @pytest.fixture(autouse=True)
@@ -88,12 +91,12 @@ def through_file(state: StateDict) -> StateDict:
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16], ids=option_id)
 @pytest.mark.parametrize(("name", "options"), list(option_cases()), ids=option_id)
 def test_a_resumed_run_is_an_unbroken_one(name: str, options: Options, dtype: torch.dtype) -> None:
-    unbroken = CASES[name].ours(groups(dtype), **options)
+    unbroken = EVERY[name].ours(groups(dtype), **options)
     train(unbroken, 0, 20)
-    first = CASES[name].ours(groups(dtype), **options)
+    first = EVERY[name].ours(groups(dtype), **options)
     train(first, 0, 10)
     saved = through_file(first.state_dict())
-    resumed = CASES[name].ours(groups(dtype))  # the options, too, come from the file
+    resumed = EVERY[name].ours(groups(dtype))  # the options, too, come from the file
     copy_params(first, resumed)
     resumed.load_state_dict(saved)
     train(resumed, 10, 20)
@@ -102,11 +105,11 @@ def test_a_resumed_run_is_an_unbroken_one(name: str, options: Options, dtype: to
 
 @each_optimizer
 def test_a_resumed_run_leaves_the_loaded_dict_alone(name: str) -> None:
-    first = CASES[name].ours(groups(torch.float32), **FULL[name])
+    first = EVERY[name].ours(groups(torch.float32), **FULL[name])
     train(first, 0, 3)
     saved = first.state_dict()
     kept = copy.deepcopy(saved)
-    resumed = CASES[name].ours(groups(torch.float32), **FULL[name])
+    resumed = EVERY[name].ours(groups(torch.float32), **FULL[name])
     resumed.load_state_dict(copy.deepcopy(saved))
     train(resumed, 3, 6)
     for key, state in saved["state"].items():
@@ -119,7 +122,7 @@ def test_a_resumed_run_leaves_the_loaded_dict_alone(name: str) -> None:
 def test_a_copied_or_pickled_optimizer_continues(
     name: str, clone: Callable[[Optimizer], Optimizer]
 ) -> None:
-    unbroken = CASES[name].ours(groups(torch.float32), **FULL[name])
+    unbroken = EVERY[name].ours(groups(torch.float32), **FULL[name])
     train(unbroken, 0, 10)
     copied = clone(unbroken)
     assert type(copied) is type(unbroken)
@@ -154,12 +157,12 @@ def test_a_run_continues_in_the_other_library(name: str, flags: Options, directi
     """Measured: at most 2e-14 apart (absolute for parameters below 1, relative above); with a lost
     state or step count, at least 2e-4.
     """
-    if "fused" in flags and name in ("SGD", "RMSprop"):
-        pytest.skip("no fused RMSprop in torch; its fused SGD fails on a late first gradient")
+    if "fused" in flags and (name == "SGD" or not torch_has_fused(name)):
+        pytest.skip("torch has none, or it fails on a late first gradient")
     ours_first = direction == "fastopt to torch"
-    classes = CASES[name].classes if ours_first else CASES[name].classes[::-1]
+    classes = EVERY[name].classes if ours_first else EVERY[name].classes[::-1]
     options = FULL[name] | flags
-    expected = CASES[name].torchs(groups(torch.float64), **options)
+    expected = EVERY[name].torchs(groups(torch.float64), **options)
     train(expected, 0, 20)
     resumed = start_and_continue(name, *classes, **options)
     for ours, theirs in zip(params_of(resumed), params_of(expected), strict=True):
@@ -176,9 +179,9 @@ def test_a_state_of_torch_keeps_our_extras(name: str) -> None:
         "AdamW": {"bias_correction": False},
     }
     options = extras.get(name, {})
-    theirs = CASES[name].torchs(groups(torch.float32), **FULL[name])
+    theirs = EVERY[name].torchs(groups(torch.float32), **FULL[name])
     train(theirs, 0, 2)
-    ours = CASES[name].ours(groups(torch.float32), **options)
+    ours = EVERY[name].ours(groups(torch.float32), **options)
     ours.load_state_dict(theirs.state_dict())
     for key in options.keys() - FULL[name].keys():
         assert [group[key] for group in ours.param_groups] == [options[key]] * 2
@@ -192,13 +195,13 @@ def test_state_dicts_have_torchs_keys_and_dtypes(
     name: str, flags: Options, default: torch.dtype, dtype: torch.dtype
 ) -> None:
     """Only our extras come on top, among the group's keys. Also before the first step."""
-    if name == "RMSprop" and "fused" in flags:
-        pytest.skip("torch has no fused RMSprop")
+    if "fused" in flags and not torch_has_fused(name):
+        pytest.skip("torch has none")
     before = torch.get_default_dtype()
     torch.set_default_dtype(default)
     try:
         dicts = []
-        for optimizer_class in CASES[name].classes:
+        for optimizer_class in EVERY[name].classes:
             for options in ({}, FULL[name]):
                 optimizer = optimizer_class(parameters(dtype), **options, **flags)
                 dicts.append(copy.deepcopy(optimizer.state_dict()))
@@ -240,9 +243,9 @@ def describe(state: StateDict) -> dict[tuple[int, str], Any]:
 @each_optimizer
 def test_older_state_dicts(name: str) -> None:
     """A step count that is a number, and groups from before a key was added."""
-    unbroken = CASES[name].ours(groups(torch.float32), **FULL[name])
+    unbroken = EVERY[name].ours(groups(torch.float32), **FULL[name])
     train(unbroken, 0, 20)
-    first = CASES[name].ours(groups(torch.float32), **FULL[name])
+    first = EVERY[name].ours(groups(torch.float32), **FULL[name])
     train(first, 0, 10)
     saved = first.state_dict()
     for state in saved["state"].values():
@@ -253,7 +256,7 @@ def test_older_state_dicts(name: str) -> None:
             group.pop(key, None)
         for key in ("bias_correction", "eps_inside_sqrt", "exponential_average", "state_dtype"):
             group.pop(key, None)
-    resumed = CASES[name].ours(groups(torch.float32))
+    resumed = EVERY[name].ours(groups(torch.float32))
     copy_params(first, resumed)
     resumed.load_state_dict(saved)
     train(resumed, 10, 20)
@@ -279,8 +282,8 @@ def test_a_momentum_buffer_of_none_is_a_first_step() -> None:
 @each_optimizer
 def test_named_parameters_are_saved_with_their_names(name: str) -> None:
     model = torch.nn.Linear(3, 2)
-    ours = CASES[name].ours(model.named_parameters())
-    theirs = CASES[name].torchs(model.named_parameters())
+    ours = EVERY[name].ours(model.named_parameters())
+    theirs = EVERY[name].torchs(model.named_parameters())
     names = theirs.state_dict()["param_groups"][0]["param_names"]
     assert ours.state_dict()["param_groups"][0]["param_names"] == names == ["weight", "bias"]
     ours.load_state_dict(theirs.state_dict())
@@ -288,7 +291,7 @@ def test_named_parameters_are_saved_with_their_names(name: str) -> None:
 
 @each_optimizer
 def test_state_dict_hooks_run(name: str) -> None:
-    optimizer = CASES[name].ours(parameters())
+    optimizer = EVERY[name].ours(parameters())
     calls: list[str] = []
     optimizer.register_state_dict_pre_hook(lambda *_: calls.append("save pre"))
     optimizer.register_state_dict_post_hook(lambda *_: calls.append("save post"))

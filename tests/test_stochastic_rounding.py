@@ -25,7 +25,7 @@ from _low_cases import (
     set_grads,
     train,
 )
-from _optim_cases import CASES, Options, option_id
+from _optim_cases import CASES, EVERY, Options, option_id
 from _ranks import Job
 from fastopt.reference.dropout import draw
 from fastopt.reference.storage import from_bfloat16, round_stochastic, to_bfloat16
@@ -74,7 +74,7 @@ def test_what_is_not_finite_stays_so_and_the_largest_may_overflow() -> None:
 @each_rule
 def test_steps_equal_the_reference(target: str, name: str, options: Options, states: Options) -> None:
     params = low_parameters(SHAPES, torch.bfloat16)
-    low = Low(name, CASES[name].ours(params, **options, **states, **RANDOM))
+    low = Low(name, EVERY[name].ours(params, **options, **states, **RANDOM))
     for step in range(3):
         set_grads(params, step)
         low.step()
@@ -202,7 +202,7 @@ def test_a_transposed_parameter_draws_in_the_order_of_memory() -> None:
 @pytest.mark.parametrize("way", COPIES)
 @each_rule
 def test_a_copy_continues(name: str, options: Options, way: str) -> None:
-    first = CASES[name].ours(low_parameters([(9, 31)], torch.bfloat16), **options, **RANDOM)
+    first = EVERY[name].ours(low_parameters([(9, 31)], torch.bfloat16), **options, **RANDOM)
     train(first, range(2))
     other = COPIES[way](first)
     assert_same_everything(other, first)

@@ -19,15 +19,14 @@ from typing import Any, TypeVar, cast
 import torch
 from torch.optim import Optimizer
 
-from fastopt.optim import SGD, Adagrad, Adam, AdamW, RMSprop
+from fastopt import optim
 from fastopt.optim._fused import Fused
+from fastopt.optim._report import torchs_class
 
 CLASSES: dict[type[Optimizer], type[Fused]] = {
-    torch.optim.SGD: SGD,
-    torch.optim.Adagrad: Adagrad,
-    torch.optim.RMSprop: RMSprop,
-    torch.optim.Adam: Adam,
-    torch.optim.AdamW: AdamW,
+    torchs: ours
+    for ours in (getattr(optim, name) for name in optim.__all__)
+    if isinstance(ours, type) and issubclass(ours, Fused) and (torchs := torchs_class(ours)) is not None
 }
 
 From = TypeVar("From", bound=Optimizer)
@@ -43,11 +42,11 @@ def from_torch(optimizer: Optimizer) -> Fused:
     (``step = optimizer.step``) is still torch's: take it again.
 
     Args:
-        optimizer: exactly a :class:`torch.optim.SGD`, ``Adagrad``, ``RMSprop``, ``Adam`` or
-            ``AdamW``; no subclass, whose own code would be lost.
+        optimizer: exactly of a class that :mod:`fastopt.optim` has, too, as
+            :class:`torch.optim.AdamW`; no subclass, whose own code would be lost.
 
     Returns:
-        The same object, which is now a :class:`fastopt.optim.SGD`, and so on.
+        The same object, which is now a :class:`fastopt.optim.AdamW`, and so on.
 
     Raises:
         TypeError: if it is of another class.
@@ -73,11 +72,10 @@ def to_torch(optimizer: Optimizer) -> Optimizer:
     Group options that torch's class lacks are removed, and so is the state that only they use.
 
     Args:
-        optimizer: exactly a :class:`fastopt.optim.SGD`, ``Adagrad``, ``RMSprop``, ``Adam`` or
-            ``AdamW``.
+        optimizer: exactly of a class that torch.optim has, too, as :class:`fastopt.optim.AdamW`.
 
     Returns:
-        The same object, which is now a :class:`torch.optim.SGD`, and so on.
+        The same object, which is now a :class:`torch.optim.AdamW`, and so on.
 
     Raises:
         TypeError: if it is of another class.

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from fastopt import _C
 from fastopt.optim._hooks import hooked
-from fastopt.optim._report import Reports
+from fastopt.optim._report import Reports, torchs_class
 
 Group = dict[str, Any]
 Leftover = tuple[Group, Tensor, str]  # group, parameter, why the kernels do not take it
@@ -31,13 +31,10 @@ def torch_step_of(optimizer: Optimizer) -> Callable[..., Any]:
     fastopt's own ``step`` has been wrapped too, so calling torch's as it stands would run each hook
     twice, but only in programs that also built the torch class.
     """
-    for base in type(optimizer).__mro__:
-        if base.__module__.startswith("torch.optim.") and "step" in vars(base):
-            step: Any = vars(base)["step"]
-            while getattr(step, "hooked", False):
-                step = step.__wrapped__
-            return cast(Callable[..., Any], step)
-    raise TypeError(f"{type(optimizer).__name__} derives from no torch.optim class")
+    step: Any = cast(Any, torchs_class(type(optimizer))).step
+    while getattr(step, "hooked", False):
+        step = step.__wrapped__
+    return cast(Callable[..., Any], step)
 
 
 class Fused(Reports):
@@ -85,12 +82,15 @@ class Fused(Reports):
         Args:
             as_torch: what the torch.optim class of this name could have saved, for a program without
                 fastopt. States are numbers in the parameter's dtype; averages, masters and all
-                options that torch lacks are left out. ValueError for an option that changes the rule.
+                options that torch lacks are left out. ValueError for an option that changes the rule,
+                and from an optimizer that torch lacks.
 
         Adagrad has state before its first step, which torch.distributed.checkpoint takes for all:
         it would load nothing that is missing from this.
         """
         packed = super().state_dict()
+        if as_torch and torchs_class(type(self)) is None:
+            raise ValueError(f"as_torch=True: torch.optim has no {type(self).__name__}")
         if as_torch:
             return self._in_torch_format(packed, self._extras, self._neutral())
         for group, packed_group in zip(self.param_groups, packed["param_groups"], strict=True):
@@ -170,6 +170,11 @@ class Fused(Reports):
         # Most of torch's classes refuse a sparse gradient: they are to meet it before they write.
         leftovers = sorted(leftovers, key=lambda it: it[1].grad is None or not it[1].grad.is_sparse)
         for group, param, reason in leftovers:
+            if torchs_class(type(self)) is None:
+                raise ValueError(
+                    f"torch.optim has no {type(self).__name__} for a parameter of shape "
+                    f"{tuple(param.shape)} that fastopt's kernels do not take ({reason})"
+                )
             for key, neutral in self._neutral().items():
                 if group.get(key, neutral) != neutral:
                     raise ValueError(

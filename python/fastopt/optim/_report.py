@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from fastopt import _C
 from fastopt.optim._storage import Storage
@@ -70,6 +71,12 @@ class FusedReport(list[ParameterPath]):
         return "\n  ".join([summary, *(str(it) for it in self if it.reason)])
 
 
+def torchs_class(kind: type[Optimizer]) -> type[Optimizer] | None:
+    """The class of torch.optim that one of fastopt's derives from, if torch has it."""
+    bases = (base for base in kind.__mro__ if base.__module__.startswith("torch.optim."))
+    return next((base for base in bases if base is not Optimizer), None)
+
+
 class Reports(Tail, Storage):
     """Mixin: what an optimizer tells of the ways that its steps take."""
 
@@ -113,7 +120,7 @@ class Reports(Tail, Storage):
             for group, _, reason in left_over
             if not group.get("differentiable") and not group.get("capturable")
         )
-        if self._has_warned or not reasons:
+        if self._has_warned or not reasons or torchs_class(type(self)) is None:
             return
         self._has_warned = True
         listed = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))

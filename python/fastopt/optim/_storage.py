@@ -60,12 +60,13 @@ class Storage(Optimizer):
     """The options that ask for nothing."""
 
     _squares: ClassVar[tuple[str, ...]] = ()
-    """The states that are sums or averages of squares."""
+    """The states that are sums or averages of squares, or divisors of another kind."""
 
-    _takes_int8: ClassVar[bool] = True
+    _no_int8: ClassVar[str | None] = None
+    """Why its states cannot be kept in 8 bits."""
 
     _torch_states: ClassVar[tuple[str, ...]]
-    """The states that torch's class keeps."""
+    """The states that torch's class keeps, where there is one."""
 
     def _storage_options(
         self, state_dtype: StateDtype, master_weights: bool, stochastic_rounding: bool
@@ -82,10 +83,9 @@ class Storage(Optimizer):
                 f"state_dtype=torch.float16: {name} keeps squares of gradients, which float16 cannot "
                 "hold below 6e-8; expected torch.bfloat16 or torch.float32"
             )
-        if state_dtype == "int8" and not self._takes_int8:
+        if state_dtype == "int8" and self._no_int8 is not None:
             raise ValueError(
-                f'state_dtype="int8": {name} keeps sums that only grow, to which steps of 8 bits add '
-                "more noise than gradient; expected torch.bfloat16 or torch.float32"
+                f'state_dtype="int8": {name} {self._no_int8}; expected torch.bfloat16 or torch.float32'
             )
         if master_weights and stochastic_rounding:
             raise ValueError(

@@ -46,7 +46,7 @@ class Adagrad(Fused, torch.optim.Adagrad):
     _rule = "adagrad"
     _squares = ("sum",)
     _torch_states = ("step", "sum")
-    _takes_int8 = False
+    _no_int8 = "keeps sums that only grow, to which steps of 8 bits add more noise than gradient"
 
     def __init__(
         self,
