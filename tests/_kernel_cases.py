@@ -22,6 +22,7 @@ STATES = {
     "rmsprop": ["square_avg", "grad_avg", "momentum_buffer"],
     "adam": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
     "adamw": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
+    "lion": ["exp_avg"],
 }
 USING_ALL_STATES: dict[str, Options] = {
     "sgd": {"momentum": 0.9},
@@ -29,6 +30,7 @@ USING_ALL_STATES: dict[str, Options] = {
     "rmsprop": {"centered": True, "momentum": 0.9},
     "adam": {"amsgrad": True},
     "adamw": {"amsgrad": True},
+    "lion": {},
 }
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
 
@@ -125,6 +127,7 @@ def assert_step(name: str, before: dict[str, Array], after: dict[str, Array], **
 
 flags = st.booleans()
 decays = st.sampled_from([0.0, 0.5, 0.9, 0.999]) | st.floats(0, 1, exclude_max=True)
+betas = st.tuples(decays, decays)
 numbers = st.sampled_from([0.0, 1e-8, 1e-3, 0.1, 1.0]) | st.floats(min_value=0)  # inf, too
 penalties = st.just(0.0) | numbers
 STEPS = st.integers(1, 10) | st.integers(1, 2**53)
@@ -145,47 +148,34 @@ def sgd_options(draw: st.DrawFn) -> Options:
     return options
 
 
+def common_options(**more: st.SearchStrategy[Any]) -> st.SearchStrategy[Options]:
+    return st.fixed_dictionaries({"lr": numbers, "weight_decay": penalties, "maximize": flags, **more})
+
+
 def adam_options(**more: st.SearchStrategy[Any]) -> st.SearchStrategy[Options]:
-    return st.fixed_dictionaries(
-        {
-            "lr": numbers,
-            "betas": st.tuples(decays, decays),
-            "eps": numbers,
-            "weight_decay": penalties,
-            "amsgrad": flags,
-            "bias_correction": flags,
-            "eps_inside_sqrt": flags,
-            "maximize": flags,
-            **more,
-        }
+    return common_options(
+        betas=betas,
+        eps=numbers,
+        amsgrad=flags,
+        bias_correction=flags,
+        eps_inside_sqrt=flags,
+        **more,
     )
 
 
 OPTIONS: dict[str, st.SearchStrategy[Options]] = {
     "sgd": sgd_options(),
-    "adagrad": st.fixed_dictionaries(
-        {
-            "lr": numbers,
-            "lr_decay": penalties,
-            "weight_decay": penalties,
-            "eps": numbers,
-            "maximize": flags,
-        }
-    ),
-    "rmsprop": st.fixed_dictionaries(
-        {
-            "lr": numbers,
-            "alpha": decays | numbers,
-            "eps": numbers,
-            "weight_decay": penalties,
-            "momentum": st.just(0.0) | decays | numbers,
-            "centered": flags,
-            "eps_inside_sqrt": flags,
-            "maximize": flags,
-        }
+    "adagrad": common_options(lr_decay=penalties, eps=numbers),
+    "rmsprop": common_options(
+        alpha=decays | numbers,
+        eps=numbers,
+        momentum=st.just(0.0) | decays | numbers,
+        centered=flags,
+        eps_inside_sqrt=flags,
     ),
     "adam": adam_options(decoupled_weight_decay=flags),
     "adamw": adam_options(),
+    "lion": common_options(betas=betas),
 }
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=7)
 SEEDS = st.integers(0, 2**32 - 1).map(np.random.default_rng)

@@ -32,6 +32,7 @@ RULES: list[tuple[str, Options]] = [
     ("Adam", {"lr": 0.01, "amsgrad": True, "weight_decay": 0.01}),
     ("AdamW", {"lr": 0.01}),
     ("AdamW", {"lr": 0.01, "amsgrad": True, "maximize": True}),
+    ("Lion", {"lr": 0.01, "weight_decay": 0.01}),
 ]
 UNCODED: list[tuple[str, Options]] = [  # that keep nothing, or nothing in 8 bits
     ("SGD", {"lr": 0.1, "weight_decay": 0.01}),

@@ -55,7 +55,10 @@ CASES = {
 }
 
 # What depends on the rule is tested for every one.
-EVERY = CASES | {}
+EVERY = {
+    **CASES,
+    "Lion": Case(fastopt.optim.Lion, None, reference.lion, ("exp_avg",)),
+}
 WITH_TORCH = [name for name, case in EVERY.items() if case.torchs]
 
 # Every option that torch has, alone and where options meet; and those of classes that it lacks.
@@ -100,6 +103,12 @@ TORCH_OPTIONS: dict[str, list[Options]] = {
         {"amsgrad": True, "betas": (0.9, 0.5), "weight_decay": 0.1},
         {"maximize": True, "weight_decay": 0.1},
     ],
+    "Lion": [
+        {},
+        {"betas": (0.5, 0.75)},
+        {"weight_decay": 0.1},
+        {"maximize": True, "weight_decay": 0.1},
+    ],
 }
 
 # Options that torch's classes lack, with what they need.
@@ -130,6 +139,7 @@ FULL: dict[str, Options] = {
     "RMSprop": {"lr": 0.01, "momentum": 0.9, "centered": True},
     "Adam": {"lr": 0.01, "amsgrad": True, "weight_decay": 0.01},
     "AdamW": {"lr": 0.01, "amsgrad": True},
+    "Lion": {"lr": 0.01, "weight_decay": 0.1},
 }
 
 DTYPES = [torch.float32, torch.float64]

@@ -66,6 +66,8 @@ def all_options() -> Iterator[tuple[str, Options]]:
         if name in ("adam", "adamw"):
             for extra in choices(bias_correction=(False, True), eps_inside_sqrt=(False, True)):
                 yield name, options | extra
+    for options in choices(weight_decay=(0.0, 0.1), maximize=(False, True)):
+        yield "lion", options
     for extra in choices(exponential_average=(True,), bias_correction=(False, True)):
         yield "sgd", extra | {"momentum": 0.9}
 
@@ -84,6 +86,7 @@ ADAGRAD: Options = {"param": 1, "grad": 2, "sum": 12, "lr": 0.5, "eps": 0}
 RMSPROP: Options = {"param": 1, "grad": 2, "square_avg": 28, "alpha": 0.5, "lr": 0.5, "eps": 0}
 ADAM: Options = {"param": 1, "grad": 2, "exp_avg": 2, "exp_avg_sq": 20, "max_exp_avg_sq": 64}
 ADAM |= {"betas": (0.5, 0.75), "lr": 0.5, "eps": 0}  # m' = 2, m̂ = 4, v' = 16, v̂ = 64
+LION: Options = {"param": 1, "grad": 2, "exp_avg": -4, "betas": (0.5, 0.75), "lr": 0.5}
 PLAIN = {"bias_correction": False}
 AVERAGE = {"momentum": 0.5, "exponential_average": True}
 
@@ -121,6 +124,10 @@ AVERAGE = {"momentum": 0.5, "exponential_average": True}
         ("adam", ADAM | {"grad": 1, "weight_decay": 1}, 0.75, [2, 16, 64]),
         ("adam", ADAM | {"weight_decay": 0.5, "decoupled_weight_decay": True}, 0.5, [2, 16, 64]),
         ("adamw", ADAM | {"weight_decay": 0.5}, 0.5, [2, 16, 64]),
+        ("lion", LION, 1.5, [-2.5]),
+        ("lion", LION | {"exp_avg": 2}, 0.5, [2]),
+        ("lion", LION | {"exp_avg": -2}, 1, [-1]),
+        ("lion", LION | {"maximize": True, "weight_decay": 1}, 1, [-3.5]),
     ],
     ids=name_of,
 )
@@ -164,6 +171,12 @@ def test_centered_takes_a_variance_that_rounding_left_below_zero_as_zero() -> No
         variances.append(float((square_avg - grad_avg * grad_avg)[0]))
     assert min(variances) < 0
     assert np.isfinite(param).all()
+
+
+def test_lion_tells_of_a_nan_and_steps_from_the_smallest_number() -> None:
+    zero, smallest = np.zeros(4), 5e-324
+    param, _ = reference.lion(zero, zero, np.array([np.nan, smallest, -smallest, 0]), betas=(0.9, 0))
+    np.testing.assert_array_equal(param, [np.nan, -1e-4, 1e-4, 0])
 
 
 def test_amsgrad_keeps_nan_from_either_side() -> None:
@@ -329,7 +342,7 @@ def test_ten_steps_agree_with_torch(name: str, options: Options, dtype: Float) -
     assert distance_from_torch(name, options, dtype, seed=0) <= TORCH_LIMIT[dtype]
 
 
-@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize("name", TORCH)
 def test_defaults_are_torchs(name: str) -> None:
     ours = inspect.signature(rule(name)).parameters
     theirs = inspect.signature(TORCH[name]).parameters
@@ -340,7 +353,7 @@ def test_defaults_are_torchs(name: str) -> None:
 
 if __name__ == "__main__":
     for dtype in TORCH_LIMIT:
-        for name in STATES:
+        for name in TORCH:
             distances = [
                 (distance_from_torch(name, options, dtype, seed), options)
                 for rule_name, options in torch_options()

@@ -4,6 +4,7 @@
 #include "rules/adagrad.h"
 #include "rules/adam.h"
 #include "rules/limit.h"
+#include "rules/lion.h"
 #include "rules/rmsprop.h"
 #include "rules/sgd.h"
 
@@ -12,4 +13,5 @@
   X(Adagrad)             \
   X(RMSprop)             \
   X(Adam)                \
+  X(Lion)                \
   X(Limit)

@@ -33,7 +33,7 @@ from ._dropout import (
     dropout_rows,
     relu_dropout,
 )
-from ._rules import adagrad_, adam_, adamw_, rmsprop_, sgd_
+from ._rules import adagrad_, adam_, adamw_, lion_, rmsprop_, sgd_
 
 __all__ = [
     "adagrad_",
@@ -44,6 +44,7 @@ __all__ = [
     "dropout",
     "dropout_mask",
     "dropout_rows",
+    "lion_",
     "relu_dropout",
     "rmsprop_",
     "sgd_",

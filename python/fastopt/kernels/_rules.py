@@ -248,3 +248,23 @@ def adamw_(
         eps_inside_sqrt=eps_inside_sqrt,
         maximize=maximize,
     )
+
+
+def lion_(
+    param: Arrays,
+    grad: Arrays,
+    exp_avg: Arrays,
+    *,
+    step: Steps = 1,
+    lr: float = 1e-4,
+    betas: tuple[float, float] = (0.9, 0.99),
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+) -> None:
+    """Lion in place; see :func:`fastopt.reference.lion`."""
+    _apply(
+        "lion",
+        {"param": param, "grad": grad, "exp_avg": exp_avg},
+        step,
+        {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize},
+    )

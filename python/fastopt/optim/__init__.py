@@ -17,6 +17,7 @@ from fastopt.optim.adagrad import Adagrad
 from fastopt.optim.adam import Adam
 from fastopt.optim.adamw import AdamW
 from fastopt.optim.in_backward import StepInBackward, step_in_backward
+from fastopt.optim.lion import Lion
 from fastopt.optim.rmsprop import RMSprop
 from fastopt.optim.sgd import SGD
 
@@ -26,6 +27,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "FusedReport",
+    "Lion",
     "ParameterPath",
     "RMSprop",
     "StepInBackward",

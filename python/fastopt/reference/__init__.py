@@ -37,6 +37,7 @@ from .dropout import (
     philox4x32,
     relu_dropout,
 )
+from .lion import lion
 from .rmsprop import rmsprop
 from .sgd import sgd
 from .storage import from_bfloat16, to_bfloat16
@@ -55,6 +56,7 @@ __all__ = [
     "ema",
     "from_bfloat16",
     "grad_norm",
+    "lion",
     "philox4x32",
     "power",
     "relu_dropout",

@@ -75,6 +75,7 @@ COMMON_CHOICES = {"weight_decay": (0.0, 0.1), "maximize": SWITCH}
 # In float32, 1e-40 is denormal and 1e-60 rounds to 0, which does not switch an option off.
 COMMON_NUMBERS = {"lr": (1e-3, 1e-2, 0.3), "weight_decay": (0.1, 1e-2, 1e-4, 1e-60)}
 MOMENTUM = (0.9, 0.5, 0.99, 1e-60)
+BETAS = ((0.9, 0.999), (0.8, 0.95), (0.0, 0.5), (0.99, 0.9))
 EPS = (1e-8, 1e-3, 1e-40, 1e-60, 0.0)
 
 ADAM_STATES = (
@@ -90,7 +91,7 @@ ADAM_CHOICES = {
 }
 ADAM_NUMBERS = {
     **COMMON_NUMBERS,
-    "betas": ((0.9, 0.999), (0.8, 0.95), (0.0, 0.5), (0.99, 0.9)),
+    "betas": BETAS,
     "eps": EPS,
 }
 
@@ -152,5 +153,12 @@ RULES = (
         states=ADAM_STATES,
         choices=ADAM_CHOICES,
         numbers=ADAM_NUMBERS,
+    ),
+    Rule(
+        "lion",
+        "Lion",
+        states=(State("exp_avg"),),
+        choices=COMMON_CHOICES,
+        numbers={**COMMON_NUMBERS, "betas": BETAS},
     ),
 )

@@ -1,0 +1,76 @@
+"""Lion."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from fastopt.optim._fused import Fused
+from fastopt.optim._storage import StateDtype
+from fastopt.optim._tail import tail_options
+
+
+class Lion(Fused):
+    r"""Lion, evolved sign momentum, which torch.optim does not have.
+
+    .. math::
+        \theta \leftarrow (1 - \alpha\lambda)\,\theta
+            - \alpha\,\mathrm{sign}(\beta_1 m + (1-\beta_1) g),\qquad
+        m \leftarrow \beta_2 m + (1-\beta_2) g
+
+    with :math:`g = \nabla f(\theta)`, negated for ``maximize``. The sign of 0 is 0, that of NaN NaN.
+
+    Args:
+        params: parameters, ``(name, parameter)`` pairs, or dicts that define groups.
+        lr: learning rate :math:`\alpha`, the size of every step: a third to a tenth of AdamW's.
+        betas: :math:`(\beta_1, \beta_2)`.
+        weight_decay: :math:`\lambda`, decoupled; three to ten times AdamW's.
+        maximize: ascend instead of descend.
+        max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
+            same pass; see :mod:`fastopt.optim`.
+        state_dtype, master_weights, stochastic_rounding: what parameters and states are stored in; see
+            :mod:`fastopt.optim._storage`.
+
+    Raises:
+        ValueError: for options out of range; from a step for a parameter that fastopt's kernels do
+            not take, since there is no step of torch's to leave it to.
+
+    Source: Chen et al. 2023, Symbolic discovery of optimization algorithms, algorithm 2.
+    """
+
+    _rule = "lion"
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-4,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.99),
+        weight_decay: float = 0,
+        *,
+        maximize: bool = False,
+        max_grad_norm: float | None = None,
+        error_if_nonfinite: bool = False,
+        ema_decay: float | None = None,
+        ema_bias_correction: bool = False,
+        state_dtype: StateDtype = None,
+        master_weights: bool = False,
+        stochastic_rounding: bool = False,
+    ) -> None:
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError("Tensor lr must be 1-element")
+        if not lr >= 0:
+            raise ValueError(f"Invalid learning rate: {lr}; expected >= 0")
+        for index, beta in enumerate(betas):
+            if not 0 <= beta < 1:
+                raise ValueError(
+                    f"Invalid beta parameter at index {index}: {beta}; expected 0 <= beta < 1"
+                )
+        if not weight_decay >= 0:
+            raise ValueError(f"Invalid weight_decay value: {weight_decay}; expected >= 0")
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
+        )
+        self._set_extras(
+            **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
+            **self._storage_options(state_dtype, master_weights, stochastic_rounding),
+        )
