@@ -23,6 +23,7 @@ STATES = {
     "adam": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
     "adamw": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
     "lion": ["exp_avg"],
+    "adadelta": ["square_avg", "acc_delta"],
 }
 USING_ALL_STATES: dict[str, Options] = {
     "sgd": {"momentum": 0.9},
@@ -31,6 +32,7 @@ USING_ALL_STATES: dict[str, Options] = {
     "adam": {"amsgrad": True},
     "adamw": {"amsgrad": True},
     "lion": {},
+    "adadelta": {},
 }
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
 
@@ -176,6 +178,7 @@ OPTIONS: dict[str, st.SearchStrategy[Options]] = {
     "adam": adam_options(decoupled_weight_decay=flags),
     "adamw": adam_options(),
     "lion": common_options(betas=betas),
+    "adadelta": common_options(rho=st.floats(0, 1), eps=numbers),
 }
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=7)
 SEEDS = st.integers(0, 2**32 - 1).map(np.random.default_rng)

@@ -58,6 +58,12 @@ CASES = {
 EVERY = {
     **CASES,
     "Lion": Case(fastopt.optim.Lion, None, reference.lion, ("exp_avg",)),
+    "Adadelta": Case(
+        fastopt.optim.Adadelta,
+        torch.optim.Adadelta,
+        reference.adadelta,
+        ("square_avg", "acc_delta"),
+    ),
 }
 WITH_TORCH = [name for name, case in EVERY.items() if case.torchs]
 
@@ -109,6 +115,12 @@ TORCH_OPTIONS: dict[str, list[Options]] = {
         {"weight_decay": 0.1},
         {"maximize": True, "weight_decay": 0.1},
     ],
+    "Adadelta": [
+        {},
+        {"rho": 0.5, "eps": 1e-3},
+        {"weight_decay": 0.1},
+        {"maximize": True, "weight_decay": 0.1},
+    ],
 }
 
 # Options that torch's classes lack, with what they need.
@@ -140,6 +152,7 @@ FULL: dict[str, Options] = {
     "Adam": {"lr": 0.01, "amsgrad": True, "weight_decay": 0.01},
     "AdamW": {"lr": 0.01, "amsgrad": True},
     "Lion": {"lr": 0.01, "weight_decay": 0.1},
+    "Adadelta": {"lr": 0.5, "weight_decay": 0.01},
 }
 
 DTYPES = [torch.float32, torch.float64]

@@ -24,6 +24,7 @@ ARRAYS = {  # state arguments, and the option that each needs
     "rmsprop": {"square_avg": None, "grad_avg": "centered", "momentum_buffer": "momentum"},
     "adam": {"exp_avg": None, "exp_avg_sq": None, "max_exp_avg_sq": "amsgrad"},
     "lion": {"exp_avg": None},
+    "adadelta": {"square_avg": None, "acc_delta": None},
 }
 OPTIONS: dict[str, list[dict[str, float]]] = {
     "sgd": [
@@ -54,6 +55,7 @@ OPTIONS: dict[str, list[dict[str, float]]] = {
         {"lr": 0.001, "beta1": 0.8, "beta2": 0.99, "eps": 0},
     ],
     "lion": [{"lr": 0.001, "weight_decay": 0.01, "maximize": 1}],
+    "adadelta": [{"lr": 0.1, "weight_decay": 0.01, "maximize": 1}],
 }
 # What param, grad and the states are stored in: `stores` of tests/cpp/kernel_hashes.cpp.
 F32, F16, BF16 = np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)

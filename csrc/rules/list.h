@@ -1,6 +1,7 @@
 // The list of all rules. A new rule is one header and one line here.
 #pragma once
 
+#include "rules/adadelta.h"
 #include "rules/adagrad.h"
 #include "rules/adam.h"
 #include "rules/limit.h"
@@ -14,4 +15,5 @@
   X(RMSprop)             \
   X(Adam)                \
   X(Lion)                \
+  X(Adadelta)            \
   X(Limit)

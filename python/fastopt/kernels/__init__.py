@@ -33,9 +33,10 @@ from ._dropout import (
     dropout_rows,
     relu_dropout,
 )
-from ._rules import adagrad_, adam_, adamw_, lion_, rmsprop_, sgd_
+from ._rules import adadelta_, adagrad_, adam_, adamw_, lion_, rmsprop_, sgd_
 
 __all__ = [
+    "adadelta_",
     "adagrad_",
     "adam_",
     "adamw_",

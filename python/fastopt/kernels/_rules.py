@@ -268,3 +268,25 @@ def lion_(
         step,
         {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize},
     )
+
+
+def adadelta_(
+    param: Arrays,
+    grad: Arrays,
+    square_avg: Arrays,
+    acc_delta: Arrays,
+    *,
+    step: Steps = 1,
+    lr: float = 1.0,
+    rho: float = 0.9,
+    eps: float = 1e-6,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+) -> None:
+    """Adadelta in place; see :func:`fastopt.reference.adadelta`."""
+    _apply(
+        "adadelta",
+        {"param": param, "grad": grad, "square_avg": square_avg, "acc_delta": acc_delta},
+        step,
+        {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize},
+    )

@@ -13,6 +13,7 @@ take; ``in_backward.py``, steps inside ``backward()``.
 """
 
 from fastopt.optim._report import FusedReport, ParameterPath
+from fastopt.optim.adadelta import Adadelta
 from fastopt.optim.adagrad import Adagrad
 from fastopt.optim.adam import Adam
 from fastopt.optim.adamw import AdamW
@@ -23,6 +24,7 @@ from fastopt.optim.sgd import SGD
 
 __all__ = [
     "SGD",
+    "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",

@@ -26,6 +26,7 @@ Errors. TypeError for a value of the wrong kind; ValueError for one out of range
 """
 
 from ._common import power
+from .adadelta import adadelta
 from .adagrad import adagrad
 from .adam import adam, adamw
 from .dropout import (
@@ -44,6 +45,7 @@ from .storage import from_bfloat16, to_bfloat16
 from .tail import clip_factor, ema, grad_norm
 
 __all__ = [
+    "adadelta",
     "adagrad",
     "adam",
     "adamw",

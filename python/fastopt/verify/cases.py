@@ -161,4 +161,11 @@ RULES = (
         choices=COMMON_CHOICES,
         numbers={**COMMON_NUMBERS, "betas": BETAS},
     ),
+    Rule(
+        "adadelta",
+        "Adadelta",
+        states=(State("square_avg", square=True), State("acc_delta", square=True)),
+        choices=COMMON_CHOICES,
+        numbers={**COMMON_NUMBERS, "rho": (0.9, 0.5, 0.0, 1.0), "eps": (1e-6, *EPS)},
+    ),
 )
