@@ -24,6 +24,7 @@ STATES = {
     "adamw": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
     "lion": ["exp_avg"],
     "adadelta": ["square_avg", "acc_delta"],
+    "radam": ["exp_avg", "exp_avg_sq"],
 }
 USING_ALL_STATES: dict[str, Options] = {
     "sgd": {"momentum": 0.9},
@@ -33,6 +34,7 @@ USING_ALL_STATES: dict[str, Options] = {
     "adamw": {"amsgrad": True},
     "lion": {},
     "adadelta": {},
+    "radam": {},
 }
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
 
@@ -179,6 +181,7 @@ OPTIONS: dict[str, st.SearchStrategy[Options]] = {
     "adamw": adam_options(),
     "lion": common_options(betas=betas),
     "adadelta": common_options(rho=st.floats(0, 1), eps=numbers),
+    "radam": common_options(betas=betas, eps=numbers, decoupled_weight_decay=flags),
 }
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=7)
 SEEDS = st.integers(0, 2**32 - 1).map(np.random.default_rng)

@@ -34,6 +34,7 @@ RULES: list[tuple[str, Options]] = [
     ("AdamW", {"lr": 0.01, "amsgrad": True, "maximize": True}),
     ("Lion", {"lr": 0.01, "weight_decay": 0.01}),
     ("Adadelta", {"lr": 0.5}),
+    ("RAdam", {"lr": 0.01, "betas": (0.9, 0.8)}),
 ]
 UNCODED: list[tuple[str, Options]] = [  # that keep nothing, or nothing in 8 bits
     ("SGD", {"lr": 0.1, "weight_decay": 0.01}),

@@ -64,6 +64,7 @@ EVERY = {
         reference.adadelta,
         ("square_avg", "acc_delta"),
     ),
+    "RAdam": Case(fastopt.optim.RAdam, torch.optim.RAdam, reference.radam, MOMENTS[:2]),
 }
 WITH_TORCH = [name for name, case in EVERY.items() if case.torchs]
 
@@ -121,6 +122,12 @@ TORCH_OPTIONS: dict[str, list[Options]] = {
         {"weight_decay": 0.1},
         {"maximize": True, "weight_decay": 0.1},
     ],
+    "RAdam": [
+        {"eps": 1e-2},
+        {"betas": (0.5, 0.75)},
+        {"weight_decay": 0.1},
+        {"maximize": True, "weight_decay": 0.1, "decoupled_weight_decay": True},
+    ],
 }
 
 # Options that torch's classes lack, with what they need.
@@ -153,6 +160,7 @@ FULL: dict[str, Options] = {
     "AdamW": {"lr": 0.01, "amsgrad": True},
     "Lion": {"lr": 0.01, "weight_decay": 0.1},
     "Adadelta": {"lr": 0.5, "weight_decay": 0.01},
+    "RAdam": {"lr": 0.01, "weight_decay": 0.01, "betas": (0.9, 0.8)},
 }
 
 DTYPES = [torch.float32, torch.float64]

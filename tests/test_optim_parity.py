@@ -69,18 +69,21 @@ MEASURED: dict[tuple[str, torch.dtype], float] = {
     ("Adam", torch.float32): 9,
     ("AdamW", torch.float32): 8,
     ("Adadelta", torch.float32): 6,
+    ("RAdam", torch.float32): 8,
     ("SGD", torch.float64): 12,
     ("Adagrad", torch.float64): 6,
     ("RMSprop", torch.float64): 28,
     ("Adam", torch.float64): 75,
     ("AdamW", torch.float64): 75,
     ("Adadelta", torch.float64): 4,
+    ("RAdam", torch.float64): 4928,
     ("SGD", torch.bfloat16): 14,
     ("Adagrad", torch.bfloat16): 6,
     ("RMSprop", torch.bfloat16): 26,
     ("Adam", torch.bfloat16): 5,
     ("AdamW", torch.bfloat16): 5,
     ("Adadelta", torch.bfloat16): 6,
+    ("RAdam", torch.bfloat16): 4,
 }
 ALL_DTYPES = [*DTYPES, torch.bfloat16]
 

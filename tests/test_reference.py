@@ -30,6 +30,7 @@ TORCH = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "adadelta": torch.optim.Adadelta,
+    "radam": torch.optim.RAdam,
 }
 
 
@@ -55,6 +56,8 @@ def torch_options() -> Iterator[tuple[str, Options]]:
         yield "adam", options
     for options in choices(**common):
         yield "adadelta", options
+    for options in choices(**common, decoupled_weight_decay=(False, True)):
+        yield "radam", options
     for options in choices(**common, amsgrad=(False, True), betas=((0.9, 0.999), (0.0, 0.5))):
         yield "adamw", options
 
@@ -91,6 +94,14 @@ ADAM: Options = {"param": 1, "grad": 2, "exp_avg": 2, "exp_avg_sq": 20, "max_exp
 ADAM |= {"betas": (0.5, 0.75), "lr": 0.5, "eps": 0}  # m' = 2, m̂ = 4, v' = 16, v̂ = 64
 LION: Options = {"param": 1, "grad": 2, "exp_avg": -4, "betas": (0.5, 0.75), "lr": 0.5}
 ADADELTA: Options = {"param": 1, "grad": 2, "square_avg": 28, "rho": 0.5, "eps": 9, "lr": 0.5}
+RADAM: Options = {
+    "param": 1,
+    "grad": 2,
+    "exp_avg": 2,
+    "exp_avg_sq": 20,
+    "betas": (0.5, 0.75),
+    "lr": 0.5,
+}
 PLAIN = {"bias_correction": False}
 AVERAGE = {"momentum": 0.5, "exponential_average": True}
 
@@ -130,6 +141,8 @@ AVERAGE = {"momentum": 0.5, "exponential_average": True}
         ("adamw", ADAM | {"weight_decay": 0.5}, 0.5, [2, 16, 64]),
         ("adadelta", ADADELTA | {"square_avg": 10, "acc_delta": 55}, -1, [7, 35.5]),
         ("adadelta", ADADELTA | {"acc_delta": 16, "eps": 0}, 0, [16, 10]),
+        ("radam", RADAM, -1, [2, 16]),
+        ("radam", RADAM | {"weight_decay": 1, "decoupled_weight_decay": True}, -1.5, [2, 16]),
         ("lion", LION, 1.5, [-2.5]),
         ("lion", LION | {"exp_avg": 2}, 0.5, [2]),
         ("lion", LION | {"exp_avg": -2}, 1, [-1]),
@@ -177,6 +190,20 @@ def test_centered_takes_a_variance_that_rounding_left_below_zero_as_zero() -> No
         variances.append(float((square_avg - grad_avg * grad_avg)[0]))
     assert min(variances) < 0
     assert np.isfinite(param).all()
+
+
+def test_radam_adapts_when_its_average_is_long_enough() -> None:
+    """With β₂ = 0.999 and ρ∞ = 1999, ρ is below 5 at step 5 and above at step 6."""
+    x, square = np.zeros(1), np.full(1, 4.0)
+    options: Options = {"lr": 1.0, "betas": (0.0, 0.999), "eps": 0.0}
+    moved = [reference.radam(x, np.ones(1), x, square, step=step, **options)[0] for step in (5, 6)]
+    assert moved[0] == -1
+    assert 0 > moved[1] > -0.1
+    longest, c2 = 1999.0, 1 - 0.999**1000
+    length = longest - 2000 * (1 - c2) / c2
+    r = ((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)) ** 0.5
+    (found, *_) = reference.radam(x, np.ones(1), x, square, step=1000, **options)
+    np.testing.assert_allclose(found, -r * (c2 / (0.999 * 4 + 0.001)) ** 0.5, rtol=1e-10)
 
 
 def test_lion_tells_of_a_nan_and_steps_from_the_smallest_number() -> None:
@@ -318,8 +345,8 @@ def test_exponential_average_is_a_weighted_sum_of_the_gradients(
 # (rmsprop).
 TORCH_LIMIT: dict[Float, float] = {np.float32: 4.0, np.float64: 3.0}
 # Adadelta's steps go by roots of its steps, which adds up torch's roots that are not the nearest
-# numbers: 10.5 and 17.7.
-ADADELTA_LIMIT = 18.0
+# numbers: 10.5 and 17.7. RAdam's first lengths are small differences of large numbers: 2.9 and 11.4.
+FARTHER = {"adadelta": 18.0, "radam": 12.0}
 
 
 def distance_from_torch(name: str, options: Options, dtype: Float, seed: int) -> float:
@@ -348,7 +375,7 @@ def distance_from_torch(name: str, options: Options, dtype: Float, seed: int) ->
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("name", "options"), list(torch_options()), ids=name_of)
 def test_ten_steps_agree_with_torch(name: str, options: Options, dtype: Float) -> None:
-    limit = ADADELTA_LIMIT if name == "adadelta" else TORCH_LIMIT[dtype]
+    limit = FARTHER.get(name, TORCH_LIMIT[dtype])
     assert distance_from_torch(name, options, dtype, seed=0) <= limit
 
 

@@ -6,6 +6,7 @@
 #include "rules/adam.h"
 #include "rules/limit.h"
 #include "rules/lion.h"
+#include "rules/radam.h"
 #include "rules/rmsprop.h"
 #include "rules/sgd.h"
 
@@ -16,4 +17,5 @@
   X(Adam)                \
   X(Lion)                \
   X(Adadelta)            \
+  X(RAdam)               \
   X(Limit)

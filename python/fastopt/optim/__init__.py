@@ -19,6 +19,7 @@ from fastopt.optim.adam import Adam
 from fastopt.optim.adamw import AdamW
 from fastopt.optim.in_backward import StepInBackward, step_in_backward
 from fastopt.optim.lion import Lion
+from fastopt.optim.radam import RAdam
 from fastopt.optim.rmsprop import RMSprop
 from fastopt.optim.sgd import SGD
 
@@ -31,6 +32,7 @@ __all__ = [
     "FusedReport",
     "Lion",
     "ParameterPath",
+    "RAdam",
     "RMSprop",
     "StepInBackward",
     "step_in_backward",

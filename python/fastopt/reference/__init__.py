@@ -39,6 +39,7 @@ from .dropout import (
     relu_dropout,
 )
 from .lion import lion
+from .radam import radam
 from .rmsprop import rmsprop
 from .sgd import sgd
 from .storage import from_bfloat16, to_bfloat16
@@ -61,6 +62,7 @@ __all__ = [
     "lion",
     "philox4x32",
     "power",
+    "radam",
     "relu_dropout",
     "rmsprop",
     "sgd",

@@ -70,6 +70,11 @@ def sgd_allowed(options: Options) -> bool:
     return bool(options["exponential_average"] or not options["bias_correction"])
 
 
+def decay_allowed(options: Options) -> bool:
+    """Where nothing decays there is nothing to decouple."""
+    return bool(options["weight_decay"] or not options["decoupled_weight_decay"])
+
+
 SWITCH = (False, True)
 COMMON_CHOICES = {"weight_decay": (0.0, 0.1), "maximize": SWITCH}
 # In float32, 1e-40 is denormal and 1e-60 rounds to 0, which does not switch an option off.
@@ -145,7 +150,7 @@ RULES = (
         states=ADAM_STATES,
         choices={**ADAM_CHOICES, "decoupled_weight_decay": SWITCH},
         numbers=ADAM_NUMBERS,
-        allowed=lambda options: options["weight_decay"] or not options["decoupled_weight_decay"],
+        allowed=decay_allowed,
     ),
     Rule(
         "adamw",
@@ -167,5 +172,13 @@ RULES = (
         states=(State("square_avg", square=True), State("acc_delta", square=True)),
         choices=COMMON_CHOICES,
         numbers={**COMMON_NUMBERS, "rho": (0.9, 0.5, 0.0, 1.0), "eps": (1e-6, *EPS)},
+    ),
+    Rule(
+        "radam",
+        "RAdam",
+        states=(State("exp_avg"), State("exp_avg_sq", square=True)),
+        choices={**COMMON_CHOICES, "decoupled_weight_decay": SWITCH},
+        numbers=ADAM_NUMBERS,
+        allowed=decay_allowed,
     ),
 )

@@ -1,0 +1,93 @@
+"""RAdam."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from fastopt.optim._fused import Fused
+from fastopt.optim._storage import StateDtype
+from fastopt.optim._tail import tail_options
+
+
+class RAdam(Fused, torch.optim.RAdam):
+    r"""Rectified Adam: :class:`torch.optim.RAdam` on fastopt's kernels.
+
+    .. math::
+        m \leftarrow \beta_1 m + (1-\beta_1) g,\quad
+        v \leftarrow \beta_2 v + (1-\beta_2) g^2,\quad
+        \theta \leftarrow \theta - \frac{\alpha}{1-\beta_1^t}\,
+            r_t\,\frac{\sqrt{1-\beta_2^t}}{\sqrt{v} + \epsilon}\,m
+
+    with :math:`g = \nabla f(\theta) + \lambda\theta`, negated for ``maximize``, and
+
+    .. math::
+        r_t = \sqrt{\frac{(\rho_t-4)(\rho_t-2)\rho_\infty}{(\rho_\infty-4)(\rho_\infty-2)\rho_t}},\quad
+        \rho_t = \rho_\infty - \frac{2t\beta_2^t}{1-\beta_2^t},\quad
+        \rho_\infty = \frac{2}{1-\beta_2} - 1.
+
+    Where :math:`\rho_t \le 5`, :math:`\theta \leftarrow \theta - \alpha m / (1-\beta_1^t)`.
+
+    Args:
+        params: parameters, ``(name, parameter)`` pairs, or dicts that define groups.
+        lr: learning rate :math:`\alpha`.
+        betas: :math:`(\beta_1, \beta_2)`.
+        eps: :math:`\epsilon`.
+        weight_decay: :math:`\lambda`.
+        decoupled_weight_decay: decay the parameters, not through the gradient.
+        foreach, capturable, differentiable: as for torch; dense CPU parameters take fastopt's kernel
+            unless ``differentiable`` or ``capturable`` is set.
+        maximize: ascend instead of descend.
+        max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
+            same pass; see :mod:`fastopt.optim`. Not in torch.
+        state_dtype, master_weights, stochastic_rounding: what parameters and states are stored in; see
+            :mod:`fastopt.optim._storage`. Not in torch.
+
+    Raises:
+        ValueError: for options out of range, as torch does.
+
+    Source: Liu et al. 2020, On the variance of the adaptive learning rate and beyond, algorithm 2.
+    """
+
+    _rule = "radam"
+    _squares = ("exp_avg_sq",)
+    _torch_states = ("step", "exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        max_grad_norm: float | None = None,
+        error_if_nonfinite: bool = False,
+        ema_decay: float | None = None,
+        ema_bias_correction: bool = False,
+        state_dtype: StateDtype = None,
+        master_weights: bool = False,
+        stochastic_rounding: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            decoupled_weight_decay,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+        )
+        self._set_extras(
+            **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
+            **self._storage_options(state_dtype, master_weights, stochastic_rounding),
+        )
