@@ -25,6 +25,7 @@ STATES = {
     "lion": ["exp_avg"],
     "adadelta": ["square_avg", "acc_delta"],
     "radam": ["exp_avg", "exp_avg_sq"],
+    "adamax": ["exp_avg", "exp_inf"],
 }
 USING_ALL_STATES: dict[str, Options] = {
     "sgd": {"momentum": 0.9},
@@ -35,6 +36,7 @@ USING_ALL_STATES: dict[str, Options] = {
     "lion": {},
     "adadelta": {},
     "radam": {},
+    "adamax": {},
 }
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
 
@@ -181,6 +183,7 @@ OPTIONS: dict[str, st.SearchStrategy[Options]] = {
     "adamw": adam_options(),
     "lion": common_options(betas=betas),
     "adadelta": common_options(rho=st.floats(0, 1), eps=numbers),
+    "adamax": common_options(betas=betas, eps=numbers),
     "radam": common_options(betas=betas, eps=numbers, decoupled_weight_decay=flags),
 }
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=7)

@@ -35,6 +35,7 @@ RULES: list[tuple[str, Options]] = [
     ("Lion", {"lr": 0.01, "weight_decay": 0.01}),
     ("Adadelta", {"lr": 0.5}),
     ("RAdam", {"lr": 0.01, "betas": (0.9, 0.8)}),
+    ("Adamax", {"lr": 0.01, "weight_decay": 0.01}),
 ]
 UNCODED: list[tuple[str, Options]] = [  # that keep nothing, or nothing in 8 bits
     ("SGD", {"lr": 0.1, "weight_decay": 0.01}),

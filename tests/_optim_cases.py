@@ -65,6 +65,7 @@ EVERY = {
         ("square_avg", "acc_delta"),
     ),
     "RAdam": Case(fastopt.optim.RAdam, torch.optim.RAdam, reference.radam, MOMENTS[:2]),
+    "Adamax": Case(fastopt.optim.Adamax, torch.optim.Adamax, reference.adamax, ("exp_avg", "exp_inf")),
 }
 WITH_TORCH = [name for name, case in EVERY.items() if case.torchs]
 
@@ -128,6 +129,12 @@ TORCH_OPTIONS: dict[str, list[Options]] = {
         {"weight_decay": 0.1},
         {"maximize": True, "weight_decay": 0.1, "decoupled_weight_decay": True},
     ],
+    "Adamax": [
+        {"eps": 1e-2},
+        {"betas": (0.5, 0.75)},
+        {"weight_decay": 0.1},
+        {"maximize": True, "weight_decay": 0.1},
+    ],
 }
 
 # Options that torch's classes lack, with what they need.
@@ -161,6 +168,7 @@ FULL: dict[str, Options] = {
     "Lion": {"lr": 0.01, "weight_decay": 0.1},
     "Adadelta": {"lr": 0.5, "weight_decay": 0.01},
     "RAdam": {"lr": 0.01, "weight_decay": 0.01, "betas": (0.9, 0.8)},
+    "Adamax": {"lr": 0.01, "weight_decay": 0.01},
 }
 
 DTYPES = [torch.float32, torch.float64]

@@ -26,6 +26,7 @@ ARRAYS = {  # state arguments, and the option that each needs
     "lion": {"exp_avg": None},
     "adadelta": {"square_avg": None, "acc_delta": None},
     "radam": {"exp_avg": None, "exp_avg_sq": None},
+    "adamax": {"exp_avg": None, "exp_inf": None},
 }
 OPTIONS: dict[str, list[dict[str, float]]] = {
     "sgd": [
@@ -58,6 +59,7 @@ OPTIONS: dict[str, list[dict[str, float]]] = {
     "lion": [{"lr": 0.001, "weight_decay": 0.01, "maximize": 1}],
     "adadelta": [{"lr": 0.1, "weight_decay": 0.01, "maximize": 1}],
     "radam": [{"lr": 0.001, "weight_decay": 0.01, "decoupled_weight_decay": 1, "maximize": 1}],
+    "adamax": [{"lr": 0.001, "weight_decay": 0.01, "maximize": 1}],
 }
 # What param, grad and the states are stored in: `stores` of tests/cpp/kernel_hashes.cpp.
 F32, F16, BF16 = np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)

@@ -70,6 +70,7 @@ MEASURED: dict[tuple[str, torch.dtype], float] = {
     ("AdamW", torch.float32): 8,
     ("Adadelta", torch.float32): 6,
     ("RAdam", torch.float32): 8,
+    ("Adamax", torch.float32): 5,
     ("SGD", torch.float64): 12,
     ("Adagrad", torch.float64): 6,
     ("RMSprop", torch.float64): 28,
@@ -77,6 +78,7 @@ MEASURED: dict[tuple[str, torch.dtype], float] = {
     ("AdamW", torch.float64): 75,
     ("Adadelta", torch.float64): 4,
     ("RAdam", torch.float64): 4928,
+    ("Adamax", torch.float64): 8,
     ("SGD", torch.bfloat16): 14,
     ("Adagrad", torch.bfloat16): 6,
     ("RMSprop", torch.bfloat16): 26,
@@ -84,6 +86,7 @@ MEASURED: dict[tuple[str, torch.dtype], float] = {
     ("AdamW", torch.bfloat16): 5,
     ("Adadelta", torch.bfloat16): 6,
     ("RAdam", torch.bfloat16): 4,
+    ("Adamax", torch.bfloat16): 3,
 }
 ALL_DTYPES = [*DTYPES, torch.bfloat16]
 

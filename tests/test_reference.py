@@ -31,6 +31,7 @@ TORCH = {
     "adamw": torch.optim.AdamW,
     "adadelta": torch.optim.Adadelta,
     "radam": torch.optim.RAdam,
+    "adamax": torch.optim.Adamax,
 }
 
 
@@ -58,6 +59,8 @@ def torch_options() -> Iterator[tuple[str, Options]]:
         yield "adadelta", options
     for options in choices(**common, decoupled_weight_decay=(False, True)):
         yield "radam", options
+    for options in choices(**common, betas=((0.9, 0.999), (0.0, 0.5))):
+        yield "adamax", options
     for options in choices(**common, amsgrad=(False, True), betas=((0.9, 0.999), (0.0, 0.5))):
         yield "adamw", options
 
@@ -102,6 +105,8 @@ RADAM: Options = {
     "betas": (0.5, 0.75),
     "lr": 0.5,
 }
+ADAMAX: Options = {"param": 1, "grad": -2, "exp_avg": 10, "exp_inf": 32, "betas": (0.5, 0.25)}
+ADAMAX |= {"lr": 0.5, "eps": 2}  # m' = 4, u' = max(8, 4)
 PLAIN = {"bias_correction": False}
 AVERAGE = {"momentum": 0.5, "exponential_average": True}
 
@@ -143,6 +148,9 @@ AVERAGE = {"momentum": 0.5, "exponential_average": True}
         ("adadelta", ADADELTA | {"acc_delta": 16, "eps": 0}, 0, [16, 10]),
         ("radam", RADAM, -1, [2, 16]),
         ("radam", RADAM | {"weight_decay": 1, "decoupled_weight_decay": True}, -1.5, [2, 16]),
+        ("adamax", ADAMAX, 0.5, [4, 8]),
+        ("adamax", ADAMAX | {"exp_inf": 8}, 0, [4, 4]),
+        ("adamax", ADAMAX | {"grad": -3, "weight_decay": 1}, 0.5, [4, 8]),
         ("lion", LION, 1.5, [-2.5]),
         ("lion", LION | {"exp_avg": 2}, 0.5, [2]),
         ("lion", LION | {"exp_avg": -2}, 1, [-1]),
@@ -212,10 +220,12 @@ def test_lion_tells_of_a_nan_and_steps_from_the_smallest_number() -> None:
     np.testing.assert_array_equal(param, [np.nan, -1e-4, 1e-4, 0])
 
 
-def test_amsgrad_keeps_nan_from_either_side() -> None:
+def test_maxima_keep_nan_from_either_side() -> None:
     largest, grad = np.array([np.nan, 1.0]), np.array([1.0, np.nan])
     zero = np.zeros(2)
     *_, largest = reference.adam(zero, grad, zero, zero, largest, amsgrad=True)
+    assert np.isnan(largest).all()
+    _, _, largest = reference.adamax(zero, grad, zero, np.array([np.nan, 1.0]))
     assert np.isnan(largest).all()
 
 

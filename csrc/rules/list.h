@@ -4,6 +4,7 @@
 #include "rules/adadelta.h"
 #include "rules/adagrad.h"
 #include "rules/adam.h"
+#include "rules/adamax.h"
 #include "rules/limit.h"
 #include "rules/lion.h"
 #include "rules/radam.h"
@@ -18,4 +19,5 @@
   X(Lion)                \
   X(Adadelta)            \
   X(RAdam)               \
+  X(Adamax)              \
   X(Limit)

@@ -6,7 +6,9 @@
 //                  visit() names each for the bindings, with the range that is accepted
 //   name           what Python calls it
 //   states         the state_count arrays that it keeps, by their names in torch's state_dict
-//   squares        bit i is set if states[i] is a sum or average of squares, never negative
+//   squares        bit i is set if states[i] is a sum or average of squares, or another divisor
+//   that
+//                  is never negative
 //   required       how many of them, from the first on, every option needs
 //   uses()         whether these options need states[i]
 //   counts_steps() whether these options need the number of the step

@@ -33,12 +33,13 @@ from ._dropout import (
     dropout_rows,
     relu_dropout,
 )
-from ._rules import adadelta_, adagrad_, adam_, adamw_, lion_, radam_, rmsprop_, sgd_
+from ._rules import adadelta_, adagrad_, adam_, adamax_, adamw_, lion_, radam_, rmsprop_, sgd_
 
 __all__ = [
     "adadelta_",
     "adagrad_",
     "adam_",
+    "adamax_",
     "adamw_",
     "alpha_dropout",
     "bias_dropout_add",

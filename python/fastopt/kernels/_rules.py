@@ -320,3 +320,25 @@ def radam_(
             "maximize": maximize,
         },
     )
+
+
+def adamax_(
+    param: Arrays,
+    grad: Arrays,
+    exp_avg: Arrays,
+    exp_inf: Arrays,
+    *,
+    step: Steps = 1,
+    lr: float = 2e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+) -> None:
+    """Adamax in place; see :func:`fastopt.reference.adamax`."""
+    _apply(
+        "adamax",
+        {"param": param, "grad": grad, "exp_avg": exp_avg, "exp_inf": exp_inf},
+        step,
+        {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize},
+    )

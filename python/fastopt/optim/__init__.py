@@ -16,6 +16,7 @@ from fastopt.optim._report import FusedReport, ParameterPath
 from fastopt.optim.adadelta import Adadelta
 from fastopt.optim.adagrad import Adagrad
 from fastopt.optim.adam import Adam
+from fastopt.optim.adamax import Adamax
 from fastopt.optim.adamw import AdamW
 from fastopt.optim.in_backward import StepInBackward, step_in_backward
 from fastopt.optim.lion import Lion
@@ -29,6 +30,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
     "FusedReport",
     "Lion",
     "ParameterPath",

@@ -80,8 +80,8 @@ class Storage(Optimizer):
         name = type(self).__name__
         if state_dtype == torch.float16 and self._squares:
             raise ValueError(
-                f"state_dtype=torch.float16: {name} keeps squares of gradients, which float16 cannot "
-                "hold below 6e-8; expected torch.bfloat16 or torch.float32"
+                f"state_dtype=torch.float16: {name} keeps squares or sizes of gradients, which "
+                "float16 cannot hold below 6e-8; expected torch.bfloat16 or torch.float32"
             )
         if state_dtype == "int8" and self._no_int8 is not None:
             raise ValueError(

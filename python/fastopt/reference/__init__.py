@@ -29,6 +29,7 @@ from ._common import power
 from .adadelta import adadelta
 from .adagrad import adagrad
 from .adam import adam, adamw
+from .adamax import adamax
 from .dropout import (
     alpha_dropout,
     bias_dropout_add,
@@ -49,6 +50,7 @@ __all__ = [
     "adadelta",
     "adagrad",
     "adam",
+    "adamax",
     "adamw",
     "alpha_dropout",
     "bias_dropout_add",

@@ -181,4 +181,11 @@ RULES = (
         numbers=ADAM_NUMBERS,
         allowed=decay_allowed,
     ),
+    Rule(
+        "adamax",
+        "Adamax",
+        states=(State("exp_avg"), State("exp_inf", square=True)),
+        choices=COMMON_CHOICES,
+        numbers=ADAM_NUMBERS,
+    ),
 )
