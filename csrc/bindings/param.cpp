@@ -156,6 +156,7 @@ CudaNumber ParamReader::read_states() {
     if (counter == nullptr && !empty) throw py::key_error("step");
     step = count(counter, Names::get().step);
   }
+  if (spec_.product != nullptr) read_product(step.value, empty);
   for (int i = 0; i < rule_.state_count(); ++i) {
     if (rule_.uses(i)) read_rule_state(i, empty);
   }
@@ -314,24 +315,55 @@ CudaNumber ParamReader::count(PyObject* tensor, PyObject* name) {
   if (tensor == nullptr) tensor = make_state(name);
   View view;
   const bool readable = reader_.read(tensor, &view);
-  const DeviceNumber counter =
-      readable && is_beside_param(view) ? device_number(tensor, true) : DeviceNumber();
-  if (counter.number.at != nullptr) {
-    scratch_.cuda.counters.push_back(counter);
-    return counter.number;
+  if (readable && is_beside_param(view)) {
+    const DeviceNumber counter = device_number(tensor, true);
+    if (counter.number.at != nullptr) {
+      scratch_.cuda.counters.push_back(counter);
+      return counter.number;
+    }
   }
-  if (!readable || !on_cpu(view) || dtype_of(view) < 0 || dtype_of(view) >= compute_count ||
-      element_count(view) != 1) {
-    throw Unfit{"its state's step is no float32 or float64 tensor on the CPU"};
-  }
+  Scratch::Count next = counter(readable ? &view : nullptr, "step");
   if (capturable_) throw Unfit{"its state's step lies on the CPU, under capturable=True"};
-  const bool is_double = static_cast<DType>(dtype_of(view)) == DType::float64;
-  void* data = data_of(view);
-  const double next = is_double ? *static_cast<double*>(data) + 1
-                                : static_cast<double>(*static_cast<float*>(data) + 1.0f);
-  scratch_.counts.push_back(
-      {data, is_double ? Scratch::Count::float64 : Scratch::Count::float32, next});
-  return {next, nullptr, {}};
+  next.value += 1;
+  if (next.type == Scratch::Count::float32) next.value = static_cast<float>(next.value);
+  scratch_.counts.push_back(next);
+  return {next.value, nullptr, {}};
+}
+
+// The product that the rule keeps, with this step's factor, in the arithmetic that it is stored in.
+void ParamReader::read_product(double step, bool empty) {
+  if (device_ != cpu_device) {
+    throw Unfit{std::string("a rule that keeps ") + rule_.product_name() +
+                " is for the CPU so far"};
+  }
+  PyObject* tensor = entries_->find(spec_.product);
+  if (tensor == nullptr && !empty) throw py::key_error(rule_.product_name());
+  if (tensor == nullptr && dry_) return;
+  if (tensor == nullptr) tensor = make_state(spec_.product);
+  View view;
+  const bool readable = reader_.read(tensor, &view);
+  Scratch::Count product = counter(readable ? &view : nullptr, rule_.product_name());
+  FloatMode mode;
+  const double factor = rule_.product_factor(step);
+  product.value = product.type == Scratch::Count::float64
+                      ? product.value * factor
+                      : static_cast<float>(product.value) * static_cast<float>(factor);
+  product_ = product.value;
+  rule_.set_product(product_);
+  scratch_.counts.push_back(product);
+}
+
+// A tensor of one number, with the number that it holds; nullptr for one that cannot be read.
+Scratch::Count ParamReader::counter(const View* view, const char* name) const {
+  if (view == nullptr || !on_cpu(*view) || dtype_of(*view) < 0 ||
+      dtype_of(*view) >= compute_count || element_count(*view) != 1) {
+    throw Unfit{std::string("its state's ") + name + " is no float32 or float64 tensor on the CPU"};
+  }
+  void* const data = data_of(*view);
+  if (static_cast<DType>(dtype_of(*view)) == DType::float64) {
+    return {data, Scratch::Count::float64, *static_cast<double*>(data)};
+  }
+  return {data, Scratch::Count::float32, *static_cast<float*>(data)};
 }
 
 // Sets an array of the item to the memory of a gradient or state.
@@ -394,13 +426,14 @@ std::string ParamReader::unreadable(PyObject* object) const {
   return "of type " + std::string(Py_TYPE(object)->tp_name);
 }
 
-// The index of the rule object for this step; parameters at the same step share one.
+// The index of the rule object for this step; parameters that are equally far share one.
 std::size_t ParamReader::rule_at(double step, DType compute) {
-  if (step != last_step_ || compute != last_compute_) {
+  if (step != last_step_ || product_ != last_product_ || compute != last_compute_) {
     FloatMode mode;
     scratch_.rules.push_back(rule_.at_step(compute, step));
     scratch_.rules.back().tail.ema_decay = tail_.ema_decay;
     last_step_ = step;
+    last_product_ = product_;
     last_compute_ = compute;
   }
   return scratch_.rules.size() - 1;

@@ -61,6 +61,8 @@ class ParamReader {
   PyObject* find_or_make(PyObject* name);
   PyObject* make_state(PyObject* name);
   CudaNumber count(PyObject* tensor, PyObject* name);
+  void read_product(double step, bool empty);
+  Scratch::Count counter(const View* view, const char* name) const;
 
   void take(int array, PyObject* whole, const char* name);
   void set_state(int array, const View& view, const char* name);
@@ -88,8 +90,9 @@ class ParamReader {
   DeviceNumber lr_;
   bool has_master_ = false, rounds_at_random_ = false;
   bool capturable_ = false, counts_on_device_ = false;
-  bool is_on_cuda_ = false;                   // some parameter
-  double last_step_ = -1, last_dither_ = -1;  // what the latest rule and dither were made for
+  bool is_on_cuda_ = false;  // some parameter
+  // What the latest rule and dither were made for.
+  double last_step_ = -1, last_product_ = 0, last_dither_ = -1;
   DType last_compute_ = DType::float32;
 
   // Of the parameter.
@@ -102,6 +105,7 @@ class ParamReader {
   std::optional<Entries> entries_;
   Scratch::NewState fresh_;
   bool made_rule_state_ = false;
+  double product_ = 0;
   py::object distribution_;  // null if it is no DTensor
   int layout_ = Layouts::plain;
 

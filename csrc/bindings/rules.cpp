@@ -107,6 +107,11 @@ class OptionReader {
   bool lr_on_device_;
 };
 
+template <class Rule, class = void>
+constexpr const char* product_of = nullptr;
+template <class Rule>
+constexpr const char* product_of<Rule, std::void_t<decltype(Rule::product)>> = Rule::product;
+
 template <template <class> class Rule>
 class RuleOf final : public AnyRule {
  public:
@@ -130,6 +135,17 @@ class RuleOf final : public AnyRule {
   bool always_uses(int state) const override { return state < Rule<float>::required; }
   bool is_square(int state) const override { return (Rule<float>::squares >> state & 1) != 0; }
   bool counts_steps() const override { return Rule<float>::counts_steps(options_); }
+
+  const char* product_name() const override { return product_of<Rule<float>>; }
+
+  double product_factor([[maybe_unused]] double step) const override {
+    if constexpr (product_of<Rule<float>> != nullptr) return Rule<float>::factor(options_, step);
+    return 1;
+  }
+
+  void set_product([[maybe_unused]] double product) override {
+    if constexpr (product_of<Rule<float>> != nullptr) Rule<float>::product_of(options_) = product;
+  }
 
   BoundRule at_step(DType compute, double step) const override {
     BoundRule bound;

@@ -33,6 +33,11 @@ class AnyRule {
   virtual bool is_square(int state) const = 0;    // never negative
   virtual bool counts_steps() const = 0;
 
+  // The product that the rule keeps beside the step, or nullptr.
+  virtual const char* product_name() const = 0;
+  virtual double product_factor(double step) const = 0;
+  virtual void set_product(double product) = 0;
+
   // What kernels take: all scalars of step number `step`, rounded to what they compute in.
   virtual BoundRule at_step(DType compute, double step) const = 0;
 };

@@ -104,9 +104,11 @@ struct Spec {
       states.push_back(PyUnicode_InternFromString(name.c_str()));
       scales.push_back(PyUnicode_InternFromString((name + "_scale").c_str()));
     }
+    if (const char* name = rule->product_name()) product = PyUnicode_InternFromString(name);
   }
   std::string name;
   std::vector<PyObject*> states, scales;
+  PyObject* product = nullptr;  // where the rule keeps one
   std::vector<std::unique_ptr<Scratch>> idle;
 };
 

@@ -1,7 +1,8 @@
-// base^exponent for the bias corrections: exponentiation by squaring in double.
+// base^exponent for the bias corrections, by squaring, and e^x for other schedules, in double.
 //
-// One definition serves the kernels and (as fastopt.reference.power) the references, because the
-// order of the multiplications decides the last bit. libm's pow differs from system to system.
+// One definition each serves the kernels and (in fastopt.reference) the references, because the
+// order of the multiplications decides the last bit. libm's pow and exp differ from system to
+// system.
 #pragma once
 
 #include <stdint.h>
@@ -16,6 +17,17 @@ FASTOPT_HOST_DEVICE double power(double base, double exponent) {
     if (n & 1) result *= base;
     base *= base;
   }
+  return result;
+}
+
+// For x of at most 0: halved until a series will do, then squared as often.
+FASTOPT_HOST_DEVICE double exponential(double x) {
+  if (x < -746) return 0;  // less than any double
+  int halvings = 0;
+  for (; x < -1.0 / 16; x *= 0.5) ++halvings;
+  double result = 1;
+  for (int n = 12; n > 0; --n) result = 1 + x / n * result;
+  for (; halvings > 0; --halvings) result *= result;
   return result;
 }
 

@@ -15,6 +15,12 @@
 //   Rule(o, step)  rounds every scalar to T, once; `step` is 1 for the first update
 //   operator()     the update of one vector of elements: param, grad, then the states in order
 //
+// A rule may keep one number more for each parameter, a product to which each step has a factor:
+//
+//   product        its name in torch's state_dict, where it begins at 1
+//   product_of(o)  where the options hold it, with this step's factor in it
+//   factor(o, step)
+//
 // A state that the options do not use arrives in operator() as Absent, so what depends on it is
 // decided at compile time; the other options are run-time members, uniform over the loop.
 //

@@ -121,12 +121,13 @@ class Fused(Reports):
 
     def _new_state(self, group: Group, param: Tensor, name: str) -> Tensor:
         """A state tensor as torch's class would make it."""
-        if name in ("step", "ema_step"):
+        if name in ("step", "ema_step", self._product):
             on_device = group.get("capturable") or group.get("fused")
             double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
-            return torch.zeros(
+            return torch.full(
                 (),
-                dtype=torch.float64 if double and name == "step" else torch.float32,
+                1.0 if name == self._product else 0.0,
+                dtype=torch.float64 if double and name != "ema_step" else torch.float32,
                 device=param.device if on_device else "cpu",
             )
         if (made := self._new_storage(group, param, name)) is not None:

@@ -65,6 +65,9 @@ class Storage(Optimizer):
     _no_int8: ClassVar[str | None] = None
     """Why its states cannot be kept in 8 bits."""
 
+    _product: ClassVar[str | None] = None
+    """A number that each parameter keeps beside ``step``: the product of every step's factor."""
+
     _torch_states: ClassVar[tuple[str, ...]]
     """The states that torch's class keeps, where there is one."""
 
@@ -184,7 +187,8 @@ class Storage(Optimizer):
         if name.removesuffix("_scale") in saved and name.endswith("_scale"):
             return  # together with its codes
         state, value, scale = self.state[param], saved[name].detach(), f"{name}_scale"
-        dtype = value.dtype if name == "ema_step" else self._dtype_of_state(group, param, name)
+        counts = name in ("ema_step", self._product)
+        dtype = value.dtype if counts else self._dtype_of_state(group, param, name)
         is_code = scale in saved
         if is_code and value.dtype == dtype:
             state[name], state[scale] = value.clone(), saved[scale].detach().clone()
@@ -236,7 +240,7 @@ class Storage(Optimizer):
     def _state_in_torch_format(self, param: Tensor, state: dict[str, Any]) -> dict[str, Any]:
         kept = {name: decoded(state, name) for name in self._torch_states if name in state}
         return {
-            name: value if name == "step" or value is None else value.to(param.dtype)
+            name: value if name in ("step", self._product) or value is None else value.to(param.dtype)
             for name, value in kept.items()
         }
 

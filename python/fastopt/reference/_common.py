@@ -34,6 +34,25 @@ def power(base: float, exponent: int) -> float:
     return result
 
 
+def exponential(x: float) -> float:
+    """e ** x for x of at most 0, in double: halved until a series will do, then squared as often.
+
+    Its own definition for the reason that `power` has one.
+    """
+    if x < -746:  # less than any double
+        return 0.0
+    halvings = 0
+    while x < -1 / 16:
+        x *= 0.5
+        halvings += 1
+    result = 1.0
+    for n in range(12, 0, -1):
+        result = 1 + x / n * result
+    for _ in range(halvings):
+        result *= result
+    return result
+
+
 def maximum(a: Array, b: Array) -> Array:
     """The larger one; NaN if either is."""
     larger: Array = np.where((a >= b) | np.isnan(a), a, b)

@@ -7,7 +7,7 @@ each call anew.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,7 @@ class Rule:
     choices: Mapping[str, tuple[Any, ...]]  # every combination of these is verified,
     numbers: Mapping[str, tuple[Any, ...]]  # with values drawn from these where it has no 0
     allowed: Callable[[Options], bool] = field(default=always)
+    factor: Callable[[Options, int], float] | None = None  # of a step, in its mu_product
 
     def combinations(self) -> list[Options]:
         """Every combination of the choices that is allowed."""
@@ -60,6 +61,19 @@ class Rule:
             if combination.get(name, True):
                 options[name] = values[rng.integers(len(values))]
         return options
+
+    def constructed(self, options: Options) -> Options:
+        """Those that the optimizer is made with: it keeps the product itself."""
+        return {key: value for key, value in options.items() if key != "mu_product"}
+
+    def within(self, options: Options, steps: Iterable[int]) -> Options:
+        """The options with the product that an optimizer has in the last of these steps."""
+        if self.factor is None:
+            return options
+        product = np.float32(1)
+        for step in steps:
+            product *= np.float32(self.factor(options, step))
+        return options | {"mu_product": float(product)}
 
 
 def sgd_allowed(options: Options) -> bool:

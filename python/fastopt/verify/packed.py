@@ -112,11 +112,12 @@ class PackedTrial:
             behind.append(Numbers(param, {name: np.zeros_like(param) for name in self.names}))
         function: Any = getattr(reference, self.rule.name)
         for step in range(1, STEPS + 1):
+            options = self.rule.within(self.options, range(1, step + 1))
             found = []
             for numbers, grad, seed in zip(behind, self.grads[step - 1], seeds, strict=True):
                 given = (numbers.states.get(state.name) for state in self.rule.states)
                 numbers.param, *results = function(
-                    numbers.param, grad.float().numpy(), *given, step=step, **self.options
+                    numbers.param, grad.float().numpy(), *given, step=step, **options
                 )
                 stored = self.pack_param(numbers, seed, step)
                 for name, result in zip(self.names, results, strict=True):
@@ -153,7 +154,8 @@ class PackedTrial:
         _C.set_cpu_target(row.target)
         torch.set_num_threads(threads)
         params = [start.clone() for start in self.start]
-        optimizer = getattr(optim, self.rule.optimizer)(params, **self.options, **self.kind.options)
+        options = self.rule.constructed(self.options) | self.kind.options
+        optimizer = getattr(optim, self.rule.optimizer)(params, **options)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             for number, expected in enumerate(self.expected):

@@ -77,12 +77,12 @@ class TailTrial(OptimizerTrial):
             self.factor = reference.clip_factor(norm, self.tail["max_grad_norm"])
         super().step_reference(block, number)
 
-    def results_of(self, numbers: Mapping[str, Array], step: int) -> dict[str, Array]:
+    def results_of(self, numbers: Mapping[str, Array], step: int, options: Options) -> dict[str, Array]:
         if "max_grad_norm" in self.tail:
             T: Any = numbers["grad"].dtype.type
             with np.errstate(all="ignore"):
                 numbers = {**numbers, "grad": T(self.factor) * numbers["grad"]}
-        results = super().results_of(numbers, step)
+        results = super().results_of(numbers, step, options)
         if "ema_decay" in self.tail:
             decay = self.tail["ema_decay"]
             results["ema"] = reference.ema(numbers["ema"], results["param"], decay=decay)

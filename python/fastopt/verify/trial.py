@@ -99,12 +99,17 @@ class Trial:
             segment = {name: array[begin:end] for name, array in block.arrays.items()}
             inside = self.layout.inside[begin:end]
             numbers = {name: self.storages[name].numbers(it) for name, it in segment.items()}
-            for name, result in self.results_of(numbers, step).items():
+            options = self.options_at(first, number)
+            for name, result in self.results_of(numbers, step, options).items():
                 np.copyto(segment[name], self.storages[name].rounded(result), where=inside)
 
-    def results_of(self, numbers: Mapping[str, Array], step: int) -> dict[str, Array]:
+    def options_at(self, first: int, number: int) -> Options:
+        """What the rule takes at step `number` of the trial."""
+        return self.options
+
+    def results_of(self, numbers: Mapping[str, Array], step: int, options: Options) -> dict[str, Array]:
         """What the references make of numbers, before it is rounded to what it is stored in."""
-        return evaluate(self.rule, self.options, numbers, step)
+        return evaluate(self.rule, options, numbers, step)
 
     def begin(self) -> None:
         """Make ready for the first step."""
@@ -236,9 +241,14 @@ class OptimizerTrial(Trial):
 
     @property
     def constructor_options(self) -> Options:
+        options = self.rule.constructed(self.options)
         if self.mix.state(0) == self.mix.param:
-            return self.options
-        return self.options | {"state_dtype": getattr(torch, self.mix.state(0))}
+            return options
+        return options | {"state_dtype": getattr(torch, self.mix.state(0))}
+
+    def options_at(self, first: int, number: int) -> Options:
+        steps = (self.step_number(first, earlier) for earlier in range(number + 1))
+        return self.rule.within(self.options, (step for step in steps if step > 0))
 
     def step_number(self, first: int, number: int) -> int:
         return first + number + (self.JUMP if number >= self.JUMP_AFTER else 0)
