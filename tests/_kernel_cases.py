@@ -26,6 +26,7 @@ STATES = {
     "adadelta": ["square_avg", "acc_delta"],
     "radam": ["exp_avg", "exp_avg_sq"],
     "adamax": ["exp_avg", "exp_inf"],
+    "nadam": ["exp_avg", "exp_avg_sq"],
 }
 USING_ALL_STATES: dict[str, Options] = {
     "sgd": {"momentum": 0.9},
@@ -37,6 +38,7 @@ USING_ALL_STATES: dict[str, Options] = {
     "adadelta": {},
     "radam": {},
     "adamax": {},
+    "nadam": {},
 }
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
 
@@ -184,6 +186,13 @@ OPTIONS: dict[str, st.SearchStrategy[Options]] = {
     "lion": common_options(betas=betas),
     "adadelta": common_options(rho=st.floats(0, 1), eps=numbers),
     "adamax": common_options(betas=betas, eps=numbers),
+    "nadam": common_options(
+        betas=betas,
+        eps=numbers,
+        momentum_decay=numbers,
+        mu_product=decays,
+        decoupled_weight_decay=flags,
+    ),
     "radam": common_options(betas=betas, eps=numbers, decoupled_weight_decay=flags),
 }
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=7)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from _optim_cases import EVERY, Array, Options, array_of
+from _optim_cases import EVERY, Array, Options, array_of, with_product
 from fastopt import reference
 from fastopt.reference.codes import decode_blocks, encode_blocks
 from fastopt.reference.dropout import draw
@@ -36,6 +36,7 @@ RULES: list[tuple[str, Options]] = [
     ("Adadelta", {"lr": 0.5}),
     ("RAdam", {"lr": 0.01, "betas": (0.9, 0.8)}),
     ("Adamax", {"lr": 0.01, "weight_decay": 0.01}),
+    ("NAdam", {"lr": 0.01, "decoupled_weight_decay": True, "weight_decay": 0.01}),
 ]
 UNCODED: list[tuple[str, Options]] = [  # that keep nothing, or nothing in 8 bits
     ("SGD", {"lr": 0.1, "weight_decay": 0.01}),
@@ -98,6 +99,7 @@ class Record:
     states: dict[str, Array] = field(default_factory=dict)
     ema: Array | None = None
     step: int = 0
+    product: float = 1.0
 
 
 class Low:
@@ -136,6 +138,7 @@ class Low:
         it, state = self.records[param], self.optimizer.state[param]
         it.step += 1
         options = {key: group[key] for key in self.keys & group.keys()}
+        options, it.product = with_product(self.keys, options, it.product, it.step)
         with np.errstate(all="ignore"):
             grad = np.asarray(factor * numbers(param.grad))
             it.param, *results = self.case.rule(

@@ -65,6 +65,7 @@ EVERY = {
         ("square_avg", "acc_delta"),
     ),
     "RAdam": Case(fastopt.optim.RAdam, torch.optim.RAdam, reference.radam, MOMENTS[:2]),
+    "NAdam": Case(fastopt.optim.NAdam, torch.optim.NAdam, reference.nadam, MOMENTS[:2]),
     "Adamax": Case(fastopt.optim.Adamax, torch.optim.Adamax, reference.adamax, ("exp_avg", "exp_inf")),
 }
 WITH_TORCH = [name for name, case in EVERY.items() if case.torchs]
@@ -129,6 +130,12 @@ TORCH_OPTIONS: dict[str, list[Options]] = {
         {"weight_decay": 0.1},
         {"maximize": True, "weight_decay": 0.1, "decoupled_weight_decay": True},
     ],
+    "NAdam": [
+        {"eps": 1e-2},
+        {"betas": (0.5, 0.75), "momentum_decay": 0.1},
+        {"weight_decay": 0.1},
+        {"maximize": True, "weight_decay": 0.1, "decoupled_weight_decay": True},
+    ],
     "Adamax": [
         {"eps": 1e-2},
         {"betas": (0.5, 0.75)},
@@ -169,6 +176,7 @@ FULL: dict[str, Options] = {
     "Adadelta": {"lr": 0.5, "weight_decay": 0.01},
     "RAdam": {"lr": 0.01, "weight_decay": 0.01, "betas": (0.9, 0.8)},
     "Adamax": {"lr": 0.01, "weight_decay": 0.01},
+    "NAdam": {"lr": 0.01, "weight_decay": 0.01, "momentum_decay": 0.01},
 }
 
 DTYPES = [torch.float32, torch.float64]
@@ -305,6 +313,7 @@ class Mirror:
         self.case, self.optimizer = EVERY[name], optimizer
         keywords = inspect.signature(self.case.rule).parameters.values()
         self.keys = {it.name for it in keywords if it.kind == it.KEYWORD_ONLY} - {"step"}
+        self.products: dict[Tensor, float] = {}
         self.params: dict[Tensor, Array] = {}
         self.states: dict[Tensor, dict[str, Array]] = {}
         self.steps: dict[Tensor, int] = {}
@@ -324,7 +333,7 @@ class Mirror:
         start = self.optimizer.defaults.get("initial_accumulator_value", 0)
         dtype = array.dtype if param.dtype == torch.float64 else numpy_dtype(stored)
         self.states[param] = {key: np.full(array.shape, start, dtype) for key in self.case.states}
-        self.steps[param] = 0
+        self.steps[param], self.products[param] = 0, 1.0
 
     def _grad(self, param: Tensor) -> Array:
         """The gradient as the rule takes it."""
@@ -334,6 +343,9 @@ class Mirror:
     def _step(self, param: Tensor, options: Options) -> None:
         self.steps[param] += 1
         states, before = self.states[param], self.params[param]
+        options, self.products[param] = with_product(
+            self.keys, options, self.products[param], self.steps[param]
+        )
         updated, *new = self.case.rule(
             widen(before), self._grad(param), *states.values(), step=self.steps[param], **options
         )
@@ -356,8 +368,19 @@ class Mirror:
             for key, value in self.optimizer.state.get(param, {}).items():
                 if key == "step":
                     assert value == self.steps[param], f"step of parameter {index}"
+                elif key == "mu_product":
+                    assert value == self.products[param], f"{key} of {index}"
                 else:
                     assert_same_bits(value, self.states[param][key], f"{key} of {index}")
+
+
+def with_product(keys: set[str], options: Options, before: float, step: int) -> tuple[Options, float]:
+    """The options, with the product that NAdam keeps if the rule is it; and that product."""
+    if "mu_product" not in keys:
+        return options, before
+    mu = reference.nadam_mu(step, options["betas"][0], options["momentum_decay"])
+    product = float(np.float32(before) * np.float32(mu))
+    return options | {"mu_product": product}, product
 
 
 def _plain(value: Any) -> Any:

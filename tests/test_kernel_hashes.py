@@ -27,6 +27,7 @@ ARRAYS = {  # state arguments, and the option that each needs
     "adadelta": {"square_avg": None, "acc_delta": None},
     "radam": {"exp_avg": None, "exp_avg_sq": None},
     "adamax": {"exp_avg": None, "exp_inf": None},
+    "nadam": {"exp_avg": None, "exp_avg_sq": None},
 }
 OPTIONS: dict[str, list[dict[str, float]]] = {
     "sgd": [
@@ -60,6 +61,7 @@ OPTIONS: dict[str, list[dict[str, float]]] = {
     "adadelta": [{"lr": 0.1, "weight_decay": 0.01, "maximize": 1}],
     "radam": [{"lr": 0.001, "weight_decay": 0.01, "decoupled_weight_decay": 1, "maximize": 1}],
     "adamax": [{"lr": 0.001, "weight_decay": 0.01, "maximize": 1}],
+    "nadam": [{"lr": 0.001, "mu_product": 0.5, "weight_decay": 0.01, "maximize": 1}],
 }
 # What param, grad and the states are stored in: `stores` of tests/cpp/kernel_hashes.cpp.
 F32, F16, BF16 = np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)

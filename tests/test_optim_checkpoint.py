@@ -165,8 +165,10 @@ def test_a_run_continues_in_the_other_library(name: str, flags: Options, directi
     expected = EVERY[name].torchs(groups(torch.float64), **options)
     train(expected, 0, 20)
     resumed = start_and_continue(name, *classes, **options)
+    # torch makes a loaded mu_product as wide as the parameter, though it keeps it in float32.
+    within = 1e-10 if ours_first and name == "NAdam" else 1e-12
     for ours, theirs in zip(params_of(resumed), params_of(expected), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(ours, theirs, rtol=within, atol=within)
 
 
 @each_optimizer

@@ -7,6 +7,7 @@
 #include "rules/adamax.h"
 #include "rules/limit.h"
 #include "rules/lion.h"
+#include "rules/nadam.h"
 #include "rules/radam.h"
 #include "rules/rmsprop.h"
 #include "rules/sgd.h"
@@ -20,4 +21,5 @@
   X(Adadelta)            \
   X(RAdam)               \
   X(Adamax)              \
+  X(NAdam)               \
   X(Limit)

@@ -33,7 +33,7 @@ from ._dropout import (
     dropout_rows,
     relu_dropout,
 )
-from ._rules import adadelta_, adagrad_, adam_, adamax_, adamw_, lion_, radam_, rmsprop_, sgd_
+from ._rules import adadelta_, adagrad_, adam_, adamax_, adamw_, lion_, nadam_, radam_, rmsprop_, sgd_
 
 __all__ = [
     "adadelta_",
@@ -47,6 +47,7 @@ __all__ = [
     "dropout_mask",
     "dropout_rows",
     "lion_",
+    "nadam_",
     "radam_",
     "relu_dropout",
     "rmsprop_",

@@ -342,3 +342,41 @@ def adamax_(
         step,
         {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize},
     )
+
+
+def nadam_(
+    param: Arrays,
+    grad: Arrays,
+    exp_avg: Arrays,
+    exp_avg_sq: Arrays,
+    *,
+    step: Steps = 1,
+    mu_product: float = 0.0,
+    lr: float = 2e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    momentum_decay: float = 4e-3,
+    decoupled_weight_decay: bool = False,
+    maximize: bool = False,
+) -> None:
+    """NAdam in place; see :func:`fastopt.reference.nadam`.
+
+    ``mu_product``, one number for all arrays of the call, is the product of
+    :func:`fastopt.reference.nadam_mu` of every step up to this one.
+    """
+    _apply(
+        "nadam",
+        {"param": param, "grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq},
+        step,
+        {
+            "mu_product": mu_product,
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum_decay": momentum_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "maximize": maximize,
+        },
+    )

@@ -20,6 +20,7 @@ from fastopt.optim.adamax import Adamax
 from fastopt.optim.adamw import AdamW
 from fastopt.optim.in_backward import StepInBackward, step_in_backward
 from fastopt.optim.lion import Lion
+from fastopt.optim.nadam import NAdam
 from fastopt.optim.radam import RAdam
 from fastopt.optim.rmsprop import RMSprop
 from fastopt.optim.sgd import SGD
@@ -33,6 +34,7 @@ __all__ = [
     "Adamax",
     "FusedReport",
     "Lion",
+    "NAdam",
     "ParameterPath",
     "RAdam",
     "RMSprop",

@@ -40,6 +40,7 @@ from .dropout import (
     relu_dropout,
 )
 from .lion import lion
+from .nadam import nadam, nadam_mu
 from .radam import radam
 from .rmsprop import rmsprop
 from .sgd import sgd
@@ -62,6 +63,8 @@ __all__ = [
     "from_bfloat16",
     "grad_norm",
     "lion",
+    "nadam",
+    "nadam_mu",
     "philox4x32",
     "power",
     "radam",

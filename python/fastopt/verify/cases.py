@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from fastopt import reference
+
 Options = dict[str, Any]
 
 STEPS = (1, 2, 10, 1000, 10**6)
@@ -87,6 +89,11 @@ def sgd_allowed(options: Options) -> bool:
 def decay_allowed(options: Options) -> bool:
     """Where nothing decays there is nothing to decouple."""
     return bool(options["weight_decay"] or not options["decoupled_weight_decay"])
+
+
+def nadam_factor(options: Options, step: int) -> float:
+    """What a step of NAdam multiplies its product by."""
+    return reference.nadam_mu(step, options["betas"][0], options["momentum_decay"])
 
 
 SWITCH = (False, True)
@@ -201,5 +208,18 @@ RULES = (
         states=(State("exp_avg"), State("exp_inf", square=True)),
         choices=COMMON_CHOICES,
         numbers=ADAM_NUMBERS,
+    ),
+    Rule(
+        "nadam",
+        "NAdam",
+        states=(State("exp_avg"), State("exp_avg_sq", square=True)),
+        choices={**COMMON_CHOICES, "decoupled_weight_decay": SWITCH},
+        numbers={
+            **ADAM_NUMBERS,
+            "momentum_decay": (4e-3, 0.0, 1.0, 1e-60),
+            "mu_product": (0.9, 0.4, 1e-3, 0.0),
+        },
+        allowed=decay_allowed,
+        factor=nadam_factor,
     ),
 )
