@@ -23,7 +23,18 @@ import fastopt
 from fastopt import averages, gradients, kernels, nn, optim, reference, schedules
 
 Array: TypeAlias = npt.NDArray[np.float32]
-Optimizer: TypeAlias = optim.SGD | optim.Adagrad | optim.RMSprop | optim.Adam | optim.AdamW
+Optimizer: TypeAlias = (
+    optim.SGD
+    | optim.Adagrad
+    | optim.RMSprop
+    | optim.Adam
+    | optim.AdamW
+    | optim.Lion
+    | optim.Adadelta
+    | optim.RAdam
+    | optim.Adamax
+    | optim.NAdam
+)
 
 SIZE = 1000
 

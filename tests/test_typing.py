@@ -26,15 +26,15 @@ import fastopt
 from conftest import RunPython
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLE = ROOT / "examples/whole_surface.py"
+EXAMPLES = [ROOT / "examples" / name for name in ("whole_surface.py", "more_optimizers.py")]
 PACKAGE = Path(fastopt.__file__).parent
 MODULES = [fastopt, fastopt.kernels, fastopt.nn, fastopt.nn.functional, fastopt.optim]
 MODULES += [fastopt.reference, fastopt.averages, fastopt.gradients, fastopt.schedules]
-OPTIMIZERS = [fastopt.optim.SGD, fastopt.optim.Adagrad, fastopt.optim.RMSprop]
-OPTIMIZERS += [fastopt.optim.Adam, fastopt.optim.AdamW]
+OPTIMIZERS = [getattr(fastopt.optim, name) for name in fastopt.optim.__all__]
+OPTIMIZERS = [it for it in OPTIMIZERS if inspect.isclass(it) and issubclass(it, torch.optim.Optimizer)]
 
 needs_mypy = pytest.mark.skipif(not find_spec("mypy"), reason="needs mypy, of fastopt[dev]")
-needs_example = pytest.mark.skipif(not EXAMPLE.is_file(), reason="needs the repository's examples")
+needs_example = pytest.mark.skipif(not EXAMPLES[0].is_file(), reason="needs the repository's examples")
 
 
 # ---- what is public -------------------------------------------------------------------------------
@@ -148,8 +148,8 @@ def dotted(node: ast.expr) -> str:
 
 @pytest.fixture(scope="module")
 def example() -> list[ast.AST]:
-    """The nodes of the example's syntax tree."""
-    return list(ast.walk(ast.parse(EXAMPLE.read_text())))
+    """The nodes of the examples' syntax trees."""
+    return [node for it in EXAMPLES for node in ast.walk(ast.parse(it.read_text()))]
 
 
 @needs_example
@@ -191,8 +191,9 @@ def test_the_example_passes_every_option(example: list[ast.AST]) -> None:
 
 
 @needs_example
-def test_the_example_runs(run_python: RunPython) -> None:
-    result = run_python(str(EXAMPLE))
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_the_example_runs(run_python: RunPython, path: Path) -> None:
+    result = run_python(str(path))
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
 
@@ -210,7 +211,7 @@ def test_the_example_passes_mypy_strict() -> None:
     """With the package as it is installed; an editable one is where mypy does not look."""
     editable = PACKAGE.parent.name not in ("site-packages", "dist-packages")
     path = PACKAGE.parent if editable else None
-    result = mypy("mypy", "--strict", EXAMPLE, cwd=ROOT, path=path)
+    result = mypy("mypy", "--strict", *EXAMPLES, cwd=ROOT, path=path)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
