@@ -370,6 +370,11 @@ def test_as_torch_is_what_torch_could_have_saved(
     assert "ema" in ours.state[params[0]]  # nothing is taken from the optimizer itself
 
 
+def test_as_torch_refuses_an_optimizer_that_torch_lacks() -> None:
+    with pytest.raises(ValueError, match=r"as_torch=True: torch\.optim has no Lion"):
+        build("Lion", low_parameters([(4,)])).state_dict(as_torch=True)  # type: ignore[call-arg]
+
+
 def test_as_torch_refuses_another_rule() -> None:
     params = low_parameters([(4,)])
     optimizer: Any = build("SGD", params, momentum=0.9, exponential_average=True)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from _optim_cases import (
     CASES,
+    EVERY,
     FULL,
     Options,
     Snapshot,
@@ -119,14 +120,17 @@ def test_a_gradient_of_another_shape_in_the_last_group(name: str) -> None:
     before.assert_unchanged()
 
 
-@pytest.mark.parametrize("name", ["Adagrad", "RMSprop", "Adam", "AdamW"])
-@pytest.mark.parametrize("which", [0, -1])
-def test_a_state_entry_that_is_missing(name: str, which: int) -> None:
-    optimizer = two_groups(CASES[name].ours, FULL[name], parameters(shapes=[(5,)]), 0)
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("Adagrad", "sum"), ("RMSprop", "square_avg"), ("Adam", "exp_avg"), ("AdamW", "exp_avg")]
+    + [(name, "step") for name in ("Adagrad", "RMSprop", "Adam", "AdamW")]
+    + [("NAdam", "mu_product")],
+)
+def test_a_state_entry_that_is_missing(name: str, key: str) -> None:
+    optimizer = two_groups(EVERY[name].ours, FULL[name], parameters(shapes=[(5,)]), 0)
     set_gradients(optimizer.param_groups[1]["params"], seed=0)
     optimizer.step()
     state = optimizer.state[optimizer.param_groups[1]["params"][0]]
-    key = [CASES[name].states[0], "step"][which]
     del state[key]
     before = Snapshot(optimizer)
     with pytest.raises(KeyError, match=key):
@@ -147,6 +151,18 @@ def test_capturable_on_the_cpu_is_torchs_error(name: str) -> None:
         if optimizer_class is CASES[name].ours:
             before.assert_unchanged()
     assert messages[0] == messages[1]
+
+
+def test_an_optimizer_that_torch_lacks_where_torchs_step_is_needed() -> None:
+    last = complex64()
+    optimizer = two_groups(EVERY["Lion"].ours, {}, [last], 1)
+    set_odd_gradient(last, seed=0)
+    before = Snapshot(optimizer)
+    with pytest.raises(
+        ValueError, match=r"no Lion for a parameter of shape \(5, 7\) .*dtype complex64"
+    ):
+        optimizer.step()
+    before.assert_unchanged()
 
 
 EXTRAS: list[tuple[str, Options, str]] = [

@@ -337,6 +337,35 @@ def test_a_parameter_in_two_groups_is_torchs_error(name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"lr": -0.1}, "Invalid learning rate: -0.1"),
+        ({"lr": float("nan")}, "Invalid learning rate: nan"),
+        ({"lr": torch.ones(3)}, "Tensor lr must be 1-element"),
+        ({"betas": (0.9, 1.0)}, "Invalid beta parameter at index 1: 1.0"),
+        ({"betas": (-0.1, 0.9)}, "Invalid beta parameter at index 0: -0.1"),
+        ({"weight_decay": -0.1}, "Invalid weight_decay value: -0.1"),
+    ],
+    ids=str,
+)
+def test_bad_options_of_lion_are_refused_in_torchs_words(options: Options, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EVERY["Lion"].ours(parameters(), **options)
+
+
+def test_the_product_of_nadam_is_torchs() -> None:
+    params = [parameters(shapes=[(3,)]) for _ in range(2)]
+    made = zip(EVERY["NAdam"].classes, params, strict=True)
+    optimizers = [kind(it, momentum_decay=0.01) for kind, it in made]
+    for step in range(40):
+        for optimizer, it in zip(optimizers, params, strict=True):
+            it[0].grad = gradients(it, step)[0]
+            optimizer.step()
+        ours, theirs = (o.state[p[0]] for o, p in zip(optimizers, params, strict=True))
+        assert ours["mu_product"] == theirs["mu_product"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         ({"exponential_average": True}, "exponential_average needs"),
         ({"exponential_average": True, "momentum": 1.0}, "exponential_average needs"),
         ({"exponential_average": True, "momentum": 0.9, "dampening": 0.1}, "dampening=0.1"),
