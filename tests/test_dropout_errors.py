@@ -122,7 +122,9 @@ def test_wrong_layouts(form: str, name: str) -> None:
         refuse(form, {name: np.asfortranarray(right)}, ValueError, f"^{name}: .*C-contiguous")
 
 
-@pytest.mark.parametrize("wrong", [1.0, "text", object(), [1.0], b"bytes", {}], ids=lambda it: type(it).__name__)
+@pytest.mark.parametrize(
+    "wrong", [1.0, "text", object(), [1.0], b"bytes", {}], ids=lambda it: type(it).__name__
+)
 @pytest.mark.parametrize(("form", "name"), EVERY_ARRAY)
 def test_what_is_no_array(form: str, name: str, wrong: Any) -> None:
     refuse(form, {name: wrong}, TypeError, f"^{name}: expected ")

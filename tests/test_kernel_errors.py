@@ -211,7 +211,9 @@ def test_memory_of_cuda_that_is_not_torchs(cuda_walk: Walk) -> None:
         refuse_array(name, argument, wrong, ValueError, "CUDA device 0 that is not torch's$")
 
 
-@pytest.mark.parametrize("wrong", ["text", 1.0, object(), {}, {1.0}, range(3)], ids=lambda it: type(it).__name__)
+@pytest.mark.parametrize(
+    "wrong", ["text", 1.0, object(), {}, {1.0}, range(3)], ids=lambda it: type(it).__name__
+)
 def test_what_is_no_array(wrong: Any) -> None:
     for name, argument in EVERY_ARGUMENT:
         refuse_array(name, argument, wrong, TypeError, type(wrong).__name__ + "$")
