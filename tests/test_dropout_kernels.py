@@ -1,4 +1,4 @@
-"""Dropout's kernels equal the reference bit for bit: on every target, thread count, size and place."""
+"""Dropout's kernels equal the reference bit for bit: on every backend, thread count, size and place."""
 
 import inspect
 import itertools
@@ -48,7 +48,7 @@ def test_known_answers(target: str) -> None:
 
 
 @pytest.mark.parametrize("p", RATES)
-def test_masks(target: str, p: float) -> None:
+def test_masks(backend: str, p: float) -> None:
     for size in SIZES:
         for index in (0, 3, 8, 64, 1001, 2**35 - 100, 2**63 - 1 - 2**20):
             where = {**KEY, "index": index}
@@ -61,7 +61,7 @@ def test_masks(target: str, p: float) -> None:
             assert np.array_equal(packed, np.packbits(expected, bitorder="little")), (size, index)
 
 
-def test_every_seed_and_offset(target: str, random: np.random.Generator) -> None:
+def test_every_seed_and_offset(backend: str, random: np.random.Generator) -> None:
     corners = [0, 1, -1, 2**31, 2**32 - 1, 2**32, 2**63, 2**64 - 1, -(2**63)]
     for seed in [*corners, *random.integers(-(2**63), 2**63 - 1, 5).tolist()]:
         for offset in (0, 2**32 - 1, 2**32, 2**56 - 1):
@@ -70,7 +70,7 @@ def test_every_seed_and_offset(target: str, random: np.random.Generator) -> None
             assert np.array_equal(mask, reference.dropout_mask(300, 0.5, **where)), where
 
 
-def test_every_threshold_next_to_a_draw(target: str) -> None:
+def test_every_threshold_next_to_a_draw(backend: str) -> None:
     """One element is kept from its own draw plus one on, and by no threshold below."""
     draws = reference.philox4x32((0, 0, 77, 0), (5, 0)).astype("<u4").view("<u2")
     for i, draw in enumerate(draws.tolist()):
@@ -79,7 +79,7 @@ def test_every_threshold_next_to_a_draw(target: str) -> None:
             assert mask[i] == kept
 
 
-def test_extreme_thresholds(target: str) -> None:
+def test_extreme_thresholds(backend: str) -> None:
     for threshold in (1, 2, 32767, 32768, 32769, 65534, 65535):
         p = 1 - threshold / 65536
         mask = kernels.dropout_mask(200003, p, **KEY)
@@ -91,7 +91,7 @@ def test_extreme_thresholds(target: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("form", FORMS)
-def test_every_size(target: str, form: str, dtype: Any, random: np.random.Generator) -> None:
+def test_every_size(backend: str, form: str, dtype: Any, random: np.random.Generator) -> None:
     it = FORMS[form]
     for size in SIZES:
         x = matrix(random, size, dtype, columns_of(size))
@@ -105,7 +105,7 @@ def test_every_size(target: str, form: str, dtype: Any, random: np.random.Genera
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("form", FORMS)
-def test_every_rate(target: str, form: str, dtype: Any, random: np.random.Generator) -> None:
+def test_every_rate(backend: str, form: str, dtype: Any, random: np.random.Generator) -> None:
     it = FORMS[form]
     arguments = it.arguments(matrix(random, 5000, dtype, 100), random)
     for p in RATES:
@@ -128,7 +128,7 @@ def test_every_number_of_threads(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("form", FORMS)
-def test_in_place_and_out(target: str, form: str, dtype: Any, random: np.random.Generator) -> None:
+def test_in_place_and_out(backend: str, form: str, dtype: Any, random: np.random.Generator) -> None:
     """In x's own place, in another, in the residual's; at odd addresses, and nowhere beside."""
     it = FORMS[form]
     x = matrix(random, 3000, dtype, 1000)
@@ -150,7 +150,7 @@ def test_in_place_and_out(target: str, form: str, dtype: Any, random: np.random.
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 15, 16, 17, 255, 256, 257, 300, 511, 512, 1000, 7000])
-def test_every_width_of_a_bias(target: str, columns: int, random: np.random.Generator) -> None:
+def test_every_width_of_a_bias(backend: str, columns: int, random: np.random.Generator) -> None:
     for dtype in DTYPES:
         it = FORMS["bias and residual"]
         arguments = it.arguments(matrix(random, 7000, dtype, columns), random)
@@ -159,7 +159,7 @@ def test_every_width_of_a_bias(target: str, columns: int, random: np.random.Gene
 
 
 @pytest.mark.parametrize("inner", [1, 2, 3, 8, 15, 16, 17, 255, 256, 257, 4999, 5000, 10**12])
-def test_every_length_of_a_row(target: str, inner: int, random: np.random.Generator) -> None:
+def test_every_length_of_a_row(backend: str, inner: int, random: np.random.Generator) -> None:
     for dtype in DTYPES:
         x = values(random, 5000, dtype)
         for index in (0, 13):
@@ -167,7 +167,7 @@ def test_every_length_of_a_row(target: str, inner: int, random: np.random.Genera
             assert_same(kernels.dropout_rows(x, inner, 0.5, **KEY, index=index), expected)
 
 
-def test_long_arrays(target: str, random: np.random.Generator) -> None:
+def test_long_arrays(backend: str, random: np.random.Generator) -> None:
     """Past the size from which fresh memory is written past the caches, aligned and not."""
     size = (1 << 23) + 4097
     x = np.tile(values(random, 4097, np.float32), 2049)[:size]
@@ -184,7 +184,7 @@ def test_long_arrays(target: str, random: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("form", ["plain", "relu", "residual", "alpha"])
-def test_shards_make_the_whole(target: str, form: str, random: np.random.Generator) -> None:
+def test_shards_make_the_whole(backend: str, form: str, random: np.random.Generator) -> None:
     it = FORMS[form]
     arguments = it.arguments(values(random, 5000, np.float32), random)
     whole = it.kernel(*arguments, 0.4, **KEY, index=9)
@@ -201,7 +201,7 @@ def test_shards_make_the_whole(target: str, form: str, random: np.random.Generat
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_stored_mask_gives_what_drawing_gives(
-    target: str, dtype: Any, random: np.random.Generator, set_threads: Callable[[int], None]
+    backend: str, dtype: Any, random: np.random.Generator, set_threads: Callable[[int], None]
 ) -> None:
     for size in SIZES:
         x = values(random, size, dtype)
@@ -213,14 +213,14 @@ def test_a_stored_mask_gives_what_drawing_gives(
                 assert_same(kernels.dropout(x, p, seed=0, mask=packed), drawn)
 
 
-def test_a_mask_of_ones_beyond_the_end_is_not_looked_at(target: str) -> None:
+def test_a_mask_of_ones_beyond_the_end_is_not_looked_at(backend: str) -> None:
     x = np.ones(9, np.float32)
     y = kernels.dropout(x, 0.5, seed=0, mask=np.array([0x55, 0xFF], np.uint8))
     assert y.tolist() == [2, 0, 2, 0, 2, 0, 2, 0, 2]
 
 
 @pytest.mark.parametrize("size", [1, 9, 257, 4097, 70000])
-def test_a_mask_written_on_the_way(target: str, size: int, random: np.random.Generator) -> None:
+def test_a_mask_written_on_the_way(backend: str, size: int, random: np.random.Generator) -> None:
     x = values(random, size, np.float32)
     bias = np.zeros(size, np.float32)
     for index in (0, 6):
@@ -241,7 +241,7 @@ def test_a_mask_written_on_the_way(target: str, size: int, random: np.random.Gen
         assert_same(out, reference.bias_dropout_add(x, bias, x, 0.3, **KEY, index=index))
 
 
-def test_mask_out_arguments(target: str) -> None:
+def test_mask_out_arguments(backend: str) -> None:
     packed, bools = np.full(3, 9, np.uint8), torch.zeros(4, 5, dtype=torch.bool)
     assert kernels.dropout_mask(20, 0.5, seed=1, packed=True, out=packed) is packed
     assert kernels.dropout_mask((4, 5), 0.5, seed=1, out=bools) is bools
@@ -254,7 +254,7 @@ def test_mask_out_arguments(target: str) -> None:
 # ---- backward -------------------------------------------------------------------------------------
 
 
-def test_the_scale_of_a_backward_pass(target: str, random: np.random.Generator) -> None:
+def test_the_scale_of_a_backward_pass(backend: str, random: np.random.Generator) -> None:
     grad, out = random.standard_normal((2, 1000))
     place = (0.3, 5, 6, 7, 1)
     scale = _C.alpha_dropout(grad, out.copy(), *place)
@@ -270,7 +270,7 @@ def test_the_scale_of_a_backward_pass(target: str, random: np.random.Generator) 
 # ---- kinds of arrays ------------------------------------------------------------------------------
 
 
-def test_torch_tensors(target: str, random: np.random.Generator) -> None:
+def test_torch_tensors(backend: str, random: np.random.Generator) -> None:
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         x = torch.from_numpy(random.standard_normal((30, 70))).to(dtype)
         version = x._version
@@ -285,7 +285,7 @@ def test_torch_tensors(target: str, random: np.random.Generator) -> None:
         assert torch.equal(x, y)
 
 
-def test_other_arrays(target: str) -> None:
+def test_other_arrays(backend: str) -> None:
     contents = np.arange(40, dtype=np.float32)
     expected = reference.dropout(contents, 0.5, seed=1)
     for x in (Producer(contents), memoryview(contents)):
@@ -298,7 +298,7 @@ def test_other_arrays(target: str) -> None:
     assert_same(kernels.dropout(read_only, 0.5, seed=1), expected)
 
 
-def test_numbers_of_every_kind(target: str) -> None:
+def test_numbers_of_every_kind(backend: str) -> None:
     x = np.ones(100, np.float32)
     expected = reference.dropout(x, 0.5, seed=3, offset=4, index=5)
     for number in (np.int64, np.uint8, torch.tensor):
@@ -306,7 +306,7 @@ def test_numbers_of_every_kind(target: str) -> None:
         assert_same(y, expected)
 
 
-def test_the_callers_floating_point_mode_is_not_used(target: str) -> None:
+def test_the_callers_floating_point_mode_is_not_used(backend: str) -> None:
     x = np.full(100, 1e-40, np.float32)
     expected = reference.dropout(x, 0.5, seed=1)
     torch.set_flush_denormal(True)

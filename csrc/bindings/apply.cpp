@@ -31,11 +31,7 @@ struct Bytes {
 void check_array(const Array& array, const Array& param, const std::string& name,
                  const std::string& param_name, bool written) {
   const DLTensor &view = array.view(), &like = param.view();
-  const int device = device_with_kernels(array, name);
-  if (device != CudaLibrary::get().device_of(like)) {
-    throw py::value_error(name + ": expected memory of " + device_name(like) + " like " +
-                          param_name + ", got memory of " + device_name(view));
-  }
+  check_same_device(array, name, param, param_name);
   check_dtype(array, name);
   if (!stored_with(view, like)) {
     throw py::type_error(name + ": expected " +

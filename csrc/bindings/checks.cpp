@@ -35,11 +35,11 @@ int device_with_kernels(const Array& array, const std::string& name) {
   return device;
 }
 
-void check_device(const Array& array, const std::string& name) {
-  if (!on_cpu(array.view())) {
-    throw py::value_error(name + ": expected memory of the CPU, got memory of " +
-                          device_name(array.view()));
-  }
+void check_same_device(const Array& array, const std::string& name, const Array& other,
+                       const std::string& other_name) {
+  if (device_with_kernels(array, name) == CudaLibrary::get().device_of(other.view())) return;
+  throw py::value_error(name + ": expected memory of " + device_name(other.view()) + " like " +
+                        other_name + ", got memory of " + device_name(array.view()));
 }
 
 void check_dtype(const Array& array, const std::string& name) {

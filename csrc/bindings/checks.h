@@ -18,7 +18,10 @@ double number(pybind11::handle object, const std::string& name, const std::strin
 // The device that it lies on (bindings/cuda.h), whose kernels take it.
 int device_with_kernels(const Array& array, const std::string& name);
 
-void check_device(const Array& array, const std::string& name);  // the CPU
+// That it lies where `other` does.
+void check_same_device(const Array& array, const std::string& name, const Array& other,
+                       const std::string& other_name);
+
 void check_dtype(const Array& array, const std::string& name);
 
 // Contiguous, aligned and, if it is to be written, writable.

@@ -92,6 +92,14 @@ void CudaLibrary::advance(const std::vector<CudaNumber>& counters, const float* 
   check(face_->advance(counters.data(), count, found_inf, place(device)), device);
 }
 
+void CudaLibrary::dropout(const CudaDropout& call, DType dtype, int device) const {
+  check(face_->dropout(call, dtype, place(device)), device);
+}
+
+void CudaLibrary::dropout_mask(const CudaDropout& call, MaskKind kind, int device) const {
+  check(face_->dropout_mask(call, kind, place(device)), device);
+}
+
 CudaItem cuda_item(const Item& item, const CudaNumber& step) {
   CudaItem made{};
   std::copy_n(item.arrays, max_arrays, made.arrays);

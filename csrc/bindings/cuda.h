@@ -38,6 +38,8 @@ class CudaLibrary {
   void sum_of_squares(const std::vector<Values>& arrays, double* scratch, int device) const;
   void clip(const CudaClip& clip, int device) const;
   void advance(const std::vector<CudaNumber>& counters, const float* found_inf, int device) const;
+  void dropout(const CudaDropout& call, DType dtype, int device) const;
+  void dropout_mask(const CudaDropout& call, MaskKind kind, int device) const;
 
  private:
   CudaPlace place(int device) const;

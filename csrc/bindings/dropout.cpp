@@ -6,6 +6,7 @@
 #include <string>
 
 #include "bindings/checks.h"
+#include "bindings/cuda.h"
 #include "bindings/tensor.h"
 #include "cpu/dispatch.h"
 #include "cpu/dropout.h"
@@ -54,17 +55,34 @@ uint64_t whole(py::handle object, const char* name, const char* accepted, uint64
   return value;
 }
 
+// A whole number that lies on this CUDA device: a tensor of one int64; nullptr for anything else.
+const uint64_t* whole_on(py::handle object, int device) {
+  View view;
+  if (device == cpu_device || !TorchReader::get().read(object.ptr(), &view)) return nullptr;
+  const bool is_one = view.dtype.code == kDLInt && view.dtype.bits == 64 && view.dtype.lanes == 1 &&
+                      element_count(view) == 1;
+  if (!is_one || CudaLibrary::get().device_of(view) != device) return nullptr;
+  return static_cast<const uint64_t*>(data_of(view));
+}
+
 // What decides the draws, read from Python.
 struct Draw {
   py::handle p, seed, offset, index;
 
-  void put(DropoutCall& call) const {
+  // For a call on this device, where a seed or an offset may lie, too.
+  void put(CudaDropout& call, int device) const {
     call.threshold = dropout_threshold(probability(p));
     call.scalars.scale = dropout_scale(call.threshold);
-    call.seed = whole(seed, "seed", "a whole number from -2**63 to 2**64 - 1", 0, true);
-    call.offset = whole(offset, "offset", "a whole number from 0 to 2**56 - 1",
-                        uint64_t{1} << offset_bits, false) |
-                  static_cast<uint64_t>(RandomDomain::dropout) << offset_bits;
+    call.seed_at = whole_on(seed, device);
+    call.offset_at = whole_on(offset, device);
+    call.offset = static_cast<uint64_t>(RandomDomain::dropout) << offset_bits;
+    if (call.seed_at == nullptr) {
+      call.seed = whole(seed, "seed", "a whole number from -2**63 to 2**64 - 1", 0, true);
+    }
+    if (call.offset_at == nullptr) {
+      call.offset |= whole(offset, "offset", "a whole number from 0 to 2**56 - 1",
+                           uint64_t{1} << offset_bits, false);
+    }
     call.index = whole(index, "index", accepted_index, end_of_index, false);
   }
 
@@ -83,8 +101,9 @@ struct Draw {
 
 // ---- arrays
 
-void check_memory(const Array& array, const std::string& name, bool written) {
-  check_device(array, name);
+// An array on x's device.
+void check_memory(const Array& array, const std::string& name, const Array& x, bool written) {
+  check_same_device(array, name, x, "x");
   check_layout(array, name, written);
 }
 
@@ -141,10 +160,10 @@ class Arrays {
  public:
   Arrays(py::handle x, py::handle out) : x_(x, "x"), out_(out, "out") {
     check_dtype(x_, "x");
-    check_memory(x_, "x", false);
+    check_memory(x_, "x", x_, false);
     check_like(out_, "out", x_);
     check_shape(out_, "out", x_);
-    check_memory(out_, "out", true);
+    check_memory(out_, "out", x_, true);
     check_apart(out_, "out", x_, "x", true);
     call.x = data_of(x_.view());
     call.out = data_of(out_.view());
@@ -161,7 +180,7 @@ class Arrays {
       throw py::value_error("bias: expected shape (" + std::to_string(columns) +
                             ",) like x's last dimension, got " + shape_text(bias.view()));
     }
-    check_memory(bias, "bias", false);
+    check_memory(bias, "bias", x_, false);
     check_apart(out_, "out", bias, "bias", false);
     call.bias = data_of(bias.view());
     call.columns = columns;
@@ -172,7 +191,7 @@ class Arrays {
     const Array& residual = residual_.emplace(object, "residual");
     check_like(residual, "residual", x_);
     check_shape(residual, "residual", x_);
-    check_memory(residual, "residual", false);
+    check_memory(residual, "residual", x_, false);
     check_apart(out_, "out", residual, "residual", true);
     call.residual = data_of(residual.view());
   }
@@ -181,14 +200,14 @@ class Arrays {
     if (!mask.is_none()) {
       const Array& bits = mask_.emplace(mask, "mask");
       check_packed(bits, "mask", call.size);
-      check_memory(bits, "mask", false);
+      check_memory(bits, "mask", x_, false);
       check_apart(out_, "out", bits, "mask", false);
       call.mask = static_cast<const unsigned char*>(data_of(bits.view()));
     }
     if (!mask_out.is_none()) {
       const Array& bits = mask_out_.emplace(mask_out, "mask_out");
       check_packed(bits, "mask_out", call.size);
-      check_memory(bits, "mask_out", true);
+      check_memory(bits, "mask_out", x_, true);
       const auto apart_from = [&](const std::optional<Array>& other, const char* name) {
         if (other) check_apart(bits, "mask_out", *other, name, false);
       };
@@ -201,16 +220,19 @@ class Arrays {
     }
   }
 
-  DType dtype() const { return static_cast<DType>(dtype_of(x_.view())); }
+  int device() const { return CudaLibrary::get().device_of(x_.view()); }
 
+  // `on_cpu` is one of cpu/dropout.h; on a CUDA device, there is one kernel for all.
   template <class Run>
-  void run(Run run, int threads) {
+  void run(Run on_cpu, int threads) {
     if (call.size == 0) return;
+    const DType dtype = static_cast<DType>(dtype_of(x_.view()));
+    if (device() != cpu_device) return CudaLibrary::get().dropout(call, dtype, device());
     py::gil_scoped_release released;
-    run(call, dtype(), threads);
+    on_cpu(call, dtype, threads);
   }
 
-  DropoutCall call;
+  CudaDropout call;
 
  private:
   Array x_, out_;
@@ -223,7 +245,7 @@ void dropout(py::handle x, py::handle out, py::handle p, py::handle seed, py::ha
   FloatMode mode;
   Arrays arrays(x, out);
   const Draw draw{p, seed, offset, index};
-  draw.put(arrays.call);
+  draw.put(arrays.call, arrays.device());
   draw.check_end(arrays.call, arrays.call.size);
   if (!scale.is_none()) {
     constexpr const char* accepted = "a number > 0 within float32's range or None";
@@ -244,7 +266,7 @@ void bias_dropout_add(py::handle x, py::handle bias, py::handle residual, py::ha
   FloatMode mode;
   Arrays arrays(x, out);
   const Draw draw{p, seed, offset, index};
-  draw.put(arrays.call);
+  draw.put(arrays.call, arrays.device());
   draw.check_end(arrays.call, arrays.call.size);
   arrays.add_bias(bias);
   arrays.add_residual(residual);
@@ -260,9 +282,9 @@ double alpha_dropout(py::handle x, py::handle out, py::handle p, py::handle seed
                      py::handle index, int threads, py::handle mask_out) {
   FloatMode mode;
   Arrays arrays(x, out);
-  DropoutCall& call = arrays.call;
+  CudaDropout& call = arrays.call;
   const Draw draw{p, seed, offset, index};
-  draw.put(call);
+  draw.put(call, arrays.device());
   draw.check_end(call, call.size);
   if (call.threshold > 0 && call.threshold < keep_all) {  // else all zeros, or x: the plain form
     call.form = DropoutForm::alpha;
@@ -277,9 +299,9 @@ void dropout_rows(py::handle x, py::handle out, py::handle inner, py::handle p, 
                   py::handle offset, py::handle index, int threads) {
   FloatMode mode;
   Arrays arrays(x, out);
-  DropoutCall& call = arrays.call;
+  CudaDropout& call = arrays.call;
   const Draw draw{p, seed, offset, index};
-  draw.put(call);
+  draw.put(call, arrays.device());
   constexpr const char* accepted = "a whole number >= 1";
   call.inner = static_cast<int64_t>(whole(inner, "inner", accepted, Draw::end_of_index, false));
   if (call.inner == 0) {
@@ -292,13 +314,14 @@ void dropout_rows(py::handle x, py::handle out, py::handle inner, py::handle p, 
 void dropout_mask(py::handle out, py::handle count, py::handle p, py::handle seed,
                   py::handle offset, py::handle index, int threads) {
   FloatMode mode;
-  DropoutCall call;
+  CudaDropout call;
+  const Array array(out, "out");
+  const int device = device_with_kernels(array, "out");
   const Draw draw{p, seed, offset, index};
-  draw.put(call);
+  draw.put(call, device);
   call.size =
       static_cast<int64_t>(whole(count, "count", "a whole number >= 0", Draw::end_of_index, false));
   draw.check_end(call, call.size);
-  const Array array(out, "out");
   const DLTensor& view = array.view();
   const bool bytes = view.dtype.code == kDLBool && view.dtype.bits == 8 && view.dtype.lanes == 1;
   if (!bytes) {
@@ -308,11 +331,13 @@ void dropout_mask(py::handle out, py::handle count, py::handle p, py::handle see
     throw py::value_error("out: expected " + std::to_string(call.size) + " elements, got " +
                           std::to_string(element_count(view)));
   }
-  check_memory(array, "out", true);
+  check_layout(array, "out", true);
   call.out = data_of(view);
   if (call.size == 0) return;
+  const MaskKind kind = bytes ? MaskKind::bytes : MaskKind::bits;
+  if (device != cpu_device) return CudaLibrary::get().dropout_mask(call, kind, device);
   py::gil_scoped_release released;
-  run_dropout_mask(call, bytes ? MaskKind::bytes : MaskKind::bits, threads);
+  run_dropout_mask(call, kind, threads);
 }
 
 py::tuple philox(uint64_t seed, uint64_t offset, uint64_t block) {

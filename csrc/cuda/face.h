@@ -7,12 +7,13 @@
 
 #include <stdint.h>
 
+#include "cpu/dropout.h"
 #include "cpu/kernel.h"
 #include "cpu/norm.h"
 
 namespace fastopt {
 
-constexpr int cuda_abi = 1;  // to be raised with every change of this file
+constexpr int cuda_abi = 2;  // to be raised with every change of this file
 
 // Where kernels are launched.
 struct CudaPlace {
@@ -62,6 +63,12 @@ struct CudaClip {
   Result* result;  // on the device
 };
 
+// A call of dropout, on the device's arrays.
+struct CudaDropout : DropoutCall {
+  // Where on the device the seed lies, in place of the call's, and what is added to its offset.
+  const uint64_t *seed_at = nullptr, *offset_at = nullptr;
+};
+
 struct CudaFace {
   int abi;
   int (*device_count)();  // 0 where there is no driver
@@ -77,6 +84,10 @@ struct CudaFace {
   // One more on every counter, or none where *found_inf is not 0.
   const char* (*advance)(const CudaNumber* counters, int64_t count, const float* found_inf,
                          const CudaPlace& place);
+
+  // Calls of at least one element.
+  const char* (*dropout)(const CudaDropout& call, DType dtype, const CudaPlace& place);
+  const char* (*dropout_mask)(const CudaDropout& call, MaskKind kind, const CudaPlace& place);
 };
 
 // The library's one symbol.

@@ -87,8 +87,8 @@ const char* run_step(const CudaStep& step, const CudaPlace& place) {
   return nullptr;
 }
 
-constexpr CudaFace face = {cuda_abi,           device_count, run_step,
-                           run_sum_of_squares, run_clip,     run_advance};
+constexpr CudaFace face = {cuda_abi, device_count, run_step,    run_sum_of_squares,
+                           run_clip, run_advance,  run_dropout, run_dropout_mask};
 
 }  // namespace
 }  // namespace FASTOPT_TARGET

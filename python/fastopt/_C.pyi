@@ -1,6 +1,8 @@
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
+from torch import Tensor
+
 class _Target(TypedDict):
     supported: bool
     description: str
@@ -21,8 +23,8 @@ def dropout(
     x: object,
     out: object,
     p: float,
-    seed: int,
-    offset: int,
+    seed: int | Tensor,
+    offset: int | Tensor,
     index: int,
     threads: int,
     mask: object | None = None,
@@ -37,8 +39,8 @@ def bias_dropout_add(
     residual: object | None,
     out: object,
     p: float,
-    seed: int,
-    offset: int,
+    seed: int | Tensor,
+    offset: int | Tensor,
     index: int,
     threads: int,
     mask: object | None = None,
@@ -48,17 +50,30 @@ def alpha_dropout(
     x: object,
     out: object,
     p: float,
-    seed: int,
-    offset: int,
+    seed: int | Tensor,
+    offset: int | Tensor,
     index: int,
     threads: int,
     mask_out: object | None = None,
 ) -> float: ...
 def dropout_rows(
-    x: object, out: object, inner: int, p: float, seed: int, offset: int, index: int, threads: int
+    x: object,
+    out: object,
+    inner: int,
+    p: float,
+    seed: int | Tensor,
+    offset: int | Tensor,
+    index: int,
+    threads: int,
 ) -> None: ...
 def dropout_mask(
-    out: object, count: int, p: float, seed: int, offset: int, index: int, threads: int
+    out: object,
+    count: int,
+    p: float,
+    seed: int | Tensor,
+    offset: int | Tensor,
+    index: int,
+    threads: int,
 ) -> None: ...
 def philox(seed: int, offset: int, block: int) -> tuple[int, int, int, int]: ...
 def cpu_targets() -> dict[str, _Target]: ...

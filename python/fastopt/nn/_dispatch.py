@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
+from fastopt import _C
 from fastopt.nn import _autograd
 from fastopt.nn._kernels import Diagonal
 
-Draws: TypeAlias = tuple[int | None, int, int, torch.Generator | None]  # seed to generator
+# seed to generator; a seed or an offset may be a tensor of one int64, too, on CUDA the kernel's to read
+Draws: TypeAlias = tuple[int | Tensor | None, int | Tensor, int, torch.Generator | None]
 Form: TypeAlias = Callable[[Tensor, Diagonal, bool], Tensor]  # of _autograd
 TorchDropout: TypeAlias = Callable[[Tensor, float, bool, bool], Tensor]  # of torch.nn.functional
 
@@ -68,8 +70,8 @@ def drop_here(
         raise ValueError(f"seed={seed!r} and a generator: expected at most one of them")
     if not takes(input):
         return fall_back(torchs, input, p, inplace, seed, generator)
-    drawn = draw_seed(generator) if seed is None else seed
-    return form(input, Diagonal(p, drawn, offset, index, inner), inplace)
+    drawn = draw_seed(generator, input) if seed is None else kept(seed)
+    return form(input, Diagonal(p, drawn, kept(offset), index, inner), inplace)
 
 
 # torch.compile breaks its graph here: a kernel is not for it to trace. Not torch.compiler.disable,
@@ -137,7 +139,7 @@ def takes(x: Any) -> bool:
     return (
         type(x) in TYPES
         and x.dtype in DTYPES
-        and x.is_cpu
+        and (x.is_cpu or (x.is_cuda and _C.cuda_trouble() is None))
         and x.layout is torch.strided
         and not x.is_nested
         and not is_traced()
@@ -162,7 +164,9 @@ def why_not(x: Any) -> str | None:
     if type(x) not in TYPES:
         return f"of type {type(x).__name__}"
     if not x.is_cpu:
-        return f"on {x.device.type}"
+        trouble = f" ({_C.cuda_trouble()})" if x.is_cuda and _C.cuda_trouble() else ""
+        if trouble or not x.is_cuda:
+            return f"on {x.device.type}{trouble}"
     if x.dtype not in DTYPES:
         return f"of {x.dtype}"
     return "that is nested" if x.is_nested else f"of layout {x.layout}"
@@ -176,7 +180,7 @@ def fall_back(
     x: Any,
     p: float,
     inplace: bool,
-    seed: int | None,
+    seed: int | Tensor | None,
     generator: torch.Generator | None,
 ) -> Tensor:
     """torch's dropout, for what the kernels do not take."""
@@ -193,7 +197,8 @@ def fall_back(
         told.add(reason)
         warnings.warn(
             f"fastopt.nn: a tensor {reason} goes to torch's dropout, whose mask is another (said "
-            f"once); fastopt's takes dense CPU tensors of float32, float64, bfloat16 and float16",
+            f"once); fastopt's takes dense CPU and CUDA tensors of float32, float64, bfloat16 and "
+            f"float16",
             stacklevel=5,
         )
     return out
@@ -213,8 +218,25 @@ class Room(threading.local):
 room = Room()
 
 
-def draw_seed(generator: torch.Generator | None) -> Any:
-    """A seed from 0 to 2⁶³ − 1."""
+def kept(number: int | Tensor | None) -> Any:
+    """A seed or an offset as it is now: a tensor may be another before the backward pass."""
+    return number.clone() if isinstance(number, Tensor) else number
+
+
+def draw_seed(generator: torch.Generator | None, x: Tensor) -> Any:
+    """A seed from 0 to 2⁶³ − 1.
+
+    On the CPU, so that masks are the same on every device; but on the GPU, in a tensor, for a
+    generator there and while a CUDA graph is captured, since each replay is to draw another.
+    """
+    if x.is_cuda and is_drawn_there(generator):
+        return torch.empty((), dtype=torch.int64, device=x.device).random_(generator=generator)
     if _autograd.is_transformed():  # vmap is to say whether the samples share it
         return torch.randint(2**63 - 1, (), generator=generator, device="cpu")
     return room.seed.random_(generator=generator).item()
+
+
+def is_drawn_there(generator: torch.Generator | None) -> bool:
+    if generator is None:
+        return torch.cuda.is_current_stream_capturing()
+    return generator.device.type == "cuda"

@@ -27,8 +27,8 @@ class Diagonal(NamedTuple):
     """
 
     p: float
-    seed: Any  # int; in the hands of torch.func a tensor, which may have one for each sample
-    offset: int
+    seed: Any  # int; a tensor, in the hands of torch.func (maybe one for each sample) or of CUDA
+    offset: int | Tensor
     start: int  # index of the first draw
     inner: int = 0  # so many neighbours share a draw; 0: elements are drawn one by one
     scale: float | None = None  # None: 1 / the rate of keeping
@@ -58,7 +58,7 @@ def product(x: Tensor, d: Diagonal, form: Form = "plain", mask_out: Tensor | Non
     except TypeError:
         if not is_batched_gradient(x):
             raise
-        kept = product(torch.ones(x.shape, dtype=x.dtype), d) != 0
+        kept = product(torch.ones(x.shape, dtype=x.dtype, device=x.device), d) != 0
         return torch.where(kept, x * d.kept_scale, torch.zeros((), dtype=x.dtype))
     return out
 
@@ -79,7 +79,7 @@ def product_by_rows(x: Tensor, d: Diagonal) -> Tensor:
     leading = x.dim()
     while leading > 0 and math.prod(x.shape[leading - 1 :]) <= d.inner:
         leading -= 1
-    kept = torch.empty(x.shape[:leading], dtype=torch.bool, device="cpu")
+    kept = torch.empty(x.shape[:leading], dtype=torch.bool, device=x.device)
     _C.dropout_mask(kept, kept.numel(), d.p, d.seed, d.offset, d.start, torch.get_num_threads())
     whole = WHOLE[x.element_size()]
     ones = kept.to(whole).neg_().view(*kept.shape, *(1,) * (x.dim() - leading))
@@ -108,7 +108,7 @@ def bias_add_product(x: Tensor, bias: Tensor | None, residual: Tensor | None, d:
 
 def new_bits(x: Tensor) -> Tensor:
     """Room for a bit an element."""
-    return torch.empty((x.numel() + 7) // 8, dtype=torch.uint8, device="cpu")
+    return torch.empty((x.numel() + 7) // 8, dtype=torch.uint8, device=x.device)
 
 
 def write(x: Tensor, out: Tensor, d: Diagonal, form: Form, mask_out: Tensor | None) -> None:

@@ -9,13 +9,18 @@ seed: of the mask, from −2⁶³ to 2⁶⁴ − 1. None draws one from ``genera
 offset: a second number, from 0 to 2⁵⁶ − 1; the layer's or the step's, say.
 index: of the first element, or of the first row or channel where those are dropped as a whole; for a
     part of a larger tensor.
-generator: a torch.Generator on the CPU; None for torch's own, which torch.manual_seed sets.
+generator: a torch.Generator on the CPU, or on the GPU for tensors there; None for torch's own on the
+    CPU, which torch.manual_seed sets, so that masks are the same on every device. While a CUDA graph
+    is captured, None is torch's own on the GPU, and each replay draws another mask.
+
+For a CUDA tensor, seed and offset may also be tensors of one int64 on its device, which the kernel
+reads there: an offset that counts the steps in a CUDA graph gives the masks of those steps without it.
 
 An element's place in the mask is its logical one, in C order, whatever the tensor's strides are. The
 output has the input's shape, dtype and layout. Backward draws the mask again: nothing is kept but
 the numbers.
 
-The kernels take dense CPU tensors of float32, float64, bfloat16 and float16. Any other goes to
+The kernels take dense CPU and CUDA tensors of float32, float64, bfloat16 and float16. Any other goes to
 torch.nn.functional, with torch's mask, and a warning tells so once; ``seed`` and ``generator`` are
 then refused.
 
@@ -52,8 +57,8 @@ def dropout(
     training: bool = True,
     inplace: bool = False,
     *,
-    seed: int | None = None,
-    offset: int = 0,
+    seed: int | Tensor | None = None,
+    offset: int | Tensor = 0,
     index: int = 0,
     generator: torch.Generator | None = None,
     packed_mask: bool = False,
@@ -88,8 +93,8 @@ def alpha_dropout(
     training: bool = False,
     inplace: bool = False,
     *,
-    seed: int | None = None,
-    offset: int = 0,
+    seed: int | Tensor | None = None,
+    offset: int | Tensor = 0,
     index: int = 0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -120,8 +125,8 @@ def relu_dropout(
     training: bool = True,
     inplace: bool = False,
     *,
-    seed: int | None = None,
-    offset: int = 0,
+    seed: int | Tensor | None = None,
+    offset: int | Tensor = 0,
     index: int = 0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -152,8 +157,8 @@ def bias_dropout_add(
     p: float = 0.5,
     training: bool = True,
     *,
-    seed: int | None = None,
-    offset: int = 0,
+    seed: int | Tensor | None = None,
+    offset: int | Tensor = 0,
     index: int = 0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -187,8 +192,8 @@ def dropout1d(
     training: bool = True,
     inplace: bool = False,
     *,
-    seed: int | None = None,
-    offset: int = 0,
+    seed: int | Tensor | None = None,
+    offset: int | Tensor = 0,
     index: int = 0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -213,8 +218,8 @@ def dropout2d(
     training: bool = True,
     inplace: bool = False,
     *,
-    seed: int | None = None,
-    offset: int = 0,
+    seed: int | Tensor | None = None,
+    offset: int | Tensor = 0,
     index: int = 0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -239,8 +244,8 @@ def dropout3d(
     training: bool = True,
     inplace: bool = False,
     *,
-    seed: int | None = None,
-    offset: int = 0,
+    seed: int | Tensor | None = None,
+    offset: int | Tensor = 0,
     index: int = 0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -264,8 +269,8 @@ def stochastic_depth(
     mode: str = "row",
     training: bool = True,
     *,
-    seed: int | None = None,
-    offset: int = 0,
+    seed: int | Tensor | None = None,
+    offset: int | Tensor = 0,
     index: int = 0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
