@@ -49,7 +49,7 @@ def coded(optimizer: Optimizer, param: Tensor) -> set[str]:
 
 
 @each_rule
-def test_steps_equal_the_reference(target: str, name: str, options: Options) -> None:
+def test_steps_equal_the_reference(backend: str, name: str, options: Options) -> None:
     params = low_parameters(CODED + PLAIN)
     low = Low(name, build(name, params, **options, **INT8))
     for step in range(4):
@@ -66,7 +66,7 @@ def test_steps_equal_the_reference(target: str, name: str, options: Options) -> 
 
 
 @pytest.mark.parametrize("tail", TAILS, ids=option_id)
-def test_clipping_and_averaging(target: str, tail: Options) -> None:
+def test_clipping_and_averaging(backend: str, tail: Options) -> None:
     params = low_parameters([*CODED, (9,)])
     low = Low("Adam", build("Adam", params, **tail, amsgrad=True, **INT8))
     for step in range(3):
@@ -76,7 +76,7 @@ def test_clipping_and_averaging(target: str, tail: Options) -> None:
 
 @pytest.mark.parametrize("behind", ["master_weights", "stochastic_rounding"])
 @pytest.mark.parametrize("name", ["AdamW", "SGD"])
-def test_16_bit_parameters(target: str, name: str, behind: str) -> None:
+def test_16_bit_parameters(backend: str, name: str, behind: str) -> None:
     params = low_parameters([(8, 600), (3, 1500), (40,)], torch.bfloat16)
     options = {"momentum": 0.9} if name == "SGD" else {}
     low = Low(name, build(name, params, **options, **INT8, **{behind: True}))
@@ -88,7 +88,7 @@ def test_16_bit_parameters(target: str, name: str, behind: str) -> None:
 
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("shape", [(3, 100003), (331, 407)], ids=str)
-def test_threads(target: str, shape: tuple[int, ...], threads: int, set_threads: Any) -> None:
+def test_threads(backend: str, shape: tuple[int, ...], threads: int, set_threads: Any) -> None:
     set_threads(threads)
     params = low_parameters([shape])
     low = Low("AdamW", build("AdamW", params, **INT8))
@@ -99,7 +99,7 @@ def test_threads(target: str, shape: tuple[int, ...], threads: int, set_threads:
 
 @pytest.mark.parametrize("what", [float("nan"), float("inf"), -float("inf")])
 @each_rule
-def test_a_broken_block_says_so(target: str, name: str, options: Options, what: float) -> None:
+def test_a_broken_block_says_so(backend: str, name: str, options: Options, what: float) -> None:
     """Its scale is NaN, so the next step makes all that it touches NaN; others stay numbers."""
     params = low_parameters([(8, 600)])
     low = Low(name, build(name, params, **options, **INT8))
@@ -119,7 +119,7 @@ def test_a_broken_block_says_so(target: str, name: str, options: Options, what: 
     assert (np.isnan(raw(params[0])) == expected).all()
 
 
-def test_the_dither_changes_from_step_to_step(target: str) -> None:
+def test_the_dither_changes_from_step_to_step(backend: str) -> None:
     """A sum to which each step adds a hundredth of a code's step grows all the same."""
     for name, key, options in (
         ("SGD", "momentum_buffer", {"momentum": 0.999999, "lr": 1e-9}),
@@ -140,7 +140,7 @@ def test_the_dither_changes_from_step_to_step(target: str) -> None:
         assert abs(ratio / (1.2 if name == "SGD" else 0.999**200) - 1) < 0.02, (name, ratio)
 
 
-def test_a_group_without_codes_after_one_with_them(target: str) -> None:
+def test_a_group_without_codes_after_one_with_them(backend: str) -> None:
     """Each parameter has its own dither, or none."""
     params = low_parameters([(64, 64), (5,), (64, 65)])
     groups: list[Options] = [
@@ -175,7 +175,7 @@ def double() -> Tensor:
 
 
 @pytest.mark.parametrize("make", [transposed, channels_last, double])
-def test_states_of_others_stay_as_they_are(target: str, make: Any) -> None:
+def test_states_of_others_stay_as_they_are(backend: str, make: Any) -> None:
     param = make()
     plain = param.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     ours, theirs = build("AdamW", [param], **INT8), build("AdamW", [plain])
@@ -298,7 +298,7 @@ def test_what_was_loaded_is_not_written_to() -> None:
         assert torch.equal(saved["state"][0][key], before[key]), key
 
 
-def test_groups_have_their_own(target: str) -> None:
+def test_groups_have_their_own(backend: str) -> None:
     params = low_parameters([(64, 64)] * 3)
     groups: list[Options] = [
         {"params": params[:1], **INT8},

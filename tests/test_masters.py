@@ -83,7 +83,7 @@ def test_a_high_half_that_was_written_to_stands_alone_where_both_would_be_nan() 
 @each_half
 @each_rule
 def test_steps_equal_the_reference(
-    target: str, name: str, options: Options, dtype: torch.dtype
+    backend: str, name: str, options: Options, dtype: torch.dtype
 ) -> None:
     params = low_parameters(SHAPES, dtype)
     low = Low(name, EVERY[name].ours(params, **options, master_weights=True))
@@ -95,7 +95,7 @@ def test_steps_equal_the_reference(
 @each_half
 @pytest.mark.parametrize("tail", TAILS, ids=option_id)
 def test_clipping_and_averaging_go_by_the_master(
-    target: str, tail: Options, dtype: torch.dtype
+    backend: str, tail: Options, dtype: torch.dtype
 ) -> None:
     params = low_parameters(SHAPES, dtype)
     low = Low("AdamW", CASES["AdamW"].ours(params, **tail, master_weights=True))
@@ -108,7 +108,7 @@ def test_clipping_and_averaging_go_by_the_master(
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("shape", LARGE, ids=str)
 def test_threads(
-    target: str, shape: tuple[int, ...], threads: int, dtype: torch.dtype, set_threads: Any
+    backend: str, shape: tuple[int, ...], threads: int, dtype: torch.dtype, set_threads: Any
 ) -> None:
     set_threads(threads)
     params = low_parameters([shape], dtype)
@@ -144,7 +144,7 @@ def test_training_is_that_of_float32_parameters(
 
 
 @each_half
-def test_nan_and_infinity(target: str, dtype: torch.dtype) -> None:
+def test_nan_and_infinity(backend: str, dtype: torch.dtype) -> None:
     params = low_parameters([(2000,)], dtype)
     low = Low("SGD", CASES["SGD"].ours(params, lr=1.0, master_weights=True))
     set_grads(params, 0)
@@ -164,7 +164,7 @@ def test_nan_and_infinity(target: str, dtype: torch.dtype) -> None:
 
 
 @each_half
-def test_what_does_not_lie_in_c_order(target: str, dtype: torch.dtype) -> None:
+def test_what_does_not_lie_in_c_order(backend: str, dtype: torch.dtype) -> None:
     values = torch.randn(40, 50, 2).to(dtype)
     for view in (values.mT[..., 0].T, values[..., 0], values.transpose(0, 1)):
         param, straight = (
@@ -186,7 +186,7 @@ def test_what_does_not_lie_in_c_order(target: str, dtype: torch.dtype) -> None:
 
 
 @each_half
-def test_a_parameter_may_be_written_to(target: str, dtype: torch.dtype) -> None:
+def test_a_parameter_may_be_written_to(backend: str, dtype: torch.dtype) -> None:
     """What is written counts; of bfloat16 the lower half stays, which is half of its last bit."""
     model = torch.nn.Linear(60, 50).to(dtype)
     optimizer = CASES["SGD"].ours(model.parameters(), lr=1e-3, momentum=0.9, master_weights=True)
@@ -261,7 +261,7 @@ def test_a_checkpoint_of_float32_parameters_drives_16_bit_ones(
     assert {"master", "param_low"} & ours.state[params[0]].keys()
 
 
-def test_groups_and_dtypes_mix(target: str) -> None:
+def test_groups_and_dtypes_mix(backend: str) -> None:
     params = low_parameters([(50, 7)] * 4)
     for param, dtype in zip(params, [*HALVES, torch.float32, torch.bfloat16], strict=True):
         param.data = param.data.to(dtype)

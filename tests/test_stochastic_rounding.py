@@ -72,7 +72,7 @@ def test_what_is_not_finite_stays_so_and_the_largest_may_overflow() -> None:
 
 @pytest.mark.parametrize("states", WIDE, ids=option_id)
 @each_rule
-def test_steps_equal_the_reference(target: str, name: str, options: Options, states: Options) -> None:
+def test_steps_equal_the_reference(backend: str, name: str, options: Options, states: Options) -> None:
     params = low_parameters(SHAPES, torch.bfloat16)
     low = Low(name, EVERY[name].ours(params, **options, **states, **RANDOM))
     for step in range(3):
@@ -81,7 +81,7 @@ def test_steps_equal_the_reference(target: str, name: str, options: Options, sta
 
 
 @pytest.mark.parametrize("tail", TAILS, ids=option_id)
-def test_clipping_and_averaging(target: str, tail: Options) -> None:
+def test_clipping_and_averaging(backend: str, tail: Options) -> None:
     """The average is of the numbers before they are rounded."""
     params = low_parameters(SHAPES, torch.bfloat16)
     low = Low("AdamW", CASES["AdamW"].ours(params, **tail, **RANDOM))
@@ -92,7 +92,7 @@ def test_clipping_and_averaging(target: str, tail: Options) -> None:
 
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("shape", LARGE, ids=str)
-def test_threads(target: str, shape: tuple[int, ...], threads: int, set_threads: Any) -> None:
+def test_threads(backend: str, shape: tuple[int, ...], threads: int, set_threads: Any) -> None:
     set_threads(threads)
     params = low_parameters([shape], torch.bfloat16)
     low = Low("SGD", CASES["SGD"].ours(params, lr=0.1, momentum=0.9, **RANDOM))
@@ -101,7 +101,7 @@ def test_threads(target: str, shape: tuple[int, ...], threads: int, set_threads:
         low.step()
 
 
-def test_nan_and_infinity(target: str) -> None:
+def test_nan_and_infinity(backend: str) -> None:
     params = low_parameters([(2000,)], torch.bfloat16)
     optimizer = CASES["SGD"].ours(params, lr=1.0, **RANDOM)
     with torch.no_grad():
@@ -155,7 +155,7 @@ def rounded_once(seed: int, count: int, shape: tuple[int, ...] = (5000,)) -> Any
 
 @pytest.mark.parametrize("seed", [0, -1, 2**63 - 1, -(2**63), 12345])
 @pytest.mark.parametrize("count", [1, 2**24 + 1, 2**33])
-def test_seed_count_and_place_decide(target: str, seed: int, count: int) -> None:
+def test_seed_count_and_place_decide(backend: str, seed: int, count: int) -> None:
     got = rounded_once(seed, count)
     x = np.float32(1.5) + np.float32(2.0**-7 / 3)
     draws = draw(5000, seed=seed, offset=count, index=0, domain=1)

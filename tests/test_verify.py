@@ -320,9 +320,39 @@ def test_a_wrong_reference_of_packed(
 # What it refuses
 
 
-def test_cuda(capsys: Any) -> None:
+def test_cuda_without_a_device(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert verify.main(["--device", "cuda"]) == 2
-    assert "no CUDA kernels" in capsys.readouterr().err
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+@pytest.fixture
+def cuda_is_walked(cuda_walk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify.device, "device", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("rule", ["sgd", "dropout", "packed"])
+def test_cuda_by_the_walk(rule: str, cuda_is_walked: None, tmp_path: Path, capsys: Any) -> None:
+    """All that a run on a GPU does, but for where its memory lies."""
+    written = tmp_path / "report.json"
+    run = ["--quick", "--device", "cuda", "--rule", rule, "--json", str(written)]
+    assert verify.main(run) == 0, capsys.readouterr().out
+    report = json.loads(written.read_text())
+    assert (report["device"], report["targets"]) == ("cuda", ["cuda"])
+    assert report["elements"] > 0
+
+
+def test_a_wrong_bit_on_the_device_is_found(
+    cuda_is_walked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = reference.sgd
+
+    def wrong(param: Any, *rest: Any, **options: Any) -> Any:
+        result, *others = right(param, *rest, **options)
+        return (np.nextafter(result, np.inf), *others)
+
+    monkeypatch.setattr(reference, "sgd", wrong)
+    assert verify.main(["--quick", "--device", "cuda", "--rule", "sgd"]) == 1
 
 
 def test_without_rich(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

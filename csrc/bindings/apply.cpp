@@ -105,7 +105,7 @@ class Call {
     step.rule = rule_.index();
     step.options = options.get();
     for (const auto& [device, items] : cuda_items_) {
-      CudaLibrary::get().step(step, items, device);
+      CudaLibrary::get().step(step, items, {}, device);
     }
     py::gil_scoped_release released;
     fastopt::run(items_, threads);

@@ -67,9 +67,12 @@ CudaPlace CudaLibrary::place(int device) const {
   return {device, takes_cpu_ ? nullptr : TorchReader::get().stream(device)};
 }
 
-void CudaLibrary::step(CudaStep step, const std::vector<CudaItem>& items, int device) const {
+void CudaLibrary::step(CudaStep step, const std::vector<CudaItem>& items,
+                       const std::vector<CudaPackedItem>& packed, int device) const {
   step.items = items.data();
   step.count = static_cast<int64_t>(items.size());
+  step.packed = packed.data();
+  step.packed_count = static_cast<int64_t>(packed.size());
   FloatMode mode;  // of the walk
   check(face_->step(step, place(device)), device);
 }

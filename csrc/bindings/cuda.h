@@ -34,7 +34,8 @@ class CudaLibrary {
   void load(const std::string& path, bool takes_cpu);
 
   // What the library launches, on torch's current stream. They throw std::runtime_error.
-  void step(CudaStep step, const std::vector<CudaItem>& items, int device) const;
+  void step(CudaStep step, const std::vector<CudaItem>& items,
+            const std::vector<CudaPackedItem>& packed, int device) const;
   void sum_of_squares(const std::vector<Values>& arrays, double* scratch, int device) const;
   void clip(const CudaClip& clip, int device) const;
   void advance(const std::vector<CudaNumber>& counters, const float* found_inf, int device) const;

@@ -64,16 +64,22 @@ void step_on_devices(const CudaWork& work, const CudaNumber& grad_factor, const 
     for (const int device : devices) {
       std::vector<Item> items;
       std::vector<CudaItem> made;
+      std::vector<CudaPackedItem> packed;
       for (auto param = first; param != next; ++param) {
         if (param->device != device) continue;
         items.push_back(param->item);
-        made.push_back(cuda_item(param->item, param->step));
+        const CudaItem item = cuda_item(param->item, param->step);
+        if (param->item.packing == nullptr) {
+          made.push_back(item);
+        } else {
+          packed.push_back({item, *param->item.packing, param->dither_step, param->rounding});
+        }
       }
       CudaStep step = group.step;
       step.grad_factor = grad_factor;
       step.found_inf = found_inf;
       step.one_by_one = share_memory(items);
-      if (!made.empty()) CudaLibrary::get().step(step, made, device);
+      if (!items.empty()) CudaLibrary::get().step(step, made, packed, device);
     }
   }
 }

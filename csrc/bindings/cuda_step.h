@@ -20,7 +20,8 @@ struct CudaWork {
   };
   struct Param {
     Item item;
-    CudaNumber step;
+    CudaNumber step, dither_step;
+    const uint64_t* rounding;
     int device, layout;
     std::size_t group;
     PyObject* tensor;  // itself, its local part or a dense copy

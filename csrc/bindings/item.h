@@ -5,6 +5,7 @@
 #include "bindings/tensor.h"
 #include "cpu/dispatch.h"
 #include "cpu/kernel.h"
+#include "numeric/dither.h"
 
 namespace fastopt {
 
@@ -35,18 +36,11 @@ inline Coding coding_of(const DLTensor& view) {
   return view.dtype.code == kDLUInt ? Coding::root8 : Coding::none;
 }
 
-// The dither of a step: bits of a hash of (step, entry, code).
+// The dither of a step.
 inline void make_dither(double step, Dither& dither) {
-  const auto hash = [step](uint32_t entry, uint32_t code) {
-    uint32_t h = static_cast<uint32_t>(static_cast<uint64_t>(step)) * 0x9E3779B1u;
-    h += entry * 0x85EBCA77u + code * 0xC2B2AE3Du;
-    h = (h ^ h >> 16) * 0x7FEB352Du;
-    h = (h ^ h >> 15) * 0x846CA68Bu;
-    return h ^ h >> 16;
-  };
   for (uint32_t i = 0; i < dither_size; ++i) {
-    dither.signed8[i] = hash(i, 0) >> 13;
-    dither.root8[i] = hash(i, 1) >> 14;
+    dither.signed8[i] = host::dither_entry<Coding::signed8>(step, i);
+    dither.root8[i] = host::dither_entry<Coding::root8>(step, i);
   }
 }
 

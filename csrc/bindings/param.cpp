@@ -32,6 +32,8 @@ void ParamReader::begin_group(PyObject* group, const TailOptions& tail, const De
 void ParamReader::read(PyObject* param, py::object grad) {
   param_ = param;
   packing_ = nullptr;
+  dither_step_ = {};
+  rounding_ = nullptr;
   made_rule_state_ = false;
   fresh_ = {};
   PyObject* local = local_param();
@@ -70,7 +72,8 @@ void ParamReader::add_item(const CudaNumber& step) {
     is_on_cuda_ = true;
   }
   work.has_first_step |= !rule_.counts_steps() && made_rule_state_;
-  work.params.push_back({item_, step, device_, layout_, work.groups.size() - 1, like_});
+  work.params.push_back(
+      {item_, step, dither_step_, rounding_, device_, layout_, work.groups.size() - 1, like_});
 }
 
 // What lies in this process of the parameter: all of it, unless it is a DTensor.
@@ -163,7 +166,8 @@ CudaNumber ParamReader::read_states() {
   if (packing_ != nullptr && packing_->row > 0) {
     // The dither is of the step, even where the rule does not ask which it is.
     if (!rule_.counts_steps()) step = count(entries_->find(Names::get().step), Names::get().step);
-    packing_->dither = dither_at(step.value);
+    dither_step_ = step;
+    if (device_ == cpu_device) packing_->dither = dither_at(step.value);
   }
   read_master();
   if (tail_.averages) read_average();
@@ -233,8 +237,8 @@ void ParamReader::set_coding(int i, Coding coding, bool is_new) {
 float* ParamReader::scales_of(PyObject* tensor) {
   View view;
   const int64_t rows = view_.shape[0], blocks = (packing().row + block_size - 1) / block_size;
-  if (!reader_.read(tensor, &view) || !on_cpu(view) || !is_contiguous(view) || view.ndim != 2 ||
-      view.shape[0] != rows || view.shape[1] != blocks ||
+  if (!reader_.read(tensor, &view) || cuda_.device_of(view) != device_ || !is_contiguous(view) ||
+      view.ndim != 2 || view.shape[0] != rows || view.shape[1] != blocks ||
       dtype_of(view) != static_cast<int>(DType::float32)) {
     throw Unfit{"scales of a state in 8 bits that are not float32 of shape (" +
                 std::to_string(rows) + ", " + std::to_string(blocks) + ")"};
@@ -264,17 +268,25 @@ void ParamReader::read_rounding() {
   PyObject* tensor = find_or_make(Names::get().rounding);
   if (tensor == nullptr) return;
   View view;
-  if (!reader_.read(tensor, &view) || !on_cpu(view) || view.dtype.code != kDLInt ||
+  const bool readable = reader_.read(tensor, &view);
+  const bool on_device = readable && is_beside_param(view);
+  if (!readable || (!on_device && !on_cpu(view)) || view.dtype.code != kDLInt ||
       view.dtype.bits != 64 || element_count(view) != 2 || !is_contiguous(view)) {
     throw Unfit{"its state's rounding is no int64 tensor of a seed and a count"};
   }
   int64_t* const numbers = static_cast<int64_t*>(data_of(view));
-  const uint64_t count = static_cast<uint64_t>(numbers[1]) + 1;
   packing().master = Master::stochastic;
-  packing().seed = static_cast<uint64_t>(numbers[0]);
-  packing().offset = static_cast<uint64_t>(RandomDomain::rounding) << offset_bits | count;
+  packing().offset = static_cast<uint64_t>(RandomDomain::rounding) << offset_bits;
   packing().index = first_index();
-  scratch_.counts.push_back({numbers + 1, Scratch::Count::int64, static_cast<double>(count)});
+  if (on_device) {
+    rounding_ = reinterpret_cast<const uint64_t*>(numbers);
+    scratch_.cuda.counters.push_back({{0, numbers + 1, CudaNumber::Type::int64}, device_});
+  } else {
+    const uint64_t count = static_cast<uint64_t>(numbers[1]) + 1;
+    packing().seed = static_cast<uint64_t>(numbers[0]);
+    packing().offset |= count;
+    scratch_.counts.push_back({numbers + 1, Scratch::Count::int64, static_cast<double>(count)});
+  }
   item_.dtypes[0] = DType::float32;
 }
 
@@ -401,9 +413,6 @@ View ParamReader::laid_out(PyObject* whole, const char* name, bool written) {
 }
 
 Packing& ParamReader::packing() {
-  if (device_ != cpu_device) {
-    throw Unfit{"masters, random rounding and states in 8 bits are for the CPU so far"};
-  }
   if (packing_ == nullptr) packing_ = &scratch_.packings.emplace_back();
   item_.packing = packing_;
   return *packing_;

@@ -101,7 +101,9 @@ class ParamReader {
   int device_ = cpu_device;
   PyObject* like_ = nullptr;  // what view_ is of: the parameter, its local part or a dense copy
   Item item_{};
-  Packing* packing_ = nullptr;  // the item's, if it needs one
+  Packing* packing_ = nullptr;          // the item's, if it needs one
+  CudaNumber dither_step_ = {};         // on a device: as in CudaPackedItem
+  const uint64_t* rounding_ = nullptr;  // likewise
   std::optional<Entries> entries_;
   Scratch::NewState fresh_;
   bool made_rule_state_ = false;

@@ -70,15 +70,10 @@ class Stage {
     for (int k = 0; k < count; ++k) param_[k] = joined(hi[k], lo[k]);
   }
 
-  // A parameter that is not its master rounded has been written to since: it is the one that
-  // counts.
   FASTOPT_HOST_DEVICE void unpack_whole(int64_t i, int count) {
     const float* master = static_cast<const float*>(packing_.master_data) + i;
     const float16* param = static_cast<const float16*>(item_.arrays[0]) + i;
-    for (int k = 0; k < count; ++k) {
-      const bool rounded = to_float16(master[k]).bits == param[k].bits;
-      param_[k] = rounded ? master[k] : to_float(param[k]);
-    }
+    for (int k = 0; k < count; ++k) param_[k] = restored(param[k], master[k]);
   }
 
   FASTOPT_HOST_DEVICE void pack_param(int64_t i, int count) {

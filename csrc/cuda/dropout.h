@@ -5,6 +5,7 @@
 
 #include <stdint.h>
 
+#include "cuda/divide.h"
 #include "cuda/face.h"
 #include "cuda/launch.h"
 #include "numeric/philox.h"
@@ -17,13 +18,6 @@ FASTOPT_TARGET_BEGIN
 
 constexpr int eight = 8;
 constexpr int eights_size = 4 * eight * block_threads;  // elements: a block's work
-
-// i / n and i % n; in 32 bits, which takes a fraction of the time, where they fit.
-FASTOPT_DEVICE int64_t quotient(int64_t i, int64_t n) {
-  if (((i | n) >> 32) == 0) return static_cast<uint32_t>(i) / static_cast<uint32_t>(n);
-  return i / n;
-}
-FASTOPT_DEVICE int64_t remainder(int64_t i, int64_t n) { return i - quotient(i, n) * n; }
 
 // Which of eight elements are kept, a bit each: read from the call's mask, or drawn; and stored, if
 // that is asked for.

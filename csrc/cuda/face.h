@@ -10,6 +10,7 @@
 #include "cpu/dropout.h"
 #include "cpu/kernel.h"
 #include "cpu/norm.h"
+#include "cpu/packing.h"
 
 namespace fastopt {
 
@@ -39,6 +40,13 @@ struct CudaItem {
   uint8_t form;                // Form
 };
 
+// One whose storage is more than its types.
+struct CudaPackedItem : CudaItem {
+  Packing packing;           // with no dither
+  CudaNumber dither_step;    // what makes it, for states in 8 bits
+  const uint64_t* rounding;  // on the device: a seed in packing's place, and what its offset lacks
+};
+
 // A group's step.
 struct CudaStep {
   int rule = 0;                   // its place in FASTOPT_RULES
@@ -49,6 +57,8 @@ struct CudaStep {
   const float* found_inf = nullptr;  // on the device; where it is not 0, nothing is written
   const CudaItem* items = nullptr;
   int64_t count = 0;
+  const CudaPackedItem* packed = nullptr;
+  int64_t packed_count = 0;
   bool one_by_one = false;  // parameters share memory
 };
 

@@ -10,6 +10,11 @@ namespace FASTOPT_TARGET {
 using StepLauncher = const char* (*)(const StepTable& table, unsigned wanted, int64_t blocks,
                                      void* stream);
 
+using PackedLauncher = const char* (*)(const PackedTable& table, unsigned wanted, int64_t blocks,
+                                       void* stream);
+extern const PackedLauncher packed_launchers[];  // [rule]
+int64_t packed_chunks(const CudaPackedItem& item);
+
 constexpr int form_count = compute_count + half_form_count;
 
 extern const StepLauncher step_launchers[][compute_count];  // [rule][Form]

@@ -21,6 +21,7 @@ namespace {
 constexpr std::size_t options_sizes[] = {FASTOPT_RULES(FASTOPT_OPTIONS_SIZE)};
 
 // The items of a step that one kernel takes, gathered until a table is full.
+template <class Item>
 class Batch {
  public:
   Batch(const CudaStep& step, const CudaPlace& place, int form, unsigned wanted)
@@ -33,58 +34,76 @@ class Batch {
     table_.count = 0;
   }
 
-  static unsigned wanted(const CudaItem& item) {
+  static unsigned wanted(const Item& item) {
     unsigned states = 0;
     for (int k = 0; k < max_states; ++k) states |= unsigned{item.arrays[2 + k] != nullptr} << k;
     return states;
   }
 
-  bool takes(const CudaItem& item) const {
+  bool takes(const Item& item) const {
     return item.size > 0 && item.form == form_ && wanted(item) == wanted_;
   }
 
-  const char* add(const CudaItem& item) {
-    CudaItem& entry = table_.items[table_.count++];
+  const char* add(const Item& item) {
+    Item& entry = table_.items[table_.count++];
     entry = item;
     entry.first_chunk = static_cast<uint32_t>(chunks_);
-    chunks_ += chunks_of(item.size);
-    return table_.count == StepTable::capacity || step_.one_by_one ? flush() : nullptr;
+    chunks_ += chunks(item);
+    return table_.count == TableOf<Item>::capacity || step_.one_by_one ? flush() : nullptr;
   }
 
   const char* flush() {
     if (table_.count == 0) return nullptr;
-    const StepLauncher launch = form_ < compute_count
-                                    ? step_launchers[step_.rule][form_]
-                                    : half_step_launchers[step_.rule][form_ - compute_count];
-    const char* error = launch(table_, wanted_, chunks_, stream_);
+    const char* error = launch(table_);
     table_.count = 0;
     chunks_ = 0;
     return error;
   }
 
  private:
+  static int64_t chunks(const CudaItem& item) { return chunks_of(item); }
+  static int64_t chunks(const CudaPackedItem& item) { return packed_chunks(item); }
+
+  const char* launch(const StepTable& table) const {
+    const StepLauncher of_form = form_ < compute_count
+                                     ? step_launchers[step_.rule][form_]
+                                     : half_step_launchers[step_.rule][form_ - compute_count];
+    return of_form(table, wanted_, chunks_, stream_);
+  }
+  const char* launch(const PackedTable& table) const {
+    return packed_launchers[step_.rule](table, wanted_, chunks_, stream_);
+  }
+
   const CudaStep& step_;
   void* const stream_;
   const int form_;
   const unsigned wanted_;
-  StepTable table_;
+  TableOf<Item> table_;
   int64_t chunks_ = 0;
 };
 
-const char* run_step(const CudaStep& step, const CudaPlace& place) {
-  const OnDevice device(place.device);
-  if (device.error() != nullptr) return device.error();
+// All items of a list, by their forms and states.
+template <class Item>
+const char* run_items(const CudaStep& step, const Item* items, int64_t count,
+                      const CudaPlace& place) {
   constexpr unsigned sets = 1u << max_states;
-  for (unsigned kind = 0; kind < form_count * sets; ++kind) {
-    Batch batch(step, place, static_cast<int>(kind / sets), kind % sets);
+  for (unsigned kind = 0; count > 0 && kind < form_count * sets; ++kind) {
+    Batch<Item> batch(step, place, static_cast<int>(kind / sets), kind % sets);
     const char* error = nullptr;
-    for (int64_t i = 0; i < step.count && error == nullptr; ++i) {
-      if (batch.takes(step.items[i])) error = batch.add(step.items[i]);
+    for (int64_t i = 0; i < count && error == nullptr; ++i) {
+      if (batch.takes(items[i])) error = batch.add(items[i]);
     }
     if (error == nullptr) error = batch.flush();
     if (error != nullptr) return error;
   }
   return nullptr;
+}
+
+const char* run_step(const CudaStep& step, const CudaPlace& place) {
+  const OnDevice device(place.device);
+  if (device.error() != nullptr) return device.error();
+  const char* error = run_items(step, step.items, step.count, place);
+  return error != nullptr ? error : run_items(step, step.packed, step.packed_count, place);
 }
 
 constexpr CudaFace face = {cuda_abi, device_count, run_step,    run_sum_of_squares,

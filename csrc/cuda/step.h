@@ -11,6 +11,7 @@
 #include <new>
 
 #include "cuda/arrays.h"
+#include "cuda/choose.h"
 #include "cuda/launch.h"
 #include "cuda/table.h"
 #include "rules/update.h"
@@ -136,21 +137,16 @@ struct StepKernel {
   };
 };
 
-// Finds the kernel for the states that are there, one after another. `wanted` has a bit for each.
-template <template <class> class Rule, class T, class Array, unsigned used = 0, int state = 0>
+template <class Rule, class T, class Array>
+struct StepKernels {
+  using Table = StepTable;
+  template <unsigned used>
+  using Of = StepKernel<Rule, T, Array, used>;
+};
+
+template <template <class> class Rule, class T, class Array>
 const char* launch_step(const StepTable& table, unsigned wanted, int64_t blocks, void* stream) {
-  if constexpr (state < Rule<T>::state_count) {
-    if (state < Rule<T>::required || (wanted >> state & 1) != 0) {
-      return launch_step<Rule, T, Array, (used | 1u << state), state + 1>(table, wanted, blocks,
-                                                                          stream);
-    }
-    if constexpr (state >= Rule<T>::required) {
-      return launch_step<Rule, T, Array, used, state + 1>(table, wanted, blocks, stream);
-    }
-    return nullptr;
-  } else {
-    return launch<StepKernel<Rule<T>, T, Array, used>>(table, blocks, stream);
-  }
+  return launch_kernel<Rule<T>, StepKernels<Rule<T>, T, Array>>(table, wanted, blocks, stream);
 }
 
 FASTOPT_TARGET_END

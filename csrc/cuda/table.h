@@ -14,22 +14,25 @@ constexpr int parameter_bytes = 32764;  // of a launch, since CUDA 12.1 on compu
 constexpr int max_options = 64;         // bytes
 constexpr int chunk_size = 8192;        // elements: a block's work; a multiple of every packet
 
-struct StepTable {
-  static constexpr int capacity = (parameter_bytes - max_options - 80) / sizeof(CudaItem);
+template <class Item>
+struct TableOf {
+  static constexpr int capacity = (parameter_bytes - max_options - 80) / sizeof(Item);
   alignas(8) unsigned char options[max_options];
   CudaNumber lr, grad_factor;
   double ema_decay;
   const float* found_inf;
   int count;
-  CudaItem items[capacity];
+  Item items[capacity];
 };
-static_assert(sizeof(StepTable) <= parameter_bytes);
+using StepTable = TableOf<CudaItem>;
+using PackedTable = TableOf<CudaPackedItem>;
+static_assert(sizeof(StepTable) <= parameter_bytes && sizeof(PackedTable) <= parameter_bytes);
 
 }  // namespace fastopt
 
 FASTOPT_TARGET_BEGIN
 
-inline int64_t chunks_of(int64_t size) { return (size + chunk_size - 1) / chunk_size; }
+inline int64_t chunks_of(const CudaItem& item) { return (item.size + chunk_size - 1) / chunk_size; }
 
 FASTOPT_DEVICE double read(const CudaNumber& number) {
   if (number.at == nullptr) return number.value;
@@ -47,8 +50,8 @@ template <class Options>
 FASTOPT_DEVICE void set_lr(Options&, double, long) {}
 
 // The rule of an item's step.
-template <class Rule>
-FASTOPT_DEVICE Rule rule_of(const StepTable& table, const CudaItem& item) {
+template <class Rule, class Table>
+FASTOPT_DEVICE Rule rule_of(const Table& table, const CudaItem& item) {
   static_assert(sizeof(typename Rule::Options) <= max_options);
   typename Rule::Options options;
   __builtin_memcpy(&options, table.options, sizeof options);

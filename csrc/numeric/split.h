@@ -27,6 +27,12 @@ FASTOPT_HOST_DEVICE bfloat16 split_float(float x, int16_t& lo) {
   return {static_cast<uint16_t>((bits >> 16) + (lo < 0))};
 }
 
+// What a float16 parameter and the float32 number behind it stand for: one that is not that number
+// rounded has been written to since, and it is the one that counts.
+FASTOPT_HOST_DEVICE float restored(float16 param, float master) {
+  return to_float16(master).bits == param.bits ? master : to_float(param);
+}
+
 // Rounded up with the probability of the part that is cut off: draw / 65536 is uniform in [0, 1).
 FASTOPT_HOST_DEVICE bfloat16 to_bfloat16(float x, uint16_t draw) {
   const uint32_t bits = bits_of(x), magnitude = bits & 0x7fffffffu;

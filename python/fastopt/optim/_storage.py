@@ -123,10 +123,11 @@ class Storage(Optimizer):
         if name == "master":
             return param.detach().to(torch.float32, copy=True)
         if name == "rounding":
-            return torch.stack([torch.empty((), dtype=torch.int64).random_(), torch.tensor(0)])
+            numbers = [torch.empty((), dtype=torch.int64).random_(), torch.tensor(0)]
+            return torch.stack(numbers).to(param.device)
         if name.endswith("_scale"):
-            rows, blocks = local_part(param).shape[0], -(-prod(param.shape[1:]) // BLOCK)
-            return cut_like(param, torch.zeros(rows, blocks), blocks)
+            part, blocks = local_part(param), -(-prod(param.shape[1:]) // BLOCK)
+            return cut_like(param, torch.zeros(part.shape[0], blocks, device=part.device), blocks)
         return None
 
     def _dtype_of_state(self, group: dict[str, Any], param: Tensor, name: str) -> torch.dtype:
@@ -191,16 +192,18 @@ class Storage(Optimizer):
         dtype = value.dtype if counts else self._dtype_of_state(group, param, name)
         is_code = scale in saved
         if is_code and value.dtype == dtype:
-            state[name], state[scale] = value.clone(), saved[scale].detach().clone()
+            for key, it in ((name, value), (scale, saved[scale].detach())):
+                state[key] = it.clone().to(param.device)
             return
         if is_code:
             value = decoded(saved, name)
             del state[scale]
         if dtype in (torch.int8, torch.uint8):
             code = "root8" if dtype == torch.uint8 else "signed8"
-            numbers = local_part(value).to(torch.float32).numpy()
+            numbers = local_part(value).to("cpu", torch.float32).numpy()
             first = first_row(param) or 0 if is_dtensor(param) else 0
-            codes, scales = map(torch.from_numpy, encode_blocks(numbers, code, step=0, first_row=first))
+            packed = encode_blocks(numbers, code, step=0, first_row=first)
+            codes, scales = (torch.from_numpy(it).to(local_part(param).device) for it in packed)
             state[name] = cut_like(param, codes)
             state[scale] = cut_like(param, scales, scales.shape[1])
         elif is_code or state[name].dtype != dtype:
@@ -250,8 +253,9 @@ def decoded(state: dict[str, Any], name: str) -> Any:
     scale = state.get(f"{name}_scale")
     if scale is None:
         return state[name]
-    codes, scales = (local_part(it.detach()).numpy() for it in (state[name], scale))
-    return cut_like(state[name], torch.from_numpy(decode_blocks(codes, scales)))
+    codes, scales = (local_part(it.detach()) for it in (state[name], scale))
+    numbers = torch.from_numpy(decode_blocks(codes.cpu().numpy(), scales.cpu().numpy()))
+    return cut_like(state[name], numbers.to(codes.device))
 
 
 def is_worth_blocks(param: Tensor) -> bool:

@@ -1,7 +1,7 @@
 """Check every kernel against its NumPy reference, bit for bit.
 
     python -m fastopt verify [--quick] [--rule NAME ...] [--target NAME ...] [--seed N]
-                             [--device cpu] [--json FILE]
+                             [--device cpu|cuda] [--json FILE]
 
 Every rule, with every combination of its options, in float32 and float64, and in fewer trials in
 bfloat16, in float16 and in mixes of these with float32, on every CPU target that this machine
@@ -9,14 +9,13 @@ supports: the functions of fastopt.kernels and the optimizers of fastopt.optim t
 fastopt.reference, on random, extreme, denormal, zero, infinite and NaN numbers, in arrays of every
 size around an edge, at odd starts, on several threads. Dropout's mask and every form of it likewise,
 in bfloat16 and float16, too, and so are masters, random rounding and 8-bit states (--rule packed).
-One wrong bit in any result, or in memory that is not a result, and the
-exit status is 1; NaNs only have to be NaN.
+With --device cuda the same trials run on the current CUDA device instead. One wrong bit in any
+result, or in memory that is not a result, and the exit status is 1; NaNs only have to be NaN.
 
 Which rules and options there are stands in cases.py, the numbers that go in in pools.py, what they
 are stored in in storage.py, sizes and alignments in memory.py, what a trial does in trial.py
-(dropout's in dropout.py, that of
-masters and codes in packed.py), which trials are run in run.py. The column "max ulp" is explained in
-accuracy.py.
+(dropout's in dropout.py, that of masters and codes in packed.py), where it runs in device.py, which
+trials are run in run.py. The column "max ulp" is explained in accuracy.py.
 """
 
 from __future__ import annotations
@@ -27,8 +26,10 @@ import sys
 import time
 from importlib.util import find_spec
 
+from fastopt import _C
 from fastopt._arguments import writable
 
+from . import device
 from .cases import RULES
 from .dropout import FORMS
 from .packed import KINDS
@@ -68,17 +69,18 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0 if every bit is right, 1 if one is wrong, 2 if it cannot be told."""
     options = parse_options(argv)
-    if options.device == "cuda":
-        print("verify --device cuda: this build of fastopt has no CUDA kernels", file=sys.stderr)
+    if options.device == "cuda" and (trouble := device.trouble() or _C.cuda_trouble()):
+        print(f"verify --device cuda: {trouble}", file=sys.stderr)
         return 2
     if find_spec("rich") is None:
         print('verify needs rich, not installed here: pip install "fastopt[demo]"', file=sys.stderr)
         return 2
     from . import show
 
+    targets = [name for name in supported_targets() if name in options.target]
     plan = Plan(
         rules=tuple(rule for rule in RULES if rule.name in options.rule),
-        targets=tuple(name for name in supported_targets() if name in options.target),
+        targets=(device.CUDA,) if options.device == "cuda" else tuple(targets),
         seed=options.seed,
         quick=options.quick,
         dropouts=FORMS if "dropout" in options.rule else (),

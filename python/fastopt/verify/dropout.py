@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastopt import _C, kernels, reference
+from fastopt import kernels, reference
 
+from . import device
 from .compare import Report, Row, spell
 from .memory import EDGES
 from .storage import Array, Storage
@@ -125,34 +126,43 @@ class DropoutTrial:
             return np.packbits(result, bitorder="little")
         return self.storage.rounded(np.asarray(result).reshape(-1))
 
-    def run(self) -> tuple[Array, Array]:
+    def run(self, target: str) -> tuple[Array, Array]:
         """The kernel's result, and whether each element beside it is untouched."""
         length = len(self.expected)
         buffer = np.full(length + 2 * GUARD + self.shift, 1, self.storage.dtype)
         middle = slice(GUARD + self.shift, GUARD + self.shift + length)
-        out = buffer[middle]
-        arguments = self.arguments(self.storage.argument)
+        here = self.storage.tensor(buffer)
+        there = device.placed(target, here)
+        out = there[middle]
+
+        def argument(array: Array) -> Any:
+            on_device = target == device.CUDA
+            tensor = self.storage.tensor(array) if on_device else self.storage.argument(array)
+            return device.placed(target, tensor) if on_device else tensor
+
+        arguments = self.arguments(argument)
         where: dict[str, Any] = dict(self.where)
-        shaped = self.storage.argument(out)
+        shaped: Any = out if target == device.CUDA else self.storage.argument(buffer[middle])
         if self.masks:
             where["packed"] = self.form.name == "packed mask"
         else:
             shaped = shaped.reshape(arguments[0].shape)
             if self.in_place:
-                out[:] = self.inputs["x"]
+                out.copy_(self.storage.tensor(self.inputs["x"]))
                 arguments[0] = shaped
         if self.form.name == "from packed mask":
-            where["mask"] = kernels.dropout_mask(self.size, self.p, packed=True, **self.where)
+            mask = kernels.dropout_mask(self.size, self.p, packed=True, **self.where)
+            where["mask"] = device.placed(target, torch.from_numpy(mask))
         function: Any = getattr(kernels, self.form.function)
         function(*arguments, self.p, out=shaped, **where)
+        device.put_back(there, here)
         beside = np.delete(buffer, np.arange(middle.start, middle.stop))
-        return out, beside
+        return buffer[middle], beside
 
     def check(self, report: Report, row: Row, threads: int) -> None:
         """Run it on the row's target and compare."""
-        _C.set_cpu_target(row.target)
-        torch.set_num_threads(threads)
-        got, beside = self.run()
+        device.use(row.target, threads)
+        got, beside = self.run(row.target)
 
         def describe(i: int) -> dict[str, Any]:
             facts = {

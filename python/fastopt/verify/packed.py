@@ -16,10 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastopt import _C, optim, reference
+from fastopt import optim, reference
 from fastopt.reference import codes, storage
 from fastopt.reference.dropout import draw
 
+from . import device
 from .cases import Options, Rule
 from .compare import Report, Row, spell
 from .pools import Pool
@@ -151,22 +152,23 @@ class PackedTrial:
 
     def check(self, report: Report, row: Row, threads: int) -> None:
         """Take all steps on the row's target, and compare."""
-        _C.set_cpu_target(row.target)
-        torch.set_num_threads(threads)
-        params = [start.clone() for start in self.start]
+        device.use(row.target, threads)
+        params = [device.placed(row.target, start.clone()) for start in self.start]
         options = self.rule.constructed(self.options) | self.kind.options
         optimizer = getattr(optim, self.rule.optimizer)(params, **options)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             for number, expected in enumerate(self.expected):
                 for param, grad in zip(params, self.grads[number], strict=True):
-                    param.grad = grad
+                    param.grad = device.placed(row.target, grad)
                 optimizer.step()
                 for index, (param, stored) in enumerate(zip(params, expected, strict=True)):
                     found = {"param": param, **optimizer.state[param]}
                     for name, want in stored.items():
                         where = {"array": name, "parameter": index, "step": number + 1}
-                        self.compare(report, row, found[name], want, {"threads": threads, **where})
+                        self.compare(
+                            report, row, found[name].cpu(), want, {"threads": threads, **where}
+                        )
 
     def compare(self, report: Report, row: Row, got: Tensor, want: Stored, where: Options) -> None:
         expected = np.asarray(want).reshape(-1)

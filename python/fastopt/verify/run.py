@@ -14,7 +14,7 @@ import torch
 
 from fastopt import _C
 
-from . import dropout, memory, packed
+from . import device, dropout, memory, packed
 from .cases import RULES, STEPS, Options, Rule
 from .compare import Report, Row
 from .memory import Layout
@@ -50,6 +50,8 @@ class Plan:
     @property
     def threads(self) -> tuple[int, ...]:
         """The thread counts of arrays that are long enough for more than one."""
+        if device.CUDA in self.targets:
+            return (1,)  # they are the CPU's
         return (1, 2, 3) if self.quick else (1, 2, 3, 4, 7)
 
     def cases(self) -> Iterator[tuple[Rule, Mix, int, Options]]:

@@ -96,7 +96,7 @@ def as_json(report: Report, plan: Plan, seconds: float) -> dict[str, Any]:
     """The report for machines."""
     return {
         "fastopt": __version__,
-        "device": "cpu",
+        "device": "cuda" if "cuda" in plan.targets else "cpu",
         "targets": plan.targets,
         "threads": plan.threads,
         "seed": plan.seed,

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastopt import _C, kernels, optim, reference
+from fastopt import kernels, optim, reference
 
+from . import device
 from .accuracy import Accuracy
 from .cases import Options, Rule
 from .compare import Report, Row, spell
@@ -111,9 +112,20 @@ class Trial:
         """What the references make of numbers, before it is rounded to what it is stored in."""
         return evaluate(self.rule, options, numbers, step)
 
-    def begin(self) -> None:
-        """Make ready for the first step."""
+    def begin(self, target: str) -> None:
+        """Make ready for the first step on a target."""
+        self.target = target
         self.work.assign(self.start)
+
+    def memory(self, name: str) -> torch.Tensor:
+        """All that belongs to an array, what surrounds it too, as a tensor."""
+        return self.storages[name].tensor(self.work.memory[name])
+
+    def cut(self, name: str, memory: torch.Tensor) -> list[torch.Tensor]:
+        """The parameters' parts of it, or of a copy."""
+        first = self.work.shifts[name]
+        array = memory[first : first + self.layout.length]
+        return [array[piece.elements] for piece in self.layout.pieces]
 
     def step(self, number: int) -> None:
         """Take step `number` on `self.work`."""
@@ -121,9 +133,8 @@ class Trial:
 
     def check(self, report: Report, row: Row, threads: int, accuracy: Accuracy | None = None) -> None:
         """Take all steps on a target with so many threads, and compare."""
-        _C.set_cpu_target(row.target)
-        torch.set_num_threads(threads)
-        self.begin()
+        device.use(row.target, threads)
+        self.begin(row.target)
         for number, expected in enumerate(self.expected):
             np.copyto(self.work["grad"], expected["grad"])
             self.step(number)
@@ -198,10 +209,25 @@ class KernelTrial(Trial):
             columns.append(column[0] if column and len(column) == 1 else column)
         return columns
 
+    def arguments_there(self, there: Mapping[str, torch.Tensor]) -> list[Any]:
+        """The same from copies on the device."""
+        columns: list[Any] = []
+        for name in ["param", "grad", *(state.name for state in self.rule.states)]:
+            column = self.cut(name, there[name]) if name in there else None
+            columns.append(column[0] if column and len(column) == 1 else column)
+        return columns
+
     def step(self, number: int) -> None:
         steps = [self.step_number(piece.step, number) for piece in self.layout.pieces]
         function: Any = getattr(kernels, self.rule.name + "_")
-        function(*self.arguments, step=steps if len(steps) > 1 else steps[0], **self.options)
+        step = steps if len(steps) > 1 else steps[0]
+        if self.target != device.CUDA:
+            function(*self.arguments, step=step, **self.options)
+            return
+        there = {name: device.placed(self.target, self.memory(name)) for name in self.work.arrays}
+        function(*self.arguments_there(there), step=step, **self.options)
+        for name, tensor in there.items():
+            device.put_back(tensor, self.memory(name))
 
     def accuracy(self) -> Accuracy | None:
         """The first step in more precision, if that means something here."""
@@ -253,10 +279,11 @@ class OptimizerTrial(Trial):
     def step_number(self, first: int, number: int) -> int:
         return first + number + (self.JUMP if number >= self.JUMP_AFTER else 0)
 
-    def begin(self) -> None:
-        super().begin()
-        self.params = [self.storages["param"].tensor(p) for p in self.cut("param")]
-        self.grads = [self.storages["grad"].tensor(g) for g in self.cut("grad")]
+    def begin(self, target: str) -> None:
+        super().begin(target)
+        self.here = {name: self.memory(name) for name in ("param", "grad")}
+        self.there = {name: device.placed(target, it) for name, it in self.here.items()}
+        self.params, self.grads = (self.cut(name, self.there[name]) for name in ("param", "grad"))
         if self.mix.grad != self.mix.param:
             for param in self.params:
                 param.grad_dtype = getattr(torch, self.mix.grad)
@@ -264,22 +291,22 @@ class OptimizerTrial(Trial):
             self.params, **self.constructor_options
         )
 
-    def cut(self, name: str) -> list[Array]:
-        return [self.work[name][piece.elements] for piece in self.layout.pieces]
-
     def step(self, number: int) -> None:
         if number == self.JUMP_AFTER:
             for state in self.optimizer.state.values():
                 if "step" in state:
                     state["step"] += self.JUMP
+        device.put_back(self.here["grad"], self.there["grad"])
         for piece, param, grad in zip(self.layout.pieces, self.params, self.grads, strict=True):
             param.grad = grad if piece.step + number > 0 else None
         self.optimizer.step()
-        for name, storage in self.storages.items():
+        for name, memory in self.there.items():
+            device.put_back(memory, self.here[name])
+        for name in self.storages:
             if name not in ("param", "grad"):
-                for param, array in zip(self.params, self.cut(name), strict=True):
+                for param, part in zip(self.params, self.cut(name, self.memory(name)), strict=True):
                     if param.grad is not None:
-                        array[:] = storage.of_tensor(self.optimizer.state[param][name])
+                        part.copy_(self.optimizer.state[param][name])
 
 
 def check_all(report: Report, trial: Trial, runs: Sequence[tuple[Row, int]]) -> None:

@@ -1,0 +1,27 @@
+// Finds the kernel of a rule for the states that are there.
+#pragma once
+
+#include "cuda/launch.h"
+#include "target.h"
+
+FASTOPT_TARGET_BEGIN
+
+// One state after another. `wanted` has a bit for each; Kernels::Of<used> is the kernel with those.
+template <class Rule, class Kernels, unsigned used = 0, int state = 0>
+const char* launch_kernel(const typename Kernels::Table& table, unsigned wanted, int64_t blocks,
+                          void* stream) {
+  if constexpr (state < Rule::state_count) {
+    if (state < Rule::required || (wanted >> state & 1) != 0) {
+      return launch_kernel<Rule, Kernels, (used | 1u << state), state + 1>(table, wanted, blocks,
+                                                                           stream);
+    }
+    if constexpr (state >= Rule::required) {
+      return launch_kernel<Rule, Kernels, used, state + 1>(table, wanted, blocks, stream);
+    }
+    return nullptr;
+  } else {
+    return launch<typename Kernels::template Of<used>>(table, blocks, stream);
+  }
+}
+
+FASTOPT_TARGET_END
