@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python -m fastopt verify
 python -m pytest -m slow
+FASTOPT_TEST_DEVICE=cpu python -m pytest -m cuda  # CUDA's kernels, walked on the CPU
 if command -v nvcc >/dev/null; then scripts/check_cuda.sh; fi
 export FASTOPT_CPU_TARGETS=  # all of them
 scripts/sanitize.sh

@@ -106,7 +106,7 @@ class TestCommand:
     def test_too_little_memory(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr("fastopt.bench.machine.available_bytes", lambda: 1000)
+        monkeypatch.setattr("fastopt.bench.machine.available_bytes", lambda device: 1000)
         assert main(list(self.ARGUMENTS)) == 0
         assert "needs 0.0 GiB of memory" in " ".join(capsys.readouterr().out.split())
 

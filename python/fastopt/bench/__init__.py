@@ -1,7 +1,7 @@
 """Measure fastopt beside the memory limit, torch.optim and whatever other package is installed.
 
     python -m fastopt bench [SUITE ...] [--threads N ...] [--target NAME ...] [--optimizers NAME ...]
-                            [--rounds N] [--quick] [--compile] [--device cpu]
+                            [--rounds N] [--quick] [--compile] [--device cpu|cuda]
                             [--json FILE] [--plot FILE] [--compare OLD.json]
 
 Contenders take turns in rounds (timing.py), on the same arrays (workload.py). What is measured is
@@ -10,7 +10,7 @@ on what lowbit.py lists; in the suite dropout, what dropout.py says. The limit i
 arrays that reads and writes what the step must and adds once in between. Beside each time stand the
 fraction of the limit that it reaches, the bandwidth (in lowbit, the memory of the states; in dropout,
 of what backward keeps), and how many times as fast fastopt is; ratios are taken within a round.
-suites.py says which cases are warm or cold.
+suites.py says which cases are warm or cold; cuda.py, what is measured on a GPU.
 
 The exit status is 0, 1 with --compare if fastopt has become slower than in OLD.json beyond the spread
 (compare.py), and 2 if an argument or a package is missing or wrong.
@@ -23,11 +23,10 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from fastopt.bench import compare, peers, report
-from fastopt.bench.options import parse_options
+from fastopt.bench import compare, cuda, peers, report
+from fastopt.bench.options import parse_options, suites_of
 from fastopt.bench.results import Report, group_by_suite
 from fastopt.bench.run import Run
-from fastopt.bench.suites import SUITES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,11 +55,12 @@ def measure_with_progress(run: Run, console: Console) -> None:
         run.measure()
 
 
-def print_report(measured: Report, console: Console) -> None:
+def print_report(measured: Report, console: Console, device: str) -> None:
+    suites = suites_of(device)
     console.print(report.machine_line(measured.machine), highlight=False)
     for (suite, threads), results in group_by_suite(measured.results).items():
         number = f"{threads} thread{'s' if threads > 1 else ''}"
-        console.rule(f"[bold]{suite}[/]: {SUITES[suite].description}; {number}", align="left")
+        console.rule(f"[bold]{suite}[/]: {suites[suite].description}; {number}", align="left")
         for table in report.tables(results):
             console.print(table)
             console.print()
@@ -100,12 +100,15 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    if options.device == "cuda" and (trouble := cuda.trouble()):
+        print(f"bench --device cuda: {trouble}", file=sys.stderr)
+        return 2
     from rich.console import Console
 
     console = Console()
     run = Run(options, argv)
     measure_with_progress(run, console)
-    print_report(run.report, console)
+    print_report(run.report, console, options.device)
     if options.json:
         text = json.dumps(run.report.to_json(), indent=1)
         options.json.write_text(text + "\n", encoding="utf-8")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import numpy as np
@@ -27,8 +29,11 @@ def proc_field(file: str, key: str) -> str | None:
     return None
 
 
-def available_bytes() -> int | None:
+def available_bytes(device: str = "cpu") -> int | None:
     """Memory that can be had without swapping; None where the system does not tell."""
+    if device == "cuda" and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        return int(torch.cuda.mem_get_info()[0])
     kilobytes = proc_field("meminfo", "MemAvailable")
     return int(kilobytes.split()[0]) * 1024 if kilobytes else None
 
@@ -51,7 +56,22 @@ def huge_pages() -> str | None:
     return next((word.strip("[]") for word in path.read_text().split() if "[" in word), None)
 
 
-def describe(argv: list[str]) -> dict[str, Any]:
+def gpu() -> dict[str, Any] | None:
+    """The current CUDA device and what drives it."""
+    if not torch.cuda.is_available():
+        return None
+    about = torch.cuda.get_device_properties(torch.cuda.current_device())
+    ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    told = subprocess.run(ask, capture_output=True, text=True).stdout if which(ask[0]) else ""
+    return {
+        "name": about.name,
+        "memory_bytes": about.total_memory,
+        "driver": next(iter(told.split()), None),
+        "cuda": torch.version.cuda,
+    }
+
+
+def describe(argv: list[str], device: str = "cpu") -> dict[str, Any]:
     """Everything that a figure may depend on."""
     memory = proc_field("meminfo", "MemTotal")
     return {
@@ -59,6 +79,7 @@ def describe(argv: list[str]) -> dict[str, Any]:
         "command": shlex.join(["python", "-m", "fastopt", "bench", *argv]),
         "cpu": proc_field("cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cpus": cpu_count(),
+        **({"gpu": gpu()} if device == "cuda" else {}),
         "memory_bytes": int(memory.split()[0]) * 1024 if memory else None,
         "huge_pages": huge_pages(),
         "load_average": [load_average()],  # at the start; the run adds the end's

@@ -8,10 +8,15 @@ from pathlib import Path
 
 from fastopt import _C
 from fastopt._arguments import writable
+from fastopt.bench import cuda, suites
 from fastopt.bench.machine import cpu_count
 from fastopt.bench.results import Report
-from fastopt.bench.suites import SUITES
+from fastopt.bench.suites import Suite
 from fastopt.bench.workload import SETTINGS
+
+
+def suites_of(device: str) -> dict[str, Suite]:
+    return cuda.SUITES if device == "cuda" else suites.SUITES
 
 
 def positive(text: str) -> int:
@@ -32,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m fastopt bench",
         description="Measure fastopt beside the memory limit and other packages.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="suites:\n" + "\n".join(f"  {n:8}{s.description}" for n, s in SUITES.items()),
+        epilog="suites:\n" + "\n".join(f"  {n:8}{s.description}" for n, s in suites.SUITES.items()),
     )
     add = parser.add_argument
     threads = sorted({1, cpu_count()})
@@ -47,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--rounds", type=positive, metavar="N", help=own)
     add("--quick", action="store_true", help="tensors that fit in caches, few rounds: a trial")
     add("--compile", action="store_true", help="also what needs torch.compile; takes minutes")
-    add("--device", choices=["cpu"], default="cpu", help="default: cpu")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
     add("--json", type=writable, metavar="FILE", help="write everything measured as JSON")
     add("--plot", type=writable, metavar="FILE", help="draw the results, a PNG")
     changes = "show the changes; exit 1 if fastopt has become slower"
@@ -59,9 +64,12 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     """The options; a wrong one ends the program with status 2."""
     parser = make_parser()
     options = parser.parse_args(argv)
-    if unknown := [name for name in options.suites if name not in SUITES]:
-        parser.error(f"no suite {unknown[0]!r}; there are {', '.join(SUITES)}")
-    options.suites = list(dict.fromkeys(options.suites)) or list(SUITES)
+    known = suites_of(options.device)
+    if unknown := [name for name in options.suites if name not in known]:
+        parser.error(f"no suite {unknown[0]!r}; there are {', '.join(known)}")
+    options.suites = list(dict.fromkeys(options.suites)) or list(known)
+    if options.device == "cuda":
+        options.threads, options.target = [1], [cuda.gpu.name]
     options.threads = list(dict.fromkeys(options.threads))
     options.target = list(dict.fromkeys(options.target))
     return options

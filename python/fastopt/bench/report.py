@@ -136,10 +136,16 @@ def tables(results: list[Result]) -> Iterator[Table]:
         yield make_case_table(members[0]) if len(members) == 1 else make_series_table(members)
 
 
+def gpu_of(machine: dict[str, Any]) -> str:
+    """The GPU, where one was measured."""
+    gpu = machine.get("gpu")
+    return f"{gpu['name']}, driver {gpu['driver']}, CUDA {gpu['cuda']}; " if gpu else ""
+
+
 def machine_line(machine: dict[str, Any]) -> str:
     """The machine in a line."""
     load = " to ".join("unknown" if x is None else f"{x:.1f}" for x in machine["load_average"])
     return (
-        f"{machine['cpu']}, {machine['cpus']} CPUs; torch {machine['torch']}, "
+        f"{gpu_of(machine)}{machine['cpu']}, {machine['cpus']} CPUs; torch {machine['torch']}, "
         f"fastopt {machine['fastopt']}; huge pages: {machine['huge_pages']}; load average: {load}"
     )

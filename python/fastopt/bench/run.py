@@ -10,9 +10,10 @@ import torch
 
 from fastopt import _C
 from fastopt.bench import machine
+from fastopt.bench.options import suites_of
 from fastopt.bench.results import Entry, Report, Result
 from fastopt.bench.shapes import count
-from fastopt.bench.suites import SUITES, Case, Scene
+from fastopt.bench.suites import Case, Scene
 from fastopt.bench.timing import interleave
 
 SHORTEST = 2e-3  # seconds of a measurement, at least
@@ -28,18 +29,19 @@ class Run:
 
     def __init__(self, options: argparse.Namespace, argv: list[str]) -> None:
         self.options = options
-        self.report = Report(machine.describe(argv))
+        self.suites = suites_of(options.device)
+        self.report = Report(machine.describe(argv, options.device))
         self.failed: set[str] = set()
         self.show: Callable[[str], object] = lambda text: None
         self.advance: Callable[[int], object] = lambda rounds: None
         self.plan = [
             (suite, case)
             for suite in options.suites
-            for case in SUITES[suite].cases(options.quick, options.optimizers)
+            for case in self.suites[suite].cases(options.quick, options.optimizers)
         ]
 
     def rounds(self, suite: str) -> int:
-        default = QUICK_ROUNDS if self.options.quick else SUITES[suite].rounds
+        default = QUICK_ROUNDS if self.options.quick else self.suites[suite].rounds
         return int(self.options.rounds or default)
 
     @property
@@ -63,14 +65,15 @@ class Run:
         title = f"{suite}: {case.name}, {case.work}"
         self.show(title)
         gc.collect()  # the last case's arrays
-        needed, free = SUITES[suite].needed_bytes(case), machine.available_bytes()
+        needed = self.suites[suite].needed_bytes(case)
+        free = machine.available_bytes(self.options.device)
         if free is not None and needed > free:
             gibibytes = f"{needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free"
             self.failed.add(f"{title}: needs {gibibytes}")
             self.advance(self.rounds(suite) * len(self.options.threads))
             return
         shortest = QUICK_SHORTEST if self.options.quick else SHORTEST
-        enter = SUITES[suite].prepare(case)
+        enter = self.suites[suite].prepare(case)
         for threads in self.options.threads:
             torch.set_num_threads(threads)
             contenders = enter(

@@ -1,0 +1,93 @@
+"""`python -m fastopt bench --device cuda` without a GPU: CUDA's kernels walked, another clock."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastopt.bench import cuda, main, report
+
+
+class Walked:
+    """In place of ``cuda.Gpu``: the CPU's memory and clock, and no graphs."""
+
+    name = "cpu"
+
+    def seconds(self, run: Callable[[], object], repeats: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(repeats):
+            run()
+        return time.perf_counter() - begin
+
+    def wait(self) -> None:
+        pass
+
+    def captured(self, run: Callable[[], object]) -> Callable[[], object]:
+        return run
+
+
+@pytest.fixture
+def walked(cuda_walk: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "gpu", Walked())
+
+
+def tiny(works: tuple[str, ...]) -> object:
+    return cuda.steps_suite("tiny", works, lambda quick: {"3 x 64": [(64, 64)] * 3})
+
+
+@pytest.mark.parametrize("work", cuda.WORKS)
+def test_every_work_of_a_step(
+    work: str, walked: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if cuda.WORKS[work].replayed:  # torch's own capturable steps are not for the CPU
+        monkeypatch.setattr(cuda, "PEERS", ())
+    monkeypatch.setitem(cuda.SUITES, "small", tiny((work,)))
+    (result,) = run(["small"], tmp_path)["results"]
+    names = [entry["name"] for entry in result["entries"]]
+    assert names[:2] == ["limit", "fastopt"]
+    assert all(len(entry["samples"]) == 1 for entry in result["entries"])
+    if "clip" in work:
+        assert names[2].startswith("torch clip, fused")
+    elif not cuda.WORKS[work].replayed:
+        assert "torch foreach" in names
+
+
+def test_dropout(walked: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = run(["dropout"], tmp_path, "--plot", str(tmp_path / "plot.png"))
+    assert [r["work"] for r in measured["results"]] == list(cuda.DROPOUTS)
+    assert all(len(r["entries"]) == 3 for r in measured["results"])
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def run(suites: list[str], folder: Path, *more: str) -> dict[str, Any]:
+    written = folder / "run.json"
+    arguments = [*suites, "--device", "cuda", "--quick", "--rounds", "1", "--json", str(written)]
+    assert main([*arguments, *more]) == 0
+    return json.loads(written.read_text())
+
+
+def test_every_suite_has_cases_and_says_what_it_needs() -> None:
+    for name, suite in cuda.SUITES.items():
+        for quick in (False, True):
+            cases = suite.cases(quick, None)
+            assert cases, name
+            assert all(0 < suite.needed_bytes(case) < 70e9 for case in cases), name
+
+
+def test_the_gpu_is_named() -> None:
+    machine = {"cpu": "a CPU", "cpus": 2, "torch": "2", "fastopt": "1", "huge_pages": None}
+    machine |= {"load_average": [0.5], "gpu": {"name": "NVIDIA X", "driver": "580", "cuda": "13.0"}}
+    assert report.machine_line(machine).startswith("NVIDIA X, driver 580, CUDA 13.0; a CPU")
+
+
+def test_without_a_device(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["--device", "cuda", "--quick"]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--device", "cuda", "curve"])
+    assert "no suite 'curve'" in capsys.readouterr().err
