@@ -96,7 +96,7 @@ MUTANTS = [
     ("adagrad", "np.sqrt(sum) + T(eps)", "np.sqrt(sum + T(eps))"),
     ("adagrad", "T(rate) * (g / (np.sqrt(sum) + T(eps)))", "T(rate) * g / (np.sqrt(sum) + T(eps))"),
     ("rmsprop", "np.where(avg < 0, T(0), avg)", "np.fmax(avg, T(0))"),
-    ("adam", "(max_exp_avg_sq >= v) | np.isnan(max_exp_avg_sq)", "max_exp_avg_sq >= v"),
+    ("adam", "maximum(max_exp_avg_sq, v)", "np.fmax(max_exp_avg_sq, v)"),
 ]
 
 
