@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fastopt import _C, kernels, optim, reference, verify
-from fastopt.verify.run import DTYPES, supported_targets
+from fastopt.verify.run import DTYPES, Plan, supported_targets
 from fastopt.verify.storage import COLUMNS
 
 QUICK = ["--quick", "--target", "scalar", "--rule"]
@@ -340,6 +340,14 @@ def test_cuda_by_the_walk(rule: str, cuda_is_walked: None, tmp_path: Path, capsy
     report = json.loads(written.read_text())
     assert (report["device"], report["targets"]) == ("cuda", ["cuda"])
     assert report["elements"] > 0
+
+
+def test_optimizers_that_keep_a_product_are_not_stepped_on_the_device() -> None:
+    everywhere, there = (
+        {rule.name for rule in Plan((), (target,)).stepped} for target in ("scalar", "cuda")
+    )
+    assert everywhere == {rule.name for rule in verify.RULES}
+    assert everywhere - there == {"nadam"}
 
 
 def test_a_wrong_bit_on_the_device_is_found(
