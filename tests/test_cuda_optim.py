@@ -189,16 +189,6 @@ def test_parameters_that_share_memory_step_one_after_the_other(cuda_walk: Walk) 
         assert (result.numpy() == expected).all()
 
 
-@pytest.mark.parametrize("storage", ["master_weights", "stochastic_rounding"])
-def test_storage_that_is_for_the_cpu_is_refused(storage: str) -> None:
-    param = torch.nn.Parameter(torch.ones(5, dtype=torch.bfloat16))
-    param.grad = torch.ones(5, dtype=torch.bfloat16)
-    optimizer = fastopt.optim.AdamW([param], **{storage: True})
-    with pytest.raises(ValueError, match=f"{storage}=True: torch.optim has no such option"):
-        optimizer.step()
-    assert (param == 1).all()
-
-
 def test_a_counter_of_the_host_is_used_without_capturable() -> None:
     params = parameters()
     optimizer = fastopt.optim.AdamW(params)

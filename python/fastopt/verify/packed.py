@@ -67,7 +67,8 @@ def cases(
             if getattr(optim, rule.optimizer)._no_int8 and "int8" in kind.options.values():
                 continue
             combinations = list(enumerate(rule.combinations()))
-            for number, choice in combinations[turn % 5 :: 11][: 1 if quick else None]:
+            first = turn % min(5, len(combinations))
+            for number, choice in combinations[first::11][: 1 if quick else None]:
                 yield kind, rule, number, choice
 
 
