@@ -421,6 +421,64 @@ def in_backward() -> None:
     print(f"step_in_backward: loss {task.loss().item():.3f}, rate {rate:.4f}")
 
 
+# ---- averages, second order -----------------------------------------------------------------------
+
+
+def weighted_averages() -> None:
+    """An average that began at 0, and its correction."""
+    average, corrected, value = zeros(), zeros(), normal(7)
+    expected = reference.corrected_ema(average, value, decay=0.9, step=1)
+    kernels.ema_(average, value, corrected, decay=0.9, step=1)
+    check("ema_", (average, corrected), expected)
+
+
+def second_order() -> None:
+    """L-BFGS on the network; its reference, a direction of it and Newton's step on a quadratic."""
+    task = Task()
+    optimizer = optim.LBFGS(
+        task.model.parameters(),
+        lr=1,
+        max_iter=5,
+        max_eval=10,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-9,
+        history_size=10,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = task.loss()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    before = optimizer.step(closure)
+    print(f"LBFGS: loss {before.item():.3f} to {task.loss().item():.3f}")
+
+    hessian, start = np.diag([1.0, 10.0]), np.ones(2)
+    memory = reference.LBFGSMemory()
+    x = reference.lbfgs(
+        lambda x: (float(x @ hessian @ x) / 2, hessian @ x),
+        start,
+        memory,
+        lr=1.0,
+        max_iter=5,
+        max_eval=10,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-9,
+        history_size=10,
+        line_search_fn="strong_wolfe",
+    )
+    assert memory.grad is not None
+    d = reference.lbfgs_direction(memory.grad, memory.steps, memory.changes)
+    same = memory.direction is not None and (d == memory.direction).all()
+    newton = start + reference.newton_step(hessian @ start, hessian)
+    print(
+        f"quadratic: {memory.iterations} iterations, {memory.evaluations} evaluations to {x}, the last "
+        f"of length {memory.t:.3f}, its direction again: {same}; Newton's step to {newton}"
+    )
+
+
 # ---- dropout --------------------------------------------------------------------------------------
 
 
@@ -524,6 +582,8 @@ def main() -> None:
     report()
     convert()
     in_backward()
+    weighted_averages()
+    second_order()
     dropout_functions()
     dropout_modules()
     averaged()

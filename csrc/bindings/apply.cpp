@@ -1,6 +1,7 @@
 #include "bindings/apply.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <deque>
@@ -76,23 +77,25 @@ double step_number(py::handle object, const std::string& name) {
 
 class Call {
  public:
-  Call(AnyRule& rule, const py::list& arrays, const py::list& steps, bool indexed)
-      : rule_(rule), arrays_(arrays), steps_(steps), indexed_(indexed) {}
+  Call(AnyRule& rule, const py::list& arrays, const py::list& steps, bool indexed,
+       const std::array<std::string, 2>& names)
+      : rule_(rule), arrays_(arrays), steps_(steps), indexed_(indexed), names_(names) {}
 
   void prepare() {
     const std::size_t count = py::len(arrays_[0]);
     for (std::size_t argument = 1; argument < arrays_.size(); ++argument) {
       if (!arrays_[argument].is_none() && py::len(arrays_[argument]) != count) {
         throw py::value_error(argument_name(argument) + ": expected " + std::to_string(count) +
-                              " arrays like param, got " +
+                              " arrays like " + names_[0] + ", got " +
                               std::to_string(py::len(arrays_[argument])));
       }
     }
     if (steps_.size() != count) {
-      throw py::value_error(
-          "step: expected one number" +
-          (indexed_ ? " or a list of " + std::to_string(count) + " like param" : std::string()) +
-          ", got a list of " + std::to_string(steps_.size()));
+      throw py::value_error("step: expected one number" +
+                            (indexed_
+                                 ? " or a list of " + std::to_string(count) + " like " + names_[0]
+                                 : std::string()) +
+                            ", got a list of " + std::to_string(steps_.size()));
     }
     rules_.reserve(count);
     for (std::size_t i = 0; i < count; ++i) add(i);
@@ -113,8 +116,7 @@ class Call {
 
  private:
   std::string argument_name(std::size_t argument) const {
-    if (argument == 0) return "param";
-    return argument == 1 ? "grad" : rule_.state_name(static_cast<int>(argument) - 2);
+    return argument < 2 ? names_[argument] : rule_.state_name(static_cast<int>(argument) - 2);
   }
 
   std::string name(std::size_t argument, std::size_t i) const {
@@ -132,8 +134,8 @@ class Call {
       const bool used = argument == 1 || rule_.uses(static_cast<int>(argument) - 2);
       if (!used) continue;
       if (arrays_[argument].is_none()) {
-        throw py::type_error(argument_name(argument) +
-                             ": expected an array like param (these options need it), got None");
+        throw py::type_error(argument_name(argument) + ": expected an array like " + names_[0] +
+                             " (these options need it), got None");
       }
       const Array& array = held_.emplace_back(py::list(arrays_[argument])[i], name(argument, i));
       check_array(array, param, name(argument, i), name(0, i), argument != 1);
@@ -162,6 +164,7 @@ class Call {
   AnyRule& rule_;
   const py::list &arrays_, &steps_;
   bool indexed_;
+  const std::array<std::string, 2>& names_;
   std::deque<Array> held_;
   std::vector<BoundRule> rules_;
   std::vector<Item> items_;
@@ -172,11 +175,12 @@ class Call {
 }  // namespace
 
 void apply(const std::string& rule_name, const py::list& arrays, const py::list& steps,
-           const py::dict& options, bool indexed, int threads) {
+           const py::dict& options, bool indexed, int threads,
+           const std::array<std::string, 2>& names) {
   FloatMode mode;
   std::unique_ptr<AnyRule> rule = make_rule(rule_name);
   rule->read_options(options, Checks::ranges);
-  Call call(*rule, arrays, steps, indexed);
+  Call call(*rule, arrays, steps, indexed, names);
   call.prepare();
   call.run(threads);
 }

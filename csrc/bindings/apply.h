@@ -3,16 +3,18 @@
 
 #include <pybind11/pybind11.h>
 
+#include <array>
 #include <string>
 
 namespace fastopt {
 
 // rule     the rule's name
 // arrays   one list per argument: params, grads, then each state of the rule (or None)
-// names    what the caller calls them, for messages; indexed ("grad[2]") if `indexed`
+// names    what the caller calls the first two, for messages; indexed ("grad[2]") if `indexed`
 // steps    one number per parameter
 // options  hyperparameters by name
 void apply(const std::string& rule, const pybind11::list& arrays, const pybind11::list& steps,
-           const pybind11::dict& options, bool indexed, int threads);
+           const pybind11::dict& options, bool indexed, int threads,
+           const std::array<std::string, 2>& names);
 
 }  // namespace fastopt

@@ -1,10 +1,15 @@
 // The extension module fastopt._C: tensors in, one call, no mathematics.
 #include <omp.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <string>
 
 #include "bindings/apply.h"
 #include "bindings/cuda.h"
 #include "bindings/dropout.h"
+#include "bindings/lbfgs.h"
 #include "bindings/step.h"
 #include "bindings/tensor.h"
 #include "cpu/dispatch.h"
@@ -33,8 +38,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("left_over", &fastopt::left_over, "rule"_a, "optimizer"_a,
         "What a step would leave to torch: (group, parameter, reason) each.");
   m.def("apply", &fastopt::apply, "rule"_a, "arrays"_a, "steps"_a, "options"_a, "indexed"_a,
-        "threads"_a, "Apply a rule in place to whole arrays.");
+        "threads"_a, "names"_a = std::array<std::string, 2>{"param", "grad"},
+        "Apply a rule in place to whole arrays.");
   fastopt::define_dropout(m);
+  fastopt::define_lbfgs(m);
   m.def("cpu_targets", &cpu_targets, "Every CPU target of this build, the best first.");
   m.def("cpu_target", [] { return fastopt::target().name; }, "The CPU target in use.");
   m.def("set_cpu_target", &fastopt::set_target, "name"_a,

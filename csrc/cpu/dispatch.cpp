@@ -14,6 +14,7 @@ namespace fastopt {
   extern const Staged rounded[];                             \
   extern const Sum sums_of_squares[dtype_count];             \
   extern const Sum sum;                                      \
+  extern const VectorKernels vectors[compute_count];         \
   extern const DropoutKernel dropouts[dtype_count];          \
   extern const DropoutKernel dropout_rows[dtype_count];      \
   extern const DropoutKernel dropout_masks[mask_kind_count]; \
@@ -25,10 +26,10 @@ FASTOPT_DECLARE_TARGET(avx512)
 FASTOPT_DECLARE_TARGET(neon)
 #undef FASTOPT_DECLARE_TARGET
 
-#define FASTOPT_TABLES(name)                                                                      \
-  name::kernels, name::half_kernels, name::staged, name::coded, name::rounded,                    \
-      name::sums_of_squares, &name::sum, name::dropouts, name::dropout_rows, name::dropout_masks, \
-      &name::philox
+#define FASTOPT_TABLES(name)                                                                \
+  name::kernels, name::half_kernels, name::staged, name::coded, name::rounded,              \
+      name::sums_of_squares, &name::sum, name::vectors, name::dropouts, name::dropout_rows, \
+      name::dropout_masks, &name::philox
 
 const std::vector<Target>& targets() {
   static const std::vector<Target> all = {

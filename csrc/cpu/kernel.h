@@ -6,6 +6,7 @@
 
 #include "cpu/dropout.h"
 #include "cpu/packing.h"
+#include "cpu/vectors.h"
 
 namespace fastopt {
 
@@ -75,6 +76,7 @@ struct Target {
   const Staged* rounded;                          // [rule]: all bfloat16, rounded at random
   const Sum* sums_of_squares;                     // [dtype]
   const Sum* sum;                                 // of doubles
+  const VectorKernels* vectors;                   // [dtype that is computed in]
   const DropoutKernel* dropouts;                  // [dtype]
   const DropoutKernel* dropout_rows;              // [dtype]
   const DropoutKernel* dropout_masks;             // [MaskKind]

@@ -34,6 +34,17 @@ void sum_chunks(const std::vector<Values>& arrays, int64_t begin, int64_t end, d
 
 }  // namespace
 
+double sum_of_chunks(double* partials, int64_t chunks) {
+  if (chunks == 0) return 0;
+  while (chunks > 1) {  // in place: chunk c's sum lands at or before what it was read from
+    for (int64_t c = 0; c < chunks_of(chunks); ++c) {
+      partials[c] = (*target().sum)(&partials[c * sum_chunk], chunk_size(chunks, c));
+    }
+    chunks = chunks_of(chunks);
+  }
+  return partials[0];
+}
+
 double sum_of_squares(const std::vector<Values>& arrays, int threads,
                       std::vector<double>& partials) {
   int64_t chunks = 0, elements = 0;
@@ -44,14 +55,7 @@ double sum_of_squares(const std::vector<Values>& arrays, int threads,
   partials.resize(chunks);
   split(chunks, chunks_at_once, usable_threads(elements, threads),
         [&](int64_t begin, int64_t end) { sum_chunks(arrays, begin, end, partials.data()); });
-  if (chunks == 0) return 0;
-  while (chunks > 1) {  // in place: chunk c's sum lands at or before what it was read from
-    for (int64_t c = 0; c < chunks_of(chunks); ++c) {
-      partials[c] = (*target().sum)(&partials[c * sum_chunk], chunk_size(chunks, c));
-    }
-    chunks = chunks_of(chunks);
-  }
-  return partials[0];
+  return sum_of_chunks(partials.data(), chunks);
 }
 
 }  // namespace fastopt

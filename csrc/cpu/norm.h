@@ -14,6 +14,9 @@ struct Values {
   DType dtype;
 };
 
+// Adds up the sums of chunks by the same tree, until one number is left. Overwrites them.
+double sum_of_chunks(double* partials, int64_t chunks);
+
 // `partials` is scratch, kept by the caller for its capacity.
 double sum_of_squares(const std::vector<Values>& arrays, int threads,
                       std::vector<double>& partials);

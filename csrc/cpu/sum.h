@@ -15,10 +15,20 @@
 
 FASTOPT_TARGET_BEGIN
 
+constexpr int64_t sum_lanes = 32;
+
+// The lanes of a chunk combined pairwise; they are overwritten.
+FASTOPT_HOST_DEVICE double add_lanes(double* lane) {
+  for (int64_t half = sum_lanes / 2; half > 0; half /= 2) {
+    for (int64_t j = 0; j < half; ++j) lane[j] = lane[j] + lane[j + half];
+  }
+  return lane[0];
+}
+
 template <class T, bool squares>
 double sum_tree(const void* values, int64_t count) {
   using V = Vec<double>;
-  constexpr int64_t lanes = 32, vectors = lanes / V::lanes;
+  constexpr int64_t lanes = sum_lanes, vectors = lanes / V::lanes;
   constexpr int ahead = 2048;  // bytes (bench/NOTES.md, 12)
   const T* x = static_cast<const T*>(values);
   V sums[vectors];
@@ -38,10 +48,7 @@ double sum_tree(const void* values, int64_t count) {
 
   double lane[lanes];
   for (int64_t k = 0; k < vectors; ++k) sums[k].store(lane + k * V::lanes);
-  for (int64_t half = lanes / 2; half > 0; half /= 2) {
-    for (int64_t j = 0; j < half; ++j) lane[j] = lane[j] + lane[j + half];
-  }
-  return lane[0];
+  return add_lanes(lane);
 }
 
 template <class Half>

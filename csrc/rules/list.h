@@ -5,6 +5,7 @@
 #include "rules/adagrad.h"
 #include "rules/adam.h"
 #include "rules/adamax.h"
+#include "rules/ema.h"
 #include "rules/limit.h"
 #include "rules/lion.h"
 #include "rules/nadam.h"
@@ -22,4 +23,5 @@
   X(RAdam)               \
   X(Adamax)              \
   X(NAdam)               \
+  X(Ema)                 \
   X(Limit)

@@ -18,6 +18,7 @@ def apply(
     options: dict[str, Any],
     indexed: bool,
     threads: int,
+    names: Sequence[str] = ("param", "grad"),
 ) -> None: ...
 def dropout(
     x: object,
@@ -76,6 +77,45 @@ def dropout_mask(
     threads: int,
 ) -> None: ...
 def philox(seed: int, offset: int, block: int) -> tuple[int, int, int, int]: ...
+def gather(
+    pieces: Sequence[object | None],
+    like: Sequence[object],
+    out: object,
+    direction: object | None,
+    threads: int,
+) -> tuple[float, float, float]: ...
+def move(
+    params: Sequence[object], begin: object | None, direction: object, t: float, threads: int
+) -> None: ...
+
+class _pybind11_type(type): ...
+
+class Curvature(metaclass=_pybind11_type):
+    def observe(
+        self,
+        grad: object,
+        prev_grad: object,
+        direction: object,
+        t: float,
+        step: object,
+        change: object,
+        steps: Sequence[object],
+        changes: Sequence[object],
+        threads: int,
+    ) -> tuple[float, float]: ...
+    def keep(self) -> None: ...
+    def drop_oldest(self) -> None: ...
+    def restore(self, steps: Sequence[object], changes: Sequence[object], threads: int) -> None: ...
+    def direction(
+        self,
+        grad: object,
+        steps: Sequence[object],
+        changes: Sequence[object],
+        out: object,
+        threads: int,
+    ) -> tuple[float, float]: ...
+    def weights(self) -> list[float]: ...
+
 def cpu_targets() -> dict[str, _Target]: ...
 def cpu_target() -> str: ...
 def set_cpu_target(name: str) -> None: ...

@@ -12,6 +12,7 @@ training:
 - tail: as large, models and small, whose tensors it takes.
 - dropout: warm up to a million elements, cold at 64 million; see dropout.py.
 - lowbit: cold, as large.
+- lbfgs: cold where the last-level cache is smaller than 100 MB, but for the small case.
 - models: cold, but for what a very large last-level cache keeps of the smaller models.
 - curve: from warm to cold; the bends are the caches.
 
@@ -23,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from fastopt.bench import dropout, lowbit, peers
+from fastopt.bench import dropout, lbfgs, lowbit, peers
 from fastopt.bench.shapes import MODELS, Shape, count, shrink
 from fastopt.bench.tail import torch_tail
 from fastopt.bench.timing import Contender
@@ -189,6 +190,25 @@ def lowbit_suite() -> Suite:
     )
 
 
+def lbfgs_suite() -> Suite:
+    """An iteration of L-BFGS beside torch's."""
+
+    def cases(quick: bool, chosen: Sequence[str] | None) -> list[Case]:
+        sizes = {"1 x 1000": 1000} | ({} if quick else {"1 x 1M": 1_000_000})
+        return [Case(name, "LBFGS", ((size,),)) for name, size in sizes.items()]
+
+    def prepare(case: Case) -> Enter:
+        return lambda scene: lbfgs.contenders(case.shapes, scene.targets, scene.threads)
+
+    return Suite(
+        f"one iteration of L-BFGS with {lbfgs.HISTORY} pairs",
+        15,
+        cases,
+        prepare,
+        lambda case: lbfgs.NEEDED * count(case.shapes),
+    )
+
+
 def large(quick: bool) -> Tensors:
     return {"1 x 1M": [((1 << 20,),)]} if quick else {"1 x 64M": [((64 << 20,),)]}
 
@@ -245,4 +265,5 @@ SUITES = {
     "tail": tail_suite(),
     "dropout": dropout_suite(),
     "lowbit": lowbit_suite(),
+    "lbfgs": lbfgs_suite(),
 }

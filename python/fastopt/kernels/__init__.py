@@ -14,6 +14,10 @@ share memory with another array. ``step`` is 1 for the first update. Everything 
 anything is written: a TypeError (wrong kind or dtype) or ValueError (wrong value, shape, layout)
 names the argument, what came and what is accepted.
 
+``ema_`` is an average that is kept in the same way, of anything:
+
+    fastopt.kernels.ema_(average, value, corrected, decay=0.9, step=1)
+
 Dropout gives a new array, or writes to ``out``, which may be ``x`` itself:
 
     x = numpy.ones(1000, numpy.float32)
@@ -33,7 +37,19 @@ from ._dropout import (
     dropout_rows,
     relu_dropout,
 )
-from ._rules import adadelta_, adagrad_, adam_, adamax_, adamw_, lion_, nadam_, radam_, rmsprop_, sgd_
+from ._rules import (
+    adadelta_,
+    adagrad_,
+    adam_,
+    adamax_,
+    adamw_,
+    ema_,
+    lion_,
+    nadam_,
+    radam_,
+    rmsprop_,
+    sgd_,
+)
 
 __all__ = [
     "adadelta_",
@@ -46,6 +62,7 @@ __all__ = [
     "dropout",
     "dropout_mask",
     "dropout_rows",
+    "ema_",
     "lion_",
     "nadam_",
     "radam_",

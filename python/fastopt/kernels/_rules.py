@@ -16,14 +16,14 @@ Steps: TypeAlias = int | Sequence[int]
 
 
 def _apply(rule: str, arrays: dict[str, Arrays | None], step: Steps, options: dict[str, Any]) -> None:
-    param = arrays["param"]
-    if param is None:
-        raise TypeError("param: expected an array or a list of arrays, got None")
-    listed = isinstance(param, (list, tuple))
+    written_name, read_name, *_ = arrays
+    if arrays[written_name] is None:
+        raise TypeError(f"{written_name}: expected an array or a list of arrays, got None")
+    listed = isinstance(arrays[written_name], (list, tuple))
     columns: list[Sequence[Array] | None] = []
     for name, column in arrays.items():
         if column is not None and isinstance(column, (list, tuple)) != listed:
-            expected = "a list of arrays like param" if listed else "one array like param"
+            expected = f"{'a list of arrays' if listed else 'one array'} like {written_name}"
             raise TypeError(f"{name}: expected {expected}, got {type(column).__name__}")
         columns.append(column if column is None else list(column) if listed else [column])
         for i, tensor in enumerate(columns[-1] or ()):
@@ -32,7 +32,8 @@ def _apply(rule: str, arrays: dict[str, Arrays | None], step: Steps, options: di
                 raise ValueError(f"{name}{index}: expected plain memory, got a lazily negated view")
     count = len(columns[0] or ())
     steps: list[Any] = list(step) if isinstance(step, (list, tuple)) else [step] * count
-    _C.apply(rule, columns, steps, options, listed, torch.get_num_threads())
+    names = (written_name, read_name)
+    _C.apply(rule, columns, steps, options, listed, torch.get_num_threads(), names)
     written = [t for i, column in enumerate(columns) if i != 1 for t in column or ()]
     torch.autograd.graph.increment_version([t for t in written if isinstance(t, torch.Tensor)])
 
@@ -247,6 +248,27 @@ def adamw_(
         bias_correction=bias_correction,
         eps_inside_sqrt=eps_inside_sqrt,
         maximize=maximize,
+    )
+
+
+def ema_(
+    average: Arrays,
+    value: Arrays,
+    corrected: Arrays | None = None,
+    *,
+    decay: float,
+    step: Steps = 1,
+) -> None:
+    """An exponentially weighted average in place; see :func:`fastopt.reference.ema`.
+
+    ``corrected``, if it is given, becomes the average divided by 1 - decay^step, for one that began
+    at 0 (:func:`fastopt.reference.corrected_ema`).
+    """
+    _apply(
+        "ema",
+        {"average": average, "value": value, "corrected": corrected},
+        step,
+        {"decay": decay, "bias_correction": corrected is not None},
     )
 
 

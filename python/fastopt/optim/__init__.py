@@ -5,6 +5,9 @@ and ``ema_bias_correction``, which clip the gradients by their norm and average 
 step's own pass over memory (:mod:`fastopt.optim._tail` describes them), and ``state_dtype``, what the
 states are stored in (:mod:`fastopt.optim._storage`).
 
+:class:`LBFGS` is apart: it evaluates the loss itself, works on all parameters as one vector, and has
+none of these options.
+
 What may live here: one module per optimizer, holding its signature, its docstring and nothing that
 a kernel does; ``_fused.py``, the one ``step`` that they share;
 ``_hooks.py``, what surrounds that; ``_tail.py``, what it does besides the rule; ``_storage.py``, what
@@ -19,6 +22,7 @@ from fastopt.optim.adam import Adam
 from fastopt.optim.adamax import Adamax
 from fastopt.optim.adamw import AdamW
 from fastopt.optim.in_backward import StepInBackward, step_in_backward
+from fastopt.optim.lbfgs import LBFGS
 from fastopt.optim.lion import Lion
 from fastopt.optim.nadam import NAdam
 from fastopt.optim.radam import RAdam
@@ -26,6 +30,7 @@ from fastopt.optim.rmsprop import RMSprop
 from fastopt.optim.sgd import SGD
 
 __all__ = [
+    "LBFGS",
     "SGD",
     "Adadelta",
     "Adagrad",

@@ -39,15 +39,17 @@ from .dropout import (
     philox4x32,
     relu_dropout,
 )
+from .lbfgs import LBFGSMemory, lbfgs, lbfgs_direction, newton_step
 from .lion import lion
 from .nadam import nadam, nadam_mu
 from .radam import radam
 from .rmsprop import rmsprop
 from .sgd import sgd
 from .storage import from_bfloat16, to_bfloat16
-from .tail import clip_factor, ema, grad_norm
+from .tail import clip_factor, corrected_ema, ema, grad_norm
 
 __all__ = [
+    "LBFGSMemory",
     "adadelta",
     "adagrad",
     "adam",
@@ -56,15 +58,19 @@ __all__ = [
     "alpha_dropout",
     "bias_dropout_add",
     "clip_factor",
+    "corrected_ema",
     "dropout",
     "dropout_mask",
     "dropout_rows",
     "ema",
     "from_bfloat16",
     "grad_norm",
+    "lbfgs",
+    "lbfgs_direction",
     "lion",
     "nadam",
     "nadam_mu",
+    "newton_step",
     "philox4x32",
     "power",
     "radam",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ._common import Array
+from ._common import Array, check_step, power
 from .storage import narrow, widen
 
 CHUNK, LANES = 4096, 32
@@ -28,6 +28,19 @@ def _chunk_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return lanes[:, 0]
 
 
+def _total(sums: NDArray[np.float64]) -> float:
+    """The chunks' sums, summed up by the same tree until one is left."""
+    while sums.size > 1:
+        sums = _chunk_sums(sums)
+    return float(sums[0]) if sums.size else 0.0
+
+
+def dot(a: Array, b: Array) -> float:
+    r"""The inner product :math:`\sum_i a_i b_i` in double, by the tree of :func:`grad_norm`."""
+    with np.errstate(all="ignore"):
+        return _total(_chunk_sums(a.astype(np.float64) * b.astype(np.float64)))
+
+
 def grad_norm(grads: Sequence[Array]) -> float:
     r"""The Euclidean norm of all gradients together, :math:`\sqrt{\sum_i g_i^2}`.
 
@@ -44,9 +57,7 @@ def grad_norm(grads: Sequence[Array]) -> float:
     with np.errstate(all="ignore"):
         flat = [np.asarray(grad).reshape(-1).astype(np.float64) for grad in grads]
         sums = np.concatenate([np.zeros(0), *(_chunk_sums(g * g) for g in flat)])
-        while sums.size > 1:
-            sums = _chunk_sums(sums)
-    return math.sqrt(sums[0]) if sums.size else 0.0
+        return math.sqrt(_total(sums))
 
 
 def clip_factor(norm: float, max_grad_norm: float) -> float:
@@ -74,7 +85,33 @@ def ema(average: Array, param: Array, *, decay: float) -> Array:
 
     Source: Polyak & Juditsky 1992, with exponential weights; Kingma & Ba 2015, section 7.2.
     """
-    dtype, average, param = average.dtype, widen(average), widen(param)
-    T = param.dtype.type
     with np.errstate(all="ignore"):
-        return narrow(np.asarray(T(decay) * average + T(1 - decay) * param), dtype)
+        return narrow(_averaged(average, param, decay), average.dtype)
+
+
+def corrected_ema(average: Array, value: Array, *, decay: float, step: int) -> tuple[Array, Array]:
+    r"""The average :func:`ema` and, of it, what does not remember that it began at 0.
+
+    .. math:: v \leftarrow \rho v + (1-\rho) x, \qquad \hat v = v / (1 - \rho^t)
+
+    Args:
+        average: v before; zeros before step 1.
+        value: x, of its shape.
+        decay: :math:`\rho`, in [0, 1).
+        step: t, the number of this value, from 1.
+
+    Returns:
+        :math:`v` and :math:`\hat v`, new arrays of the average's dtype.
+
+    Source: Kingma & Ba 2015, section 3.
+    """
+    with np.errstate(all="ignore"):
+        after = _averaged(average, value, decay)
+        corrected = np.asarray(after / after.dtype.type(1 - power(decay, check_step(step))))
+    return narrow(after, average.dtype), narrow(corrected, average.dtype)
+
+
+def _averaged(average: Array, value: Array, decay: float) -> Array:
+    average, value = widen(average), widen(value)
+    T = value.dtype.type
+    return np.asarray(T(decay) * average + T(1 - decay) * value)
