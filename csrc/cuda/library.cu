@@ -20,28 +20,32 @@ namespace {
 #define FASTOPT_OPTIONS_SIZE(Rule) sizeof(Rule<float>::Options),
 constexpr std::size_t options_sizes[] = {FASTOPT_RULES(FASTOPT_OPTIONS_SIZE)};
 
+// Which kernel of its rule an item takes: by its form and the states that are there.
+constexpr unsigned state_sets = 1u << max_states;
+static_assert(form_count * state_sets <= 64, "run_items has a bit for each");
+
+template <class Item>
+unsigned kind_of(const Item& item) {
+  unsigned states = 0;
+  for (int k = 0; k < max_states; ++k) states |= unsigned{item.arrays[2 + k] != nullptr} << k;
+  return item.form * state_sets + states;
+}
+
 // The items of a step that one kernel takes, gathered until a table is full.
 template <class Item>
 class Batch {
  public:
-  Batch(const CudaStep& step, const CudaPlace& place, int form, unsigned wanted)
-      : step_(step), stream_(place.stream), form_(form), wanted_(wanted) {
+  Batch(const CudaStep& step, const CudaPlace& place, unsigned kind)
+      : step_(step),
+        stream_(place.stream),
+        form_(static_cast<int>(kind / state_sets)),
+        wanted_(kind % state_sets) {
     __builtin_memcpy(table_.options, step.options, options_sizes[step.rule]);
     table_.lr = step.lr;
     table_.grad_factor = step.grad_factor;
     table_.ema_decay = step.ema_decay;
     table_.found_inf = step.found_inf;
     table_.count = 0;
-  }
-
-  static unsigned wanted(const Item& item) {
-    unsigned states = 0;
-    for (int k = 0; k < max_states; ++k) states |= unsigned{item.arrays[2 + k] != nullptr} << k;
-    return states;
-  }
-
-  bool takes(const Item& item) const {
-    return item.size > 0 && item.form == form_ && wanted(item) == wanted_;
   }
 
   const char* add(const Item& item) {
@@ -82,16 +86,20 @@ class Batch {
   int64_t chunks_ = 0;
 };
 
-// All items of a list, by their forms and states.
+// All items of a list, kernel by kernel.
 template <class Item>
 const char* run_items(const CudaStep& step, const Item* items, int64_t count,
                       const CudaPlace& place) {
-  constexpr unsigned sets = 1u << max_states;
-  for (unsigned kind = 0; count > 0 && kind < form_count * sets; ++kind) {
-    Batch<Item> batch(step, place, static_cast<int>(kind / sets), kind % sets);
+  uint64_t kinds = 0;  // of which there are items
+  for (int64_t i = 0; i < count; ++i) {
+    if (items[i].size > 0) kinds |= uint64_t{1} << kind_of(items[i]);
+  }
+  for (; kinds != 0; kinds &= kinds - 1) {
+    const unsigned kind = static_cast<unsigned>(__builtin_ctzll(kinds));
+    Batch<Item> batch(step, place, kind);
     const char* error = nullptr;
     for (int64_t i = 0; i < count && error == nullptr; ++i) {
-      if (batch.takes(items[i])) error = batch.add(items[i]);
+      if (items[i].size > 0 && kind_of(items[i]) == kind) error = batch.add(items[i]);
     }
     if (error == nullptr) error = batch.flush();
     if (error != nullptr) return error;
