@@ -4,12 +4,15 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "bindings/apply.h"
 #include "bindings/cuda.h"
 #include "bindings/dropout.h"
 #include "bindings/lbfgs.h"
+#include "bindings/rules.h"
 #include "bindings/step.h"
 #include "bindings/tensor.h"
 #include "cpu/dispatch.h"
@@ -29,6 +32,15 @@ py::dict cpu_targets() {
   return all;
 }
 
+std::vector<std::string> square_states(const std::string& name) {
+  const std::unique_ptr<fastopt::AnyRule> rule = fastopt::make_rule(name);
+  std::vector<std::string> states;
+  for (int i = 0; i < rule->state_count(); ++i) {
+    if (rule->is_square(i)) states.push_back(rule->state_name(i));
+  }
+  return states;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -40,6 +52,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("apply", &fastopt::apply, "rule"_a, "arrays"_a, "steps"_a, "options"_a, "indexed"_a,
         "threads"_a, "names"_a = std::array<std::string, 2>{"param", "grad"},
         "Apply a rule in place to whole arrays.");
+  m.def("square_states", &square_states, "rule"_a,
+        "The states of a rule that are never negative, as sums and averages of squares are.");
   fastopt::define_dropout(m);
   fastopt::define_lbfgs(m);
   m.def("cpu_targets", &cpu_targets, "Every CPU target of this build, the best first.");

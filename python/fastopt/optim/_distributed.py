@@ -104,7 +104,9 @@ def is_dtensor(tensor: Tensor) -> bool:
 
 
 def first_row(param: Tensor) -> int | None:
-    """Where this process's rows of a DTensor begin in it; None if it does not hold whole rows."""
+    """Where this process's rows of a parameter begin in it; None if it does not hold whole rows."""
+    if not is_dtensor(param):
+        return 0
     first = first_index(param)
     return None if first is None or param.ndim == 0 else first // max(1, math.prod(param.shape[1:]))
 

@@ -12,7 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -79,9 +79,6 @@ def torchs_class(kind: type[Optimizer]) -> type[Optimizer] | None:
 
 class Reports(Tail, Storage):
     """Mixin: what an optimizer tells of the ways that its steps take."""
-
-    _rule: ClassVar[str]
-    """The update rule in the extension."""
 
     _has_warned: bool = False
 

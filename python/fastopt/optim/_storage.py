@@ -40,6 +40,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fastopt import _C
 from fastopt.optim._distributed import cut_like, first_index, first_row, is_dtensor, local_part
 from fastopt.reference.codes import BLOCK, decode_blocks, encode_blocks, is_worth_codes
 
@@ -59,7 +60,10 @@ class Storage(Optimizer):
     }
     """The options that ask for nothing."""
 
-    _squares: ClassVar[tuple[str, ...]] = ()
+    _rule: ClassVar[str]
+    """The update rule's name, from which ``_squares`` follows."""
+
+    _squares: ClassVar[tuple[str, ...]]
     """The states that are sums or averages of squares, or divisors of another kind."""
 
     _no_int8: ClassVar[str | None] = None
@@ -70,6 +74,11 @@ class Storage(Optimizer):
 
     _torch_states: ClassVar[tuple[str, ...]]
     """The states that torch's class keeps, where there is one."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "_rule" in vars(cls):
+            cls._squares = tuple(_C.square_states(cls._rule))
 
     def _storage_options(
         self, state_dtype: StateDtype, master_weights: bool, stochastic_rounding: bool
@@ -201,8 +210,7 @@ class Storage(Optimizer):
         if dtype in (torch.int8, torch.uint8):
             code = "root8" if dtype == torch.uint8 else "signed8"
             numbers = local_part(value).to("cpu", torch.float32).numpy()
-            first = first_row(param) or 0 if is_dtensor(param) else 0
-            packed = encode_blocks(numbers, code, step=0, first_row=first)
+            packed = encode_blocks(numbers, code, step=0, first_row=first_row(param) or 0)
             codes, scales = (torch.from_numpy(it).to(local_part(param).device) for it in packed)
             state[name] = cut_like(param, codes)
             state[scale] = cut_like(param, scales, scales.shape[1])
@@ -260,9 +268,8 @@ def decoded(state: dict[str, Any], name: str) -> Any:
 
 def is_worth_blocks(param: Tensor) -> bool:
     """Whether 8-bit states of this parameter are supported and save memory."""
-    if is_dtensor(param):  # blocks lie within rows, and so rows must lie within processes
-        if first_row(param) is None:
-            return False
-    elif type(param) not in (Tensor, torch.nn.Parameter):
+    if not is_dtensor(param) and type(param) not in (Tensor, torch.nn.Parameter):
+        return False
+    if first_row(param) is None:  # blocks lie within rows, and so rows must lie within processes
         return False
     return is_worth_codes(param.shape) and local_part(param).is_contiguous()

@@ -44,7 +44,6 @@ class Adagrad(Fused, torch.optim.Adagrad):
     """
 
     _rule = "adagrad"
-    _squares = ("sum",)
     _torch_states = ("step", "sum")
     _no_int8 = "keeps sums that only grow, to which steps of 8 bits add more noise than gradient"
 

@@ -42,7 +42,6 @@ class Adamax(Fused, torch.optim.Adamax):
     """
 
     _rule = "adamax"
-    _squares = ("exp_inf",)
     _torch_states = ("step", "exp_avg", "exp_inf")
 
     def __init__(

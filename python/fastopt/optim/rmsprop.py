@@ -49,7 +49,6 @@ class RMSprop(Fused, torch.optim.RMSprop):
     """
 
     _rule = "rmsprop"
-    _squares = ("square_avg",)
     _torch_states = ("step", "square_avg", "grad_avg", "momentum_buffer")
     _extras: ClassVar[dict[str, Any]] = {"eps_inside_sqrt": False}
 
