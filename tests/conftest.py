@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -36,6 +37,11 @@ def target(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def walk() -> Walk:
     return Walk()
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    return np.random.default_rng(0)
 
 
 @pytest.fixture

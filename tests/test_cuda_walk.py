@@ -53,11 +53,6 @@ def constant(name: str, file: str) -> int:
 CHUNK, THREADS = constant("chunk_size", "table.h"), constant("block_threads", "launch.h")
 
 
-@pytest.fixture
-def random() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
 def draw(name: str, mix: tuple[np.dtype, ...], random: np.random.Generator, size: int) -> Arrays:
     """Arrays for one step, of numbers of every kind."""
     kind = KINDS[int(random.integers(len(KINDS)))]

@@ -26,11 +26,6 @@ KEY: dict[str, int] = {"seed": -123456789, "offset": 77}
 THREADS = (1, 2, 3, 7)
 
 
-@pytest.fixture
-def random() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
 def columns_of(size: int) -> int:
     """A last dimension that divides the size."""
     return next((c for c in (100, 91, 17, 8, 7, 3) if size % c == 0), max(size, 1))

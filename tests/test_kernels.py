@@ -41,11 +41,6 @@ def copies(arrays: Arrays) -> Arrays:
     return {key: value.copy() for key, value in arrays.items()}
 
 
-@pytest.fixture
-def random() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
 # ---- one array per argument -----------------------------------------------------------------------
 
 RULES = st.sampled_from(list(STATES)).flatmap(lambda name: st.tuples(st.just(name), OPTIONS[name]))

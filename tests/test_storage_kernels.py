@@ -52,11 +52,6 @@ each_mix = pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES.keys())
 each_rule = pytest.mark.parametrize("name", STATES)
 
 
-@pytest.fixture
-def random() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
 def draw(
     name: str, mix: tuple[np.dtype[Any], ...], random: np.random.Generator, shape: Any, kind: str
 ) -> Arrays:
