@@ -65,6 +65,29 @@ FASTOPT_HOST_DEVICE void sum_values(int64_t count, double* out, Value value) {
   for (int s = 0; s < sums; ++s) out[s] = add_lanes(lane[s]);
 }
 
+// The largest magnitude, or NaN if an element is: without their signs, the numbers' bits are
+// ordered as the numbers are, and NaNs are above them.
+template <class Bits, class T>
+double largest_of(const T* values, int64_t count) {
+  static_assert(sizeof(Bits) == sizeof(T));
+  Bits largest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    Bits bits;
+    __builtin_memcpy(&bits, values + i, sizeof(bits));
+    bits &= ~Bits{0} >> 1;
+    largest = largest < bits ? bits : largest;
+  }
+  T value;
+  __builtin_memcpy(&value, &largest, sizeof(value));
+  return static_cast<double>(value);
+}
+inline double largest_in(const float* values, int64_t count) {
+  return largest_of<uint32_t>(values, count);
+}
+inline double largest_in(const double* values, int64_t count) {
+  return largest_of<uint64_t>(values, count);
+}
+
 template <class T>
 void measure(const void* a_data, const void* b_data, int64_t count, double* out) {
   using V = Vec<double>;
@@ -78,18 +101,7 @@ void measure(const void* a_data, const void* b_data, int64_t count, double* out)
       return s == 0 ? magnitude(x) : x * load(b + i);
     });
   }
-  V largest;
-  each_vector<V>(count, [&](int64_t i, auto load, auto) {
-    const V x = magnitude(load(a + i));
-    largest = select((x < largest) | (largest != largest), largest, x);  // NaN stays
-  });
-  double lane[V::lanes];
-  largest.store(lane);
-  out[2] = lane[0];
-  for (int k = 1; k < V::lanes; ++k) {
-    if (!(lane[k] < out[2]) && out[2] == out[2]) out[2] = lane[k];
-  }
-  out[2] = out[2] + 0.0;  // of zeros, any one may come out as the largest
+  out[2] = largest_in(a, count);
 }
 
 template <class T>
@@ -106,21 +118,11 @@ void pair(const void* grad_data, const void* prev_data, const void* direction_da
   });
 }
 
-// The numbers in double: those that are there, or in `buffer`.
-FASTOPT_HOST_DEVICE const double* in_double(const double* from, int64_t, double*) { return from; }
-FASTOPT_HOST_DEVICE const double* in_double(const float* from, int64_t count, double* buffer) {
-  each_vector<Vec<double>>(
-      count, [&](int64_t i, auto load, auto store) { store(load(from + i), buffer + i); });
-  return buffer;
-}
-
 template <class T>
 void dots(const void* const* rows, int64_t row_count, int64_t begin, const void* a_data,
           const void* b_data, int64_t count, double* out) {
   constexpr int64_t ahead = 2048;  // bytes; rows are long, and each is left after a chunk of it
-  alignas(64) double a_buffer[sum_chunk], b_buffer[sum_chunk];  // widened once for all rows
-  const double* a = in_double(static_cast<const T*>(a_data), count, a_buffer);
-  const double* b = in_double(static_cast<const T*>(b_data), count, b_buffer);
+  const T *a = static_cast<const T*>(a_data), *b = static_cast<const T*>(b_data);
   for (int64_t r = 0; r < row_count; r += 2) {  // two at a time: a and b are read half as often
     const T* even = static_cast<const T*>(rows[r]) + begin;
     const T* odd = static_cast<const T*>(rows[r + 1]) + begin;
@@ -139,33 +141,44 @@ FASTOPT_HOST_DEVICE void store_as(const double* from, float* to, int64_t count) 
   for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(from[i]);
 }
 
+// The sum from element i on, in as many registers as there are vectors.
+template <int64_t vectors, class T, class Load>
+FASTOPT_HOST_DEVICE void combine_at(const void* const* rows, const double* weights,
+                                    int64_t row_count, int64_t i, double* out, Load load) {
+  using V = Vec<double>;
+  constexpr int64_t count = vectors * V::lanes;
+  V sum[vectors];
+  for (int64_t r = 0; r < row_count; ++r) {
+    const T* row = static_cast<const T*>(rows[r]) + i;
+    const V weight(weights[r]);
+    for (int64_t k = 0; k < vectors; ++k) {
+      __builtin_prefetch(row + 2 * count + k * V::lanes);  // spread: bursts were slower
+      const V term = weight * load(row + k * V::lanes);
+      sum[k] = r == 0 ? term : sum[k] + term;
+    }
+  }
+  for (int64_t k = 0; k < vectors; ++k) sum[k].store(out + k * V::lanes);
+}
+
 template <class T>
 void combine(const void* const* rows, const double* weights, int64_t row_count, int64_t begin,
-             void* out, int64_t count) {
+             void* out_data, int64_t count) {
   using V = Vec<double>;
-  constexpr int64_t ahead = 2048;  // bytes
-  alignas(64) double sum[sum_chunk];
-  const auto row_at = [=](int64_t r) { return static_cast<const T*>(rows[r]) + begin; };
-  const auto fetch = [](const T* at) {
-    __builtin_prefetch(reinterpret_cast<const char*>(at) + ahead);
-  };
-  const T* first = row_at(0);
-  const V weight(weights[0]);
-  each_vector<V>(count, [&](int64_t i, auto load, auto store) {
-    fetch(first + i);
-    store(weight * load(first + i), sum + i);
-  });
-  for (int64_t r = 1; r < row_count; r += 2) {  // two at a time: the sum is read half as often
-    const T *even = row_at(r), *odd = row_at(r + 1);
-    const V even_weight(weights[r]), odd_weight(weights[r + 1]);
-    each_vector<V>(count, [&](int64_t i, auto load, auto store) {
-      fetch(even + i);
-      fetch(odd + i);
-      const V with_even = load(sum + i) + even_weight * load(even + i);
-      store(with_even + odd_weight * load(odd + i), sum + i);
-    });
+  constexpr int64_t vectors = V::lanes == 8 ? 16 : 8, block = vectors * V::lanes;
+  T* out = static_cast<T*>(out_data);
+  alignas(64) double sum[block];
+  int64_t i = 0;
+  for (; i <= count - block; i += block) {
+    combine_at<vectors, T>(rows, weights, row_count, begin + i, sum,
+                           [](const T* from) { return V::load(from); });
+    store_as(sum, out + i, block);
   }
-  store_as(sum, static_cast<T*>(out), count);
+  for (; i < count; i += V::lanes) {
+    const int rest = static_cast<int>(count - i < V::lanes ? count - i : V::lanes);
+    combine_at<1, T>(rows, weights, row_count, begin + i, sum,
+                     [rest](const T* from) { return V::load_first(from, rest); });
+    store_as(sum, out + i, rest);
+  }
 }
 
 template <class T>
