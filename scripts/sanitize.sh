@@ -14,6 +14,7 @@ cmake --preset asan -DPython_EXECUTABLE="$python" -DFASTOPT_CPU_TARGETS="${FASTO
 cmake --build --preset asan
 ./build/asan/tests/cpp/kernel_hashes tests/data/kernel_hashes.txt
 ./build/asan/tests/cpp/dropout_hashes tests/data/dropout_hashes.txt tests/data/philox.txt
+./build/asan/tests/cpp/lbfgs_hashes tests/data/lbfgs_hashes.txt
 
 # The package as it is installed, with the sanitized extension in place of the installed one.
 stage=build/asan/stage
@@ -32,5 +33,6 @@ sanitized -c 'import sys, fastopt._C as c; "asan" in c.__file__ or sys.exit(
 arguments=("$@")
 ((${#arguments[@]})) || arguments=(tests/test_kernels.py tests/test_kernel_errors.py
   tests/test_kernel_options.py tests/test_float_mode.py tests/test_optim.py tests/test_optim_atomic.py
-  tests/test_optim_layout.py tests/test_optim_fallback.py tests/test_dropout_errors.py -k "not subprocess and not walk")
+  tests/test_optim_layout.py tests/test_optim_fallback.py tests/test_dropout_errors.py
+  tests/test_lbfgs_kernels.py -k "not subprocess and not walk")
 sanitized -m pytest -q -n auto -p no:cacheprovider "${arguments[@]}"

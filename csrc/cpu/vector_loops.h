@@ -31,6 +31,12 @@ FASTOPT_HOST_DEVICE void each_vector(int64_t count, Act act) {
   }
 }
 
+// A vector of which at most `rest` elements, and at least one, are there.
+template <class V, class T>
+FASTOPT_HOST_DEVICE V load_rest(const T* from, int64_t rest) {
+  return rest >= V::lanes ? V::load(from) : V::load_first(from, static_cast<int>(rest));
+}
+
 // Sums of up to `sums` values per element at once: value(s, i, load) is the s-th of the vector at
 // element i. The lanes of cpu/sum.h are taken a few vectors at a time, so that all sums stay in
 // registers; a chunk is then walked several times, each time over other cache lines of it.
@@ -53,10 +59,8 @@ FASTOPT_HOST_DEVICE void sum_values(int64_t count, double* out, Value value) {
       }
     }
     for (int64_t k = 0; k < at_once && i < count; ++k, i += V::lanes) {
-      const int rest = static_cast<int>(count - i < V::lanes ? count - i : V::lanes);
-      add(k, i, [rest](const auto* from) {
-        return rest == V::lanes ? V::load(from) : V::load_first(from, rest);
-      });
+      const int64_t rest = count - i;
+      add(k, i, [rest](const auto* from) { return load_rest<V>(from, rest); });
     }
     for (int s = 0; s < sums; ++s) {
       for (int64_t k = 0; k < at_once; ++k) total[s][k].store(lane[s] + (first + k) * V::lanes);
@@ -174,10 +178,10 @@ void combine(const void* const* rows, const double* weights, int64_t row_count, 
     store_as(sum, out + i, block);
   }
   for (; i < count; i += V::lanes) {
-    const int rest = static_cast<int>(count - i < V::lanes ? count - i : V::lanes);
+    const int64_t rest = count - i;
     combine_at<1, T>(rows, weights, row_count, begin + i, sum,
-                     [rest](const T* from) { return V::load_first(from, rest); });
-    store_as(sum, out + i, rest);
+                     [rest](const T* from) { return load_rest<V>(from, rest); });
+    store_as(sum, out + i, rest < V::lanes ? rest : V::lanes);
   }
 }
 

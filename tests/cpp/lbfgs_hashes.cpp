@@ -1,0 +1,141 @@
+// Replays tests/data/lbfgs_hashes.txt on every target of this machine: one iteration's passes.
+//
+//     lbfgs_hashes tests/data/lbfgs_hashes.txt
+//
+// As kernel_hashes.cpp does for the rules; tests/test_lbfgs_hashes.py writes and checks the file.
+// Each line names a dtype, a size, a number of pairs, and a hash.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "cpu/dispatch.h"
+#include "cpu/lbfgs.h"
+#include "inputs.h"
+
+namespace {
+
+using fastopt::Curvature;
+using fastopt::DType;
+using fastopt::Measures;
+using fastopt::Piece;
+using fastopt::Vectors;
+using fastopt_test::hash;
+using fastopt_test::input;
+
+struct Case {
+  std::string dtype;
+  int64_t size, pairs;
+  uint64_t expected;
+};
+
+constexpr double t = 0.3;
+
+// A vector that starts `shift` elements into its memory. Its numbers are finite.
+template <class T>
+struct Vector {
+  std::vector<T> memory;
+  int shift;
+
+  Vector(int64_t size, int shift) : memory(size + shift, T(7)), shift(shift) {}
+  Vector(int64_t size, int shift, uint64_t array) : Vector(size, shift) {
+    for (int64_t i = 0; i < size; ++i) {
+      const T x = input<T>(array, i, true);
+      data()[i] = std::isfinite(x) ? x : T(1);
+    }
+  }
+  T* data() { return memory.data() + shift; }
+  int64_t size() const { return static_cast<int64_t>(memory.size()) - shift; }
+};
+
+template <class T>
+uint64_t add(uint64_t h, Vector<T>& vector) {
+  return hash(h, vector.data(), vector.size());
+}
+
+uint64_t add(uint64_t h, const Measures& measures) {
+  const double numbers[] = {measures.sum, measures.dot, measures.largest};
+  return hash(h, numbers, 3);
+}
+
+// The pairs are those of a function that curves upwards: y = s times something positive.
+template <class T>
+uint64_t run_case(const Case& c, DType dtype, int shift, int threads) {
+  const Vectors vectors{dtype, c.size, threads};
+  Vector<T> grad(c.size, shift), prev(c.size, shift, 1), direction(c.size, shift, 2);
+  Vector<T> step(c.size, shift), change(c.size, shift), out(c.size, shift);
+  std::vector<Vector<T>> kept;
+  for (int64_t k = 0; k < c.pairs; ++k) {
+    Vector<T>& s = kept.emplace_back(c.size, shift, 3 + 2 * k);
+    Vector<T> y(c.size, shift, 4 + 2 * k);
+    for (int64_t i = 0; i < c.size; ++i) y.data()[i] = s.data()[i] * std::abs(y.data()[i]);
+    kept.push_back(std::move(y));
+  }
+  Curvature::Rows pairs;
+  for (Vector<T>& vector : kept) pairs.push_back(vector.data());
+
+  // The second of three parameters has no gradient.
+  Vector<T> whole(c.size, shift, 0);
+  const int64_t first = c.size / 3, last = c.size - first / 2;
+  const std::vector<Piece> pieces{
+      {whole.data(), first}, {nullptr, last - first}, {whole.data() + last, c.size - last}};
+  uint64_t h = add(0xcbf29ce484222325u, gather(vectors, pieces, grad.data(), direction.data()));
+  h = add(h, grad);
+
+  Curvature curvature;
+  curvature.restore(vectors, pairs);
+  const std::vector<double> products = curvature.observe(
+      vectors, grad.data(), pairs, {prev.data(), direction.data(), t, step.data(), change.data()});
+  h = add(add(hash(h, products.data(), 2), step), change);
+  h = add(h, curvature.direction(vectors, grad.data(), pairs, out.data()));
+  h = add(h, out);
+  move(vectors, nullptr, out.data(), t,
+       {{whole.data(), first}, {whole.data() + first, c.size - first}});
+  return add(h, whole);
+}
+
+int replay(std::ifstream file, const char* target) {
+  int passed = 0;
+  for (std::string line; std::getline(file, line);) {
+    if (line.empty() || line[0] == '#') continue;
+    Case c;
+    std::istringstream words(line);
+    words >> c.dtype >> c.size >> c.pairs >> std::hex >> c.expected;
+    for (int shift : {0, 1, 3}) {
+      for (int threads : {1, 2, 3}) {
+        const uint64_t got = c.dtype == "float32"
+                                 ? run_case<float>(c, DType::float32, shift, threads)
+                                 : run_case<double>(c, DType::float64, shift, threads);
+        if (got != c.expected) {
+          std::printf("%s at shift %d on %d threads: got %016llx: %s\n", target, shift, threads,
+                      static_cast<unsigned long long>(got), line.c_str());
+          return -1;
+        }
+        ++passed;
+      }
+    }
+  }
+  return passed;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::fprintf(stderr, "usage: lbfgs_hashes HASHES\n");
+    return 2;
+  }
+  int total = 0;
+  for (const fastopt::Target& target : fastopt::targets()) {
+    if (!target.supported()) continue;
+    fastopt::set_target(target.name);
+    const int passed = replay(std::ifstream(argv[1]), target.name);
+    if (passed <= 0) return 1;
+    total += passed;
+  }
+  std::printf("%d runs of L-BFGS's passes equal the reference\n", total);
+  return 0;
+}
