@@ -317,6 +317,42 @@ def test_a_wrong_reference_of_packed(
     assert verify.main([*QUICK, "packed"]) == 1
 
 
+# L-BFGS
+
+
+def test_lbfgs_is_right(tmp_path: Path) -> None:
+    status, facts = run(["--quick", "--rule", "lbfgs"], tmp_path)
+    assert (status, facts["wrong_bits"]) == (0, 0)
+    assert all(row["elements"] > 100_000 for row in facts["rows"])
+    assert len(facts["rows"]) == 2 * len(supported_targets())
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("change_q = change_q - alpha[j] * change_change[:, j]", "change_q = change_q * 1"),
+        ("d = -gamma * grad", "d = -1.0 * grad"),
+        ("weight = alpha[i] - ", "weight = alpha[i] + "),
+        ("change = grad - memory.grad", "change = grad + memory.grad"),
+    ],
+)
+def test_a_wrong_reference_of_lbfgs(monkeypatch: pytest.MonkeyPatch, right: str, wrong: str) -> None:
+    original = sys.modules["fastopt.reference.lbfgs"]
+    source = inspect.getsource(original)
+    assert right in source
+    mutant = types.ModuleType("fastopt.reference.mutant")
+    monkeypatch.setitem(sys.modules, mutant.__name__, mutant)  # where dataclasses look
+    exec(source.replace(right, wrong), vars(mutant))
+    monkeypatch.setattr(reference, "lbfgs", vars(mutant)["lbfgs"])
+    monkeypatch.setattr(reference, "LBFGSMemory", vars(mutant)["LBFGSMemory"])
+    assert verify.main([*QUICK, "lbfgs"]) == 1
+
+
+def test_lbfgs_on_the_device_is_refused(cuda_is_walked: None, capsys: Any) -> None:
+    assert verify.main(["--device", "cuda", "--rule", "lbfgs"]) == 2
+    assert "on the CPU only" in capsys.readouterr().err
+
+
 # What it refuses
 
 

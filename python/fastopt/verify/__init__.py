@@ -9,13 +9,14 @@ supports: the functions of fastopt.kernels and the optimizers of fastopt.optim t
 fastopt.reference, on random, extreme, denormal, zero, infinite and NaN numbers, in arrays of every
 size around an edge, at odd starts, on several threads. Dropout's mask and every form of it likewise,
 in bfloat16 and float16, too, and so are masters, random rounding and 8-bit states (--rule packed).
+The iterates of L-BFGS likewise (--rule lbfgs), in float32 and float64 on the CPU.
 With --device cuda the same trials run on the current CUDA device instead. One wrong bit in any
 result, or in memory that is not a result, and the exit status is 1; NaNs only have to be NaN.
 
 Which rules and options there are stands in cases.py, the numbers that go in in pools.py, what they
 are stored in in storage.py, sizes and alignments in memory.py, what a trial does in trial.py
-(dropout's in dropout.py, that of masters and codes in packed.py), where it runs in device.py, which
-trials are run in run.py. The column "max ulp" is explained in accuracy.py.
+(dropout's in dropout.py, that of masters and codes in packed.py, L-BFGS's in lbfgs.py), where it
+runs in device.py, which trials are run in run.py. The column "max ulp" is explained in accuracy.py.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from fastopt._arguments import writable
 from . import device
 from .cases import RULES
 from .dropout import FORMS
+from .lbfgs import OPTIONS
 from .packed import KINDS
 from .run import Plan, supported_targets, verify
 
@@ -49,7 +51,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
         return value
 
     seed.__name__ = "whole number >= 0"  # argparse's messages name the type
-    rules, targets = [*(rule.name for rule in RULES), "dropout", "packed"], supported_targets()
+    rules, targets = [*(rule.name for rule in RULES), "dropout", "packed", "lbfgs"], supported_targets()
     parser.add_argument("--quick", action="store_true", help="fewer trials: seconds, not minutes")
     for option, names in (("--rule", rules), ("--target", targets)):
         parser.add_argument(
@@ -85,7 +87,11 @@ def main(argv: list[str] | None = None) -> int:
         quick=options.quick,
         dropouts=FORMS if "dropout" in options.rule else (),
         packed=KINDS if "packed" in options.rule else (),
+        lbfgs=OPTIONS if "lbfgs" in options.rule and options.device == "cpu" else (),
     )
+    if not len(plan):
+        print("verify: lbfgs runs on the CPU only", file=sys.stderr)
+        return 2
     begin = time.perf_counter()
     with show.progress(len(plan)) as advance:
         report = verify(plan, advance)

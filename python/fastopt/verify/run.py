@@ -14,7 +14,7 @@ import torch
 
 from fastopt import _C
 
-from . import device, dropout, memory, packed
+from . import device, dropout, lbfgs, memory, packed
 from .cases import RULES, STEPS, Options, Rule
 from .compare import Report, Row
 from .memory import Layout
@@ -46,6 +46,7 @@ class Plan:
     quick: bool = False
     dropouts: tuple[dropout.Form, ...] = ()
     packed: tuple[packed.Kind, ...] = ()
+    lbfgs: tuple[lbfgs.Options, ...] = ()
 
     @property
     def threads(self) -> tuple[int, ...]:
@@ -74,7 +75,8 @@ class Plan:
     def __len__(self) -> int:
         rules = sum(1 for _ in self.cases())
         stored = len(list(packed.cases(self.packed, self.stepped, quick=self.quick)))
-        return rules + len(dropout.cases(self.dropouts, self.quick)) + stored
+        dropouts = len(dropout.cases(self.dropouts, self.quick))
+        return rules + stored + dropouts + len(lbfgs.cases(self.lbfgs, self.quick))
 
 
 @contextmanager
@@ -131,6 +133,15 @@ def verify(plan: Plan, advance: Callable[[str], object] = lambda label: None) ->
             )
             pool = pools[DTYPES[0]].runs
             packed.check_case(report, rows, stored, plan.threads, pool, rng, quick=plan.quick)
+        for dtype_name, options in lbfgs.cases(plan.lbfgs, plan.quick):
+            advance(f"lbfgs {dtype_name}")
+            rows = [report.row("lbfgs", dtype_name, target) for target in plan.targets]
+            for row in rows:
+                row.options += 1
+            name = zlib.crc32(f"lbfgs {dtype_name} {options}".encode())
+            rng = np.random.default_rng([plan.seed, name])
+            which = (dtype_name, options)
+            lbfgs.check_case(report, rows, which, plan.threads, rng, quick=plan.quick)
     return report
 
 
