@@ -91,7 +91,7 @@ bool stays_on(int device, const Scratch& scratch, const py::object& optimizer,
 
 CudaNumber factor_on_device(int device, Scratch& scratch, const py::object& optimizer,
                             const TailOptions& tail, const Scaling& scaling) {
-  CudaClip clip = {nullptr, no_limit, {1, nullptr, {}}, nullptr};
+  CudaClip clip = {nullptr, no_limit, CudaNumber::of(1), nullptr};
   if (scaling.has_scale()) clip.grad_scale = scaling.scale_at().number;
   const Doubles result(scratch.cuda.params[0].tensor, 2);
   clip.result = reinterpret_cast<CudaClip::Result*>(result.data);
@@ -105,7 +105,7 @@ CudaNumber factor_on_device(int device, Scratch& scratch, const py::object& opti
     CudaLibrary::get().clip(clip, device);
   }
   scratch.held.push_back(result.tensor);
-  return {0, &clip.result->factor, CudaNumber::Type::float64};
+  return CudaNumber::lying(&clip.result->factor, CudaNumber::Type::float64);
 }
 
 }  // namespace
@@ -121,7 +121,7 @@ CudaNumber grad_factor(Scratch& scratch, const py::object& optimizer, const Tail
   if (stays_on(device, scratch, optimizer, tail, scaling)) {
     return factor_on_device(device, scratch, optimizer, tail, scaling);
   }
-  return {factor_on_host(scratch, optimizer, tail, threads, scaling.scale()), nullptr, {}};
+  return CudaNumber::of(factor_on_host(scratch, optimizer, tail, threads, scaling.scale()));
 }
 
 }  // namespace fastopt

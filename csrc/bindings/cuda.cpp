@@ -122,8 +122,8 @@ DeviceNumber device_number(PyObject* object, bool placed) {
   if (device < 0 || (on_cpu(view) && !placed) || element_count(view) != 1) return {};
   if (dtype < 0 || dtype >= compute_count) return {};
   const bool is_double = static_cast<DType>(dtype) == DType::float64;
-  return {{0, data_of(view), is_double ? CudaNumber::Type::float64 : CudaNumber::Type::float32},
-          device};
+  const auto type = is_double ? CudaNumber::Type::float64 : CudaNumber::Type::float32;
+  return {CudaNumber::lying(data_of(view), type), device};
 }
 
 }  // namespace fastopt

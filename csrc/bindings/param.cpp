@@ -133,7 +133,7 @@ void ParamReader::check_device() {
     throw Unfit{is_cuda ? "on " + device_name(view_) + ": " + cuda_.trouble() : "not on the CPU"};
   }
   if (device_ == cpu_device && capturable_) throw Unfit{"capturable=True on the CPU"};
-  if (lr_.number.at != nullptr && lr_.device != device_) {
+  if (lr_.number.on_device() && lr_.device != device_) {
     throw Unfit{"not on the device of its learning rate"};
   }
 }
@@ -149,7 +149,7 @@ bool ParamReader::is_beside_param(const View& view) const {
 CudaNumber ParamReader::read_states() {
   if (!keeps_state()) {
     out_of_order_ = true;  // nothing says whether the parameter comes twice
-    return {1, nullptr, {}};
+    return CudaNumber::of(1);
   }
   entries_.emplace(find_state());
   const bool empty = entries_->empty();
@@ -172,7 +172,7 @@ CudaNumber ParamReader::read_states() {
   read_master();
   if (tail_.averages) read_average();
   if (rule_.counts_steps()) return step;
-  return {made_rule_state_ ? 1.0 : 2.0, nullptr, {}};  // it only asks whether it is the first
+  return CudaNumber::of(made_rule_state_ ? 1 : 2);  // it only asks whether it is the first
 }
 
 // Whether the group's options keep anything from step to step.
@@ -236,13 +236,13 @@ PyObject* ParamReader::make_state(PyObject* name) {
 // One more on a step tensor, to be stored with the rest; the number that it will hold. A tensor
 // that is not there yet is made under this name.
 CudaNumber ParamReader::count(PyObject* tensor, PyObject* name) {
-  if (tensor == nullptr && dry_) return {1, nullptr, {}};
+  if (tensor == nullptr && dry_) return CudaNumber::of(1);
   if (tensor == nullptr) tensor = make_state(name);
   View view;
   const bool readable = reader_.read(tensor, &view);
   if (readable && is_beside_param(view)) {
     const DeviceNumber counter = device_number(tensor, true);
-    if (counter.number.at != nullptr) {
+    if (counter.number.on_device()) {
       scratch_.cuda.counters.push_back(counter);
       return counter.number;
     }
@@ -252,7 +252,7 @@ CudaNumber ParamReader::count(PyObject* tensor, PyObject* name) {
   next.value += 1;
   if (next.type == Scratch::Count::float32) next.value = static_cast<float>(next.value);
   scratch_.counts.push_back(next);
-  return {next.value, nullptr, {}};
+  return CudaNumber::of(next.value);
 }
 
 // The product that the rule keeps, with this step's factor, in the arithmetic that it is stored in.

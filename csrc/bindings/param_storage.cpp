@@ -76,7 +76,8 @@ void ParamReader::read_rounding() {
   packing().index = first_index();
   if (on_device) {
     rounding_ = reinterpret_cast<const uint64_t*>(numbers);
-    scratch_.cuda.counters.push_back({{0, numbers + 1, CudaNumber::Type::int64}, device_});
+    const CudaNumber count = CudaNumber::lying(numbers + 1, CudaNumber::Type::int64);
+    scratch_.cuda.counters.push_back({count, device_});
   } else {
     const uint64_t count = static_cast<uint64_t>(numbers[1]) + 1;
     packing().seed = static_cast<uint64_t>(numbers[0]);

@@ -74,9 +74,9 @@ class Walk {
   bool kernels_can_skip(const Scaling& scaling) {
     const CudaWork& work = scratch_->cuda;
     const DeviceNumber& found = scaling.found_at();
-    return found.number.at != nullptr && found.number.type == CudaNumber::Type::float32 &&
-           found.device == work.sole_device() && scratch_->items.empty() &&
-           scratch_->left_over.empty() && scratch_->counts.empty() && !work.has_first_step;
+    return found.number.type == CudaNumber::Type::float32 && found.device == work.sole_device() &&
+           scratch_->items.empty() && scratch_->left_over.empty() && scratch_->counts.empty() &&
+           !work.has_first_step;
   }
 
   void read_tail(PyObject* group) {
@@ -93,7 +93,7 @@ class Walk {
     const char* whole_group = is_set(group, names.differentiable) ? "differentiable=True" : nullptr;
     const DeviceNumber lr = device_number(lookup(group, names.lr), is_set(group, names.capturable));
     if (whole_group == nullptr) {
-      scratch_->rule->read_options(group, Checks::none, lr.number.at != nullptr);
+      scratch_->rule->read_options(group, Checks::none, lr.number.on_device());
     }
     read_tail(group);
     reader_.begin_group(group, tail_, lr);
@@ -193,7 +193,7 @@ Spec& spec_of(const std::string& rule) {
 void step(const std::string& rule, const py::object& optimizer, int threads,
           const py::object& grad_scale, const py::object& found_inf) {
   const Scaling scaling(grad_scale, found_inf);
-  const bool waits = scaling.found_at().number.at != nullptr;  // for a device
+  const bool waits = scaling.found_at().number.on_device();  // for a device
   if (!waits && scaling.found_inf()) return;
   Walk walk(spec_of(rule), optimizer);
   walk.read_groups();

@@ -14,7 +14,7 @@
 
 namespace fastopt {
 
-constexpr int cuda_abi = 2;  // to be raised with every change of this file
+constexpr int cuda_abi = 3;  // to be raised with every change of this file
 
 // Where kernels are launched.
 struct CudaPlace {
@@ -22,12 +22,23 @@ struct CudaPlace {
   void* stream;
 };
 
-// A number: `value`, or what lies on the device where `at` is set, and is read there.
+// A number: `value`, or one of this type that lies on the device, and is read there.
 struct CudaNumber {
-  enum class Type : uint8_t { float32, float64, int64 };
-  double value;
-  void* at;
+  enum class Type : uint8_t { value, float32, float64, int64 };
+  union {
+    double value;
+    void* at;
+  };
   Type type;
+
+  bool on_device() const { return type != Type::value; }
+  static CudaNumber of(double value) { return {{value}, Type::value}; }
+  static CudaNumber lying(void* at, Type type) {
+    CudaNumber number;
+    number.at = at;
+    number.type = type;
+    return number;
+  }
 };
 
 // One parameter of a step.
@@ -52,8 +63,8 @@ struct CudaStep {
   int rule = 0;                   // its place in FASTOPT_RULES
   const void* options = nullptr;  // the rule's Options
   CudaNumber lr = {};             // in place of the options', where it lies on the device
-  CudaNumber grad_factor = {1, nullptr, {}};  // as in Tail
-  double ema_decay = 0;                       // likewise
+  CudaNumber grad_factor = CudaNumber::of(1);  // as in Tail
+  double ema_decay = 0;                        // likewise
   const float* found_inf = nullptr;  // on the device; where it is not 0, nothing is written
   const CudaItem* items = nullptr;
   int64_t count = 0;

@@ -35,7 +35,7 @@ FASTOPT_TARGET_BEGIN
 inline int64_t chunks_of(const CudaItem& item) { return (item.size + chunk_size - 1) / chunk_size; }
 
 FASTOPT_DEVICE double read(const CudaNumber& number) {
-  if (number.at == nullptr) return number.value;
+  if (number.type == CudaNumber::Type::value) return number.value;
   return number.type == CudaNumber::Type::float64
              ? *static_cast<const double*>(number.at)
              : static_cast<double>(*static_cast<const float*>(number.at));
@@ -55,7 +55,7 @@ FASTOPT_DEVICE Rule rule_of(const Table& table, const CudaItem& item) {
   static_assert(sizeof(typename Rule::Options) <= max_options);
   typename Rule::Options options;
   __builtin_memcpy(&options, table.options, sizeof options);
-  if (table.lr.at != nullptr) set_lr(options, read(table.lr), 0);
+  if (table.lr.type != CudaNumber::Type::value) set_lr(options, read(table.lr), 0);
   return Rule(options, read(item.step));
 }
 

@@ -137,6 +137,9 @@ struct AdvanceKernel {
         break;
       case CudaNumber::Type::int64:
         *static_cast<int64_t*>(counter.at) += 1;
+        break;
+      case CudaNumber::Type::value:
+        break;
     }
   }
 };
