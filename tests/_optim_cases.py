@@ -69,6 +69,9 @@ EVERY = {
     "Adamax": Case(fastopt.optim.Adamax, torch.optim.Adamax, reference.adamax, ("exp_avg", "exp_inf")),
 }
 WITH_TORCH = [name for name, case in EVERY.items() if case.torchs]
+CAPTURABLE = [
+    name for name, case in EVERY.items() if "capturable" in inspect.signature(case.ours).parameters
+]
 
 # Every option that torch has, alone and where options meet; and those of classes that it lacks.
 TORCH_OPTIONS: dict[str, list[Options]] = {

@@ -55,9 +55,6 @@ def cuda_walk(walk: Walk) -> Iterator[Walk]:
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each CPU target that this machine supports, and the walk through CUDA's kernels."""
     if request.param == "cuda walk":
-        tried = getattr(request.node, "callspec", None)
-        if tried and tried.params.get("name") == "NAdam":
-            pytest.skip("its product is kept on the CPU only")
         request.getfixturevalue("cuda_walk")
         yield request.param
     else:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from _dropout_cases import FORMS, values
-from _optim_cases import CASES, EVERY, FULL
+from _optim_cases import CAPTURABLE, CASES, EVERY, FULL
 from _walk import Walk
 from fastopt import _C, kernels, nn, optim, reference
 
@@ -38,8 +38,6 @@ STORAGE: list[dict[str, Any]] = [
     {"state_dtype": "int8", "stochastic_rounding": True},
 ]
 TAIL = {"max_grad_norm": 0.5, "ema_decay": 0.9, "ema_bias_correction": True}
-CAPTURABLE = ["RMSprop", "Adam", "AdamW"]
-ON_CUDA = [name for name in EVERY if name != "NAdam"]  # whose product is kept on the CPU only
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +120,7 @@ def trained(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("tail", [{}, TAIL], ids=["plain", "tail"])
-@pytest.mark.parametrize("name", ON_CUDA)
+@pytest.mark.parametrize("name", EVERY)
 def test_steps_have_the_cpus_bits(
     name: str, tail: dict[str, Any], dtype: torch.dtype, cpu: Any
 ) -> None:
@@ -132,7 +130,7 @@ def test_steps_have_the_cpus_bits(
 
 
 @pytest.mark.parametrize("options", STORAGE, ids=str)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, "NAdam"])
 def test_storages_have_the_cpus_bits(name: str, options: dict[str, Any], cpu: Any) -> None:
     if name == "Adagrad" and options.get("state_dtype") == "int8":
         pytest.skip("refused")
@@ -303,16 +301,17 @@ def test_several_devices_in_a_group(cpu: Any) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, TAIL, *STORAGE], ids=str)
-def test_checkpoints_go_from_device_to_device(options: dict[str, Any], cpu: Any) -> None:
-    """Two steps there, saved, two more here: the bits of four."""
+@pytest.mark.parametrize("name", ["AdamW", "NAdam"])
+def test_checkpoints_go_from_device_to_device(name: str, options: dict[str, Any], cpu: Any) -> None:
+    """Two steps there, saved, two more here: the bits of four. A loaded product lies on the device."""
     dtype = (
         torch.bfloat16 if options.keys() & {"master_weights", "stochastic_rounding"} else torch.float32
     )
-    expected = cpu(lambda: trained("AdamW", torch.device("cpu"), dtype, 4, **options))
+    expected = cpu(lambda: trained(name, torch.device("cpu"), dtype, 4, **options))
 
     def two(params: list[Tensor], first: int, saved: Any = None) -> Any:
         torch.manual_seed(1)
-        optimizer = optim.AdamW(params, **options)
+        optimizer = getattr(optim, name)(params, **options)
         if saved is not None:
             optimizer.load_state_dict(saved)
         for step in (first, first + 1):
@@ -331,6 +330,18 @@ def test_checkpoints_go_from_device_to_device(options: dict[str, Any], cpu: Any)
     for to, other in zip(there, here, strict=True):
         to.copy_(other)
     assert_all_same(everything(there, two(there, 2, saved)), expected)
+
+
+@on_a_gpu
+def test_a_product_that_a_host_cannot_advance_is_left_to_torch() -> None:
+    params = parameters(DEVICE, torch.float32)
+    gradients(params, 0)
+    optimizer = optim.NAdam(params)
+    optimizer.step()
+    state = optimizer.state[params[0]]
+    state["step"] = state["step"].to(DEVICE)
+    ((_, _, reason),) = _C.left_over("nadam", optimizer)
+    assert reason == "its state's mu_product lies on the CPU, but its step does not"
 
 
 @on_a_gpu

@@ -12,7 +12,8 @@ from torch import Tensor
 
 import fastopt
 from _optim_cases import (
-    CASES,
+    CAPTURABLE,
+    EVERY,
     FULL,
     Mirror,
     Options,
@@ -28,7 +29,6 @@ from fastopt import reference
 
 pytestmark = pytest.mark.usefixtures("cuda_walk")
 
-CAPTURABLE = ["RMSprop", "Adam", "AdamW"]
 FUSED = ["SGD", "Adagrad", "Adam", "AdamW"]
 SUM_CHUNK = 4096
 
@@ -49,7 +49,7 @@ def test_capturable_steps_wait_for_nothing(name: str, nothing_waits: None) -> No
     """A rate in a tensor, step counts, the norm and the averages."""
     params = parameters()
     options = FULL[name] | {"max_grad_norm": 1.0, "ema_decay": 0.9, "ema_bias_correction": True}
-    optimizer = CASES[name].ours(params, **options, capturable=True)
+    optimizer = EVERY[name].ours(params, **options, capturable=True)
     optimizer.param_groups[0]["lr"] = torch.tensor(0.25)
     for step in range(3):
         set_gradients(params, seed=step)
@@ -71,7 +71,7 @@ def test_capturable_steps_equal_the_reference(name: str) -> None:
         for dtype, lr in zip((torch.float32, torch.float64), rates, strict=True)
     ]
     options = {key: value for key, value in FULL[name].items() if key != "lr"}
-    optimizer = CASES[name].ours(groups, **options, capturable=True)
+    optimizer = EVERY[name].ours(groups, **options, capturable=True)
     mirror = Mirror(name, optimizer)
     for step in range(5):
         for group in groups:
@@ -98,7 +98,7 @@ def train_on_cpu(name: str, steps: list[bool], walk: Walk) -> Any:
 def train(name: str, finite: list[bool], tail: Options) -> list[bytes]:
     """The bits that steps leave, the others being skipped."""
     params = parameters(shapes=[(67, 3), (70, 130), (5,)])
-    optimizer = CASES[name].ours(params, **FULL[name], **tail)
+    optimizer = EVERY[name].ours(params, **FULL[name], **tail)
     optimizer.grad_scale = torch.tensor(1024.0)  # as a GradScaler does for fused=True
     norms = []
     for step, is_finite in enumerate(finite):
@@ -120,7 +120,7 @@ def train(name: str, finite: list[bool], tail: Options) -> list[bytes]:
 def test_a_skipped_step_counts_nothing(name: str) -> None:
     """Neither the first one nor a later one; a momentum buffer begins with the first that is made."""
     params = parameters()
-    optimizer = CASES[name].ours(params, **FULL[name] | {"fused": True})
+    optimizer = EVERY[name].ours(params, **FULL[name] | {"fused": True})
     mirror = Mirror(name, optimizer)
     for step, found in enumerate([1.0, 0.0, 1.0, 1.0, 0.0]):
         set_gradients(params, seed=step)
@@ -154,6 +154,41 @@ def check_norm(grads: list[Tensor]) -> None:
     optimizer.step()
     assert optimizer.grad_norm.shape == ()
     assert float(optimizer.grad_norm) == reference.grad_norm([array_of(grad) for grad in grads])
+
+
+@pytest.mark.parametrize("options", [{}, {"capturable": True}], ids=["eager", "capturable"])
+def test_parameters_at_different_steps(options: Options) -> None:
+    """Each with a product of its own, in one launch."""
+    params = parameters()
+    optimizer = fastopt.optim.NAdam(params, **FULL["NAdam"], **options)
+    mirror = Mirror("NAdam", optimizer)
+    for step in range(6):
+        set_gradients(params, seed=step)
+        for number, param in enumerate(params):
+            if step % (number + 1):
+                param.grad = None
+        step_and_check(mirror)
+    assert len({float_of(optimizer.state[param]["mu_product"]) for param in params}) > 3
+
+
+def test_more_numbers_than_a_launch_takes() -> None:
+    params = parameters(shapes=[(2,)] * 2100)
+    optimizer = fastopt.optim.NAdam(params, **FULL["NAdam"], capturable=True)
+    mirror = Mirror("NAdam", optimizer)
+    for step in range(2):
+        set_gradients(params, seed=step)
+        step_and_check(mirror)
+
+
+@pytest.mark.parametrize("tail", [{}, {"max_grad_norm": 1.0}], ids=["plain", "clipped"])
+@pytest.mark.parametrize("name", CAPTURABLE)
+def test_parameters_without_elements_count_their_steps(name: str, tail: Options) -> None:
+    params = parameters(shapes=[(0,), (0, 3)])
+    optimizer = EVERY[name].ours(params, **FULL[name], **tail, capturable=True)
+    mirror = Mirror(name, optimizer)
+    for step in range(3):
+        set_gradients(params, seed=step)
+        step_and_check(mirror)
 
 
 def test_a_norm_that_is_not_finite() -> None:

@@ -26,12 +26,14 @@ SHAPES = [(64, 64), (5, 1023), (3, 9000), (7,), (0,), (300, 257)]
 each_way = pytest.mark.parametrize("way", WAYS)
 
 
-def run(way: str, shapes: Any = SHAPES, steps: int = 3, **more: Any) -> list[Tensor]:
+def run(
+    way: str, shapes: Any = SHAPES, steps: int = 3, name: str = "AdamW", **more: Any
+) -> list[Tensor]:
     """All parameters and states after some steps."""
     dtype, options = WAYS[way]
     generator = torch.manual_seed(0)
     params = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
-    optimizer = optim.AdamW(params, lr=0.01, **options, **more)
+    optimizer = getattr(optim, name)(params, lr=0.01, **options, **more)
     for _ in range(steps):
         for param in params:
             param.grad = torch.randn(param.shape, generator=generator).to(dtype)
@@ -91,6 +93,14 @@ def test_numbers_on_the_device(way: str, walk: Walk) -> None:
     expected = run(way)
     with walk.in_use():
         assert_equal(run(way, fused=True), expected)
+
+
+@each_way
+def test_products_on_the_device(way: str, walk: Walk) -> None:
+    expected = run(way, name="NAdam")
+    with walk.in_use():
+        assert_equal(run(way, name="NAdam"), expected)
+        assert_equal(run(way, name="NAdam", capturable=True), expected)
 
 
 @each_way

@@ -144,7 +144,8 @@ class Call {
     set_kernel(item, rule_);
     const int device = CudaLibrary::get().device_of(param.view());
     if (device != cpu_device) {
-      cuda_items_[device].push_back(cuda_item(item, CudaNumber::of(step)));
+      cuda_items_[device].push_back(
+          cuda_item(item, CudaNumber::of(step), CudaNumber::of(rule_.product())));
       return;
     }
     rules_.push_back(rule_.at_step(compute_type(item), step));

@@ -80,7 +80,8 @@ double factor_on_host(Scratch& scratch, const py::object& optimizer, const TailO
 // Whether `device` has, or is to have, all that the factor is made of.
 bool stays_on(int device, const Scratch& scratch, const py::object& optimizer,
               const TailOptions& tail, const Scaling& scaling) {
-  if (device < 0 || !scratch.items.empty() || !scratch.left_over.empty()) return false;
+  if (device < 0 || scratch.cuda.params.empty()) return false;
+  if (!scratch.items.empty() || !scratch.left_over.empty()) return false;
   if (scaling.has_scale() && scaling.scale_at().device != device) return false;
   if (!tail.clips) return scaling.has_scale();
   for (const CudaWork::Param& param : scratch.cuda.params) {

@@ -95,6 +95,13 @@ void CudaLibrary::advance(const std::vector<CudaNumber>& counters, const float* 
   check(face_->advance(counters.data(), count, found_inf, place(device)), device);
 }
 
+void CudaLibrary::multiply(const CudaStep& step, const std::vector<CudaProduct>& products,
+                           int device) const {
+  FloatMode mode;
+  const int64_t count = static_cast<int64_t>(products.size());
+  check(face_->multiply(step, products.data(), count, place(device)), device);
+}
+
 void CudaLibrary::dropout(const CudaDropout& call, DType dtype, int device) const {
   check(face_->dropout(call, dtype, place(device)), device);
 }
@@ -103,7 +110,7 @@ void CudaLibrary::dropout_mask(const CudaDropout& call, MaskKind kind, int devic
   check(face_->dropout_mask(call, kind, place(device)), device);
 }
 
-CudaItem cuda_item(const Item& item, const CudaNumber& step) {
+CudaItem cuda_item(const Item& item, const CudaNumber& step, const CudaNumber& product) {
   CudaItem made{};
   std::copy_n(item.arrays, max_arrays, made.arrays);
   for (int array = 0; array < max_arrays; ++array) {
@@ -111,6 +118,7 @@ CudaItem cuda_item(const Item& item, const CudaNumber& step) {
   }
   made.size = item.size;
   made.step = step;
+  made.product = product;
   made.form = static_cast<uint8_t>(item.form);
   return made;
 }

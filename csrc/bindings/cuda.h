@@ -39,6 +39,7 @@ class CudaLibrary {
   void sum_of_squares(const std::vector<Values>& arrays, double* scratch, int device) const;
   void clip(const CudaClip& clip, int device) const;
   void advance(const std::vector<CudaNumber>& counters, const float* found_inf, int device) const;
+  void multiply(const CudaStep& step, const std::vector<CudaProduct>& products, int device) const;
   void dropout(const CudaDropout& call, DType dtype, int device) const;
   void dropout_mask(const CudaDropout& call, MaskKind kind, int device) const;
 
@@ -50,7 +51,7 @@ class CudaLibrary {
   std::string trouble_;
 };
 
-CudaItem cuda_item(const Item& item, const CudaNumber& step);
+CudaItem cuda_item(const Item& item, const CudaNumber& step, const CudaNumber& product);
 
 // A float32 or float64 tensor of one element on a CUDA device; on cpu_device where `object` is
 // anything else. A CPU tensor of the tests lies there if `placed`.

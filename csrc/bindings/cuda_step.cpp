@@ -16,11 +16,25 @@ void count_steps(const CudaWork& work, int device, const float* found_inf) {
   if (!counters.empty()) CudaLibrary::get().advance(counters, found_inf, device);
 }
 
+// After the steps have been counted.
+void multiply_products(const CudaWork& work, int device, const float* found_inf) {
+  for (std::size_t group = 0; group < work.groups.size(); ++group) {
+    std::vector<CudaProduct> products;
+    for (const CudaWork::Product& product : work.products) {
+      if (product.device == device && product.group == group) products.push_back(product.entry);
+    }
+    CudaStep step = work.groups[group].step;
+    step.found_inf = found_inf;
+    if (!products.empty()) CudaLibrary::get().multiply(step, products, device);
+  }
+}
+
 }  // namespace
 
 std::set<int> CudaWork::devices() const {
   std::set<int> devices;
   for (const Param& param : params) devices.insert(param.device);
+  for (const DeviceNumber& counter : counters) devices.insert(counter.device);
   return devices;
 }
 
@@ -55,7 +69,10 @@ std::optional<Doubles> squares_on(const CudaWork& work, int device, int layout) 
 
 void step_on_devices(const CudaWork& work, const CudaNumber& grad_factor, const float* found_inf) {
   const std::set<int> devices = work.devices();
-  for (const int device : devices) count_steps(work, device, found_inf);
+  for (const int device : devices) {
+    count_steps(work, device, found_inf);
+    multiply_products(work, device, found_inf);
+  }
   auto next = work.params.begin();
   while (next != work.params.end()) {  // the parameters of a group stand together
     const auto first = next;
@@ -68,7 +85,7 @@ void step_on_devices(const CudaWork& work, const CudaNumber& grad_factor, const 
       for (auto param = first; param != next; ++param) {
         if (param->device != device) continue;
         items.push_back(param->item);
-        const CudaItem item = cuda_item(param->item, param->step);
+        const CudaItem item = cuda_item(param->item, param->step, param->product);
         if (param->item.packing == nullptr) {
           made.push_back(item);
         } else {

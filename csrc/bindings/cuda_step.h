@@ -20,16 +20,23 @@ struct CudaWork {
   };
   struct Param {
     Item item;
-    CudaNumber step, dither_step;
+    CudaNumber step, product, dither_step;
     const uint64_t* rounding;
     int device, layout;
     std::size_t group;
     PyObject* tensor;  // itself, its local part or a dense copy
   };
 
+  struct Product {
+    CudaProduct entry;
+    int device;
+    std::size_t group;
+  };
+
   std::vector<Group> groups;
   std::vector<Param> params;
   std::vector<DeviceNumber> counters;
+  std::vector<Product> products;  // those that lie on a device
 
   // Whether a parameter meets a rule that asks for nothing but whether this is its first step.
   bool has_first_step = false;
@@ -39,12 +46,13 @@ struct CudaWork {
     groups.clear();
     params.clear();
     counters.clear();
+    products.clear();
     has_first_step = capturable = false;
   }
 
-  std::set<int> devices() const;
+  std::set<int> devices() const;  // of parameters and counters; an empty parameter has only these
 
-  // The device of all parameters; cpu_device if there are several, or none.
+  // The device of all of them; cpu_device if there are several, or none.
   int sole_device() const;
 };
 

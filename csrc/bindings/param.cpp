@@ -60,6 +60,14 @@ void ParamReader::add_item(const CudaNumber& step) {
     return;
   }
   CudaWork& work = scratch_.cuda;
+  work.has_first_step |= !rule_.counts_steps() && made_rule_state_;
+  work.params.push_back(
+      {item_, step, product_, dither_step_, rounding_, device_, layout_, cuda_group(), like_});
+}
+
+// The place of the group among those that CUDA devices work on.
+std::size_t ParamReader::cuda_group() {
+  CudaWork& work = scratch_.cuda;
   if (!is_on_cuda_) {
     CudaStep of_group;
     const std::shared_ptr<const void> options = rule_.options();
@@ -71,9 +79,7 @@ void ParamReader::add_item(const CudaNumber& step) {
     work.capturable |= capturable_;
     is_on_cuda_ = true;
   }
-  work.has_first_step |= !rule_.counts_steps() && made_rule_state_;
-  work.params.push_back(
-      {item_, step, dither_step_, rounding_, device_, layout_, work.groups.size() - 1, like_});
+  return work.groups.size() - 1;
 }
 
 // What lies in this process of the parameter: all of it, unless it is a DTensor.
@@ -159,7 +165,7 @@ CudaNumber ParamReader::read_states() {
     if (counter == nullptr && !empty) throw py::key_error("step");
     step = count(counter, Names::get().step);
   }
-  if (spec_.product != nullptr) read_product(step.value, empty);
+  if (spec_.product != nullptr) read_product(step, empty);
   for (int i = 0; i < rule_.state_count(); ++i) {
     if (rule_.uses(i)) read_rule_state(i, empty);
   }
@@ -240,41 +246,46 @@ CudaNumber ParamReader::count(PyObject* tensor, PyObject* name) {
   if (tensor == nullptr) tensor = make_state(name);
   View view;
   const bool readable = reader_.read(tensor, &view);
-  if (readable && is_beside_param(view)) {
-    const DeviceNumber counter = device_number(tensor, true);
-    if (counter.number.on_device()) {
-      scratch_.cuda.counters.push_back(counter);
-      return counter.number;
-    }
+  const CudaNumber there = readable ? beside_param(tensor, view) : CudaNumber{};
+  if (there.on_device()) {
+    scratch_.cuda.counters.push_back({there, device_});
+    return there;
   }
   Scratch::Count next = counter(readable ? &view : nullptr, "step");
-  if (capturable_) throw Unfit{"its state's step lies on the CPU, under capturable=True"};
   next.value += 1;
   if (next.type == Scratch::Count::float32) next.value = static_cast<float>(next.value);
   scratch_.counts.push_back(next);
   return CudaNumber::of(next.value);
 }
 
-// The product that the rule keeps, with this step's factor, in the arithmetic that it is stored in.
-void ParamReader::read_product(double step, bool empty) {
-  if (device_ != cpu_device) {
-    throw Unfit{std::string("a rule that keeps ") + rule_.product_name() +
-                " is for the CPU so far"};
-  }
+// Where a number of the state lies on the parameter's device; a value for one that does not.
+CudaNumber ParamReader::beside_param(PyObject* tensor, const View& view) const {
+  return is_beside_param(view) ? device_number(tensor, true).number : CudaNumber{};
+}
+
+// The product that the rule keeps, which is to have this step's factor.
+void ParamReader::read_product(const CudaNumber& step, bool empty) {
   PyObject* tensor = entries_->find(spec_.product);
   if (tensor == nullptr && !empty) throw py::key_error(rule_.product_name());
   if (tensor == nullptr && dry_) return;
   if (tensor == nullptr) tensor = make_state(spec_.product);
   View view;
   const bool readable = reader_.read(tensor, &view);
+  product_ = readable ? beside_param(tensor, view) : CudaNumber{};
+  if (product_.on_device()) {
+    scratch_.cuda.products.push_back({{product_, step}, device_, cuda_group()});
+    return;
+  }
   Scratch::Count product = counter(readable ? &view : nullptr, rule_.product_name());
+  if (step.on_device()) {
+    throw Unfit{std::string("its state's ") + rule_.product_name() +
+                " lies on the CPU, but its step does not"};
+  }
   FloatMode mode;
-  const double factor = rule_.product_factor(step);
-  product.value = product.type == Scratch::Count::float64
-                      ? product.value * factor
-                      : static_cast<float>(product.value) * static_cast<float>(factor);
-  product_ = product.value;
-  rule_.set_product(product_);
+  const DType stored = static_cast<DType>(dtype_of(view));
+  product.value = rule_.next_product(stored, product.value, step.value);
+  product_ = CudaNumber::of(product.value);
+  rule_.set_product(product.value);
   scratch_.counts.push_back(product);
 }
 
@@ -283,6 +294,9 @@ Scratch::Count ParamReader::counter(const View* view, const char* name) const {
   if (view == nullptr || !on_cpu(*view) || dtype_of(*view) < 0 ||
       dtype_of(*view) >= compute_count || element_count(*view) != 1) {
     throw Unfit{std::string("its state's ") + name + " is no float32 or float64 tensor on the CPU"};
+  }
+  if (capturable_) {
+    throw Unfit{std::string("its state's ") + name + " lies on the CPU, under capturable=True"};
   }
   void* const data = data_of(*view);
   if (static_cast<DType>(dtype_of(*view)) == DType::float64) {
@@ -344,12 +358,12 @@ std::string ParamReader::unreadable(PyObject* object) const {
 
 // The index of the rule object for this step; parameters that are equally far share one.
 std::size_t ParamReader::rule_at(double step, DType compute) {
-  if (step != last_step_ || product_ != last_product_ || compute != last_compute_) {
+  if (step != last_step_ || product_.value != last_product_ || compute != last_compute_) {
     FloatMode mode;
     scratch_.rules.push_back(rule_.at_step(compute, step));
     scratch_.rules.back().tail.ema_decay = tail_.ema_decay;
     last_step_ = step;
-    last_product_ = product_;
+    last_product_ = product_.value;
     last_compute_ = compute;
   }
   return scratch_.rules.size() - 1;

@@ -47,6 +47,7 @@ class ParamReader {
   void check_device();
   bool is_beside_param(const View& view) const;
   void add_item(const CudaNumber& step);
+  std::size_t cuda_group();
 
   bool keeps_state() const;
   PyObject* find_state();
@@ -61,7 +62,8 @@ class ParamReader {
   PyObject* find_or_make(PyObject* name);
   PyObject* make_state(PyObject* name);
   CudaNumber count(PyObject* tensor, PyObject* name);
-  void read_product(double step, bool empty);
+  void read_product(const CudaNumber& step, bool empty);
+  CudaNumber beside_param(PyObject* tensor, const View& view) const;
   Scratch::Count counter(const View* view, const char* name) const;
 
   void take(int array, PyObject* whole, const char* name);
@@ -107,7 +109,7 @@ class ParamReader {
   std::optional<Entries> entries_;
   Scratch::NewState fresh_;
   bool made_rule_state_ = false;
-  double product_ = 0;
+  CudaNumber product_ = {};
   py::object distribution_;  // null if it is no DTensor
   int layout_ = Layouts::plain;
 

@@ -107,11 +107,6 @@ class OptionReader {
   bool lr_on_device_;
 };
 
-template <class Rule, class = void>
-constexpr const char* product_of = nullptr;
-template <class Rule>
-constexpr const char* product_of<Rule, std::void_t<decltype(Rule::product)>> = Rule::product;
-
 template <template <class> class Rule>
 class RuleOf final : public AnyRule {
  public:
@@ -128,7 +123,7 @@ class RuleOf final : public AnyRule {
   }
 
   std::shared_ptr<const void> options() const override {
-    return std::make_shared<typename Rule<float>::Options>(options_);
+    return std::make_shared<Options>(options_);
   }
 
   bool uses(int state) const override { return Rule<float>::uses(options_, state); }
@@ -136,15 +131,31 @@ class RuleOf final : public AnyRule {
   bool is_square(int state) const override { return (Rule<float>::squares >> state & 1) != 0; }
   bool counts_steps() const override { return Rule<float>::counts_steps(options_); }
 
-  const char* product_name() const override { return product_of<Rule<float>>; }
+  const char* product_name() const override {
+    if constexpr (keeps_product) return Rule<float>::product;
+    return nullptr;
+  }
 
-  double product_factor([[maybe_unused]] double step) const override {
-    if constexpr (product_of<Rule<float>> != nullptr) return Rule<float>::factor(options_, step);
+  double product() const override {
+    if constexpr (keeps_product) {
+      Options options = options_;
+      return Rule<float>::product_of(options);
+    }
     return 1;
   }
 
+  double next_product(DType stored, double product, [[maybe_unused]] double step) const override {
+    if constexpr (keeps_product) {
+      if (stored == DType::float64) {
+        return host::next_product<Rule<float>>(product, options_, step);
+      }
+      return host::next_product<Rule<float>>(static_cast<float>(product), options_, step);
+    }
+    return product;
+  }
+
   void set_product([[maybe_unused]] double product) override {
-    if constexpr (product_of<Rule<float>> != nullptr) Rule<float>::product_of(options_) = product;
+    if constexpr (keeps_product) Rule<float>::product_of(options_) = product;
   }
 
   BoundRule at_step(DType compute, double step) const override {
@@ -158,6 +169,9 @@ class RuleOf final : public AnyRule {
   }
 
  private:
+  using Options = typename Rule<float>::Options;
+  static constexpr bool keeps_product = host::keeps_product<Rule<float>>;
+
   template <class R>
   static void put(BoundRule& bound, const R& rule) {
     static_assert(sizeof(R) <= sizeof(bound.rule) && std::is_trivially_copyable_v<R>);
@@ -165,7 +179,7 @@ class RuleOf final : public AnyRule {
   }
 
   int index_;
-  typename Rule<float>::Options options_;
+  Options options_;
 };
 
 }  // namespace

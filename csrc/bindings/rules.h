@@ -33,9 +33,11 @@ class AnyRule {
   virtual bool is_square(int state) const = 0;    // never negative
   virtual bool counts_steps() const = 0;
 
-  // The product that the rule keeps beside the step, or nullptr.
+  // The product that the rule keeps beside the step: its name, or nullptr; the one in the options;
+  // and one with a step's factor in it, as it is stored.
   virtual const char* product_name() const = 0;
-  virtual double product_factor(double step) const = 0;
+  virtual double product() const = 0;
+  virtual double next_product(DType stored, double product, double step) const = 0;
   virtual void set_product(double product) = 0;
 
   // What kernels take: all scalars of step number `step`, rounded to what they compute in.

@@ -66,11 +66,12 @@ struct Scratch {
 
   // How far each list has been filled, to take back what was gathered since.
   struct Mark {
-    std::size_t items, counts, new_states, copies, updated, left_over, on_cuda, counters;
+    std::size_t items, counts, new_states, copies, updated, left_over, on_cuda, counters, products;
   };
   Mark mark() const {
-    return {items.size(),   counts.size(),    new_states.size(),  copies.size(),
-            updated.size(), left_over.size(), cuda.params.size(), cuda.counters.size()};
+    return {items.size(),       counts.size(),        new_states.size(),
+            copies.size(),      updated.size(),       left_over.size(),
+            cuda.params.size(), cuda.counters.size(), cuda.products.size()};
   }
   void roll_back(const Mark& to) {
     items.resize(to.items);
@@ -83,6 +84,7 @@ struct Scratch {
     left_over.resize(to.left_over);
     cuda.params.resize(to.on_cuda);
     cuda.counters.resize(to.counters);
+    cuda.products.resize(to.products);
   }
   void clear() {
     roll_back({});

@@ -45,7 +45,7 @@ struct CudaNumber {
 struct CudaItem {
   void* arrays[max_arrays];
   int64_t size;
-  CudaNumber step;
+  CudaNumber step, product;    // product: of a rule that keeps one (rules/rule.h)
   uint32_t first_chunk;        // of the launch; the library sets it
   uint8_t dtypes[max_arrays];  // DType
   uint8_t form;                // Form
@@ -71,6 +71,11 @@ struct CudaStep {
   const CudaPackedItem* packed = nullptr;
   int64_t packed_count = 0;
   bool one_by_one = false;  // parameters share memory
+};
+
+// A product that lies on the device, and the step whose factor it lacks.
+struct CudaProduct {
+  CudaNumber product, step;
 };
 
 // What the gradients are multiplied by.
@@ -105,6 +110,10 @@ struct CudaFace {
   // One more on every counter, or none where *found_inf is not 0.
   const char* (*advance)(const CudaNumber* counters, int64_t count, const float* found_inf,
                          const CudaPlace& place);
+
+  // A step's factor to every product, by the step's rule, or none where its found_inf is not 0.
+  const char* (*multiply)(const CudaStep& step, const CudaProduct* products, int64_t count,
+                          const CudaPlace& place);
 
   // Calls of at least one element.
   const char* (*dropout)(const CudaDropout& call, DType dtype, const CudaPlace& place);

@@ -26,6 +26,8 @@ const char* run_sum_of_squares(const Values* arrays, int64_t count, double* scra
 const char* run_clip(const CudaClip& clip, const CudaPlace& place);
 const char* run_advance(const CudaNumber* counters, int64_t count, const float* found_inf,
                         const CudaPlace& place);
+const char* run_multiply(const CudaStep& step, const CudaProduct* products, int64_t count,
+                         const CudaPlace& place);
 const char* run_dropout(const CudaDropout& call, DType dtype, const CudaPlace& place);
 const char* run_dropout_mask(const CudaDropout& call, MaskKind kind, const CudaPlace& place);
 

@@ -6,6 +6,7 @@
 
 #include "cuda/face.h"
 #include "cuda/launch.h"
+#include "rules/rule.h"
 #include "target.h"
 
 namespace fastopt {
@@ -56,6 +57,7 @@ FASTOPT_DEVICE Rule rule_of(const Table& table, const CudaItem& item) {
   typename Rule::Options options;
   __builtin_memcpy(&options, table.options, sizeof options);
   if (table.lr.type != CudaNumber::Type::value) set_lr(options, read(table.lr), 0);
+  if constexpr (keeps_product<Rule>) Rule::product_of(options) = read(item.product);
   return Rule(options, read(item.step));
 }
 

@@ -1,6 +1,7 @@
 // Launches what surrounds a step.
 #include "cuda/launchers.h"
 #include "cuda/tail.h"
+#include "rules/list.h"
 
 namespace fastopt {
 namespace FASTOPT_TARGET {
@@ -26,6 +27,44 @@ const char* sum_chunks(const Values* arrays, int64_t count, bool squares, double
   }
   return nullptr;
 }
+
+template <class Act>
+const char* for_numbers(const Act& act, const typename Act::Entry* entries, int64_t count,
+                        const float* found_inf, void* stream) {
+  using Kernel = NumbersKernel<Act>;
+  typename Kernel::Args args;
+  args.act = act;
+  args.found_inf = found_inf;
+  for (int64_t i = 0; i < count; i += args.count) {
+    const int64_t rest = count - i;
+    constexpr int capacity = Kernel::Args::capacity;
+    args.count = static_cast<int>(rest < capacity ? rest : capacity);
+    for (int k = 0; k < args.count; ++k) args.entries[k] = entries[i + k];
+    const int64_t blocks = (args.count + block_threads - 1) / block_threads;
+    if (const char* error = launch<Kernel>(args, blocks, stream)) return error;
+  }
+  return nullptr;
+}
+
+using Multiplier = const char* (*)(const CudaStep& step, const CudaProduct* products, int64_t count,
+                                   void* stream);
+
+// nullptr for a rule that keeps no product.
+template <class Rule>
+constexpr Multiplier multiplier() {
+  if constexpr (keeps_product<Rule>) {
+    return [](const CudaStep& step, const CudaProduct* products, int64_t count, void* stream) {
+      Multiply<Rule> act;
+      __builtin_memcpy(&act.options, step.options, sizeof act.options);
+      return for_numbers(act, products, count, step.found_inf, stream);
+    };
+  } else {
+    return nullptr;
+  }
+}
+
+#define FASTOPT_MULTIPLIER(Rule) multiplier<Rule<float>>(),
+constexpr Multiplier multipliers[] = {FASTOPT_RULES(FASTOPT_MULTIPLIER)};
 
 }  // namespace
 
@@ -57,17 +96,14 @@ const char* run_advance(const CudaNumber* counters, int64_t count, const float* 
                         const CudaPlace& place) {
   const OnDevice device(place.device);
   if (device.error() != nullptr) return device.error();
-  AdvanceKernel::Args args;
-  args.found_inf = found_inf;
-  for (int64_t i = 0; i < count; i += args.count) {
-    const int64_t rest = count - i;
-    constexpr int capacity = AdvanceKernel::Args::capacity;
-    args.count = static_cast<int>(rest < capacity ? rest : capacity);
-    for (int k = 0; k < args.count; ++k) args.counters[k] = counters[i + k];
-    const int64_t blocks = (args.count + block_threads - 1) / block_threads;
-    if (const char* error = launch<AdvanceKernel>(args, blocks, place.stream)) return error;
-  }
-  return nullptr;
+  return for_numbers(Count{}, counters, count, found_inf, place.stream);
+}
+
+const char* run_multiply(const CudaStep& step, const CudaProduct* products, int64_t count,
+                         const CudaPlace& place) {
+  const OnDevice device(place.device);
+  if (device.error() != nullptr) return device.error();
+  return multipliers[step.rule](step, products, count, place.stream);
 }
 
 }  // namespace FASTOPT_TARGET

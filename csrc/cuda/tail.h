@@ -1,5 +1,5 @@
 // What surrounds a step on a device: the sum of squares of its gradients, the factor that comes of
-// it, and the step counters.
+// it, and the numbers that count steps.
 #pragma once
 
 #include <stdint.h>
@@ -108,26 +108,34 @@ struct ClipKernel {
   }
 };
 
-// One more on each counter, a thread each.
-struct AdvanceKernel {
+// What becomes of numbers of the states with a step, a thread each.
+template <class Act>
+struct NumbersKernel {
   struct Args {
-    static constexpr int capacity = (parameter_bytes - 16) / sizeof(CudaNumber);
+    static constexpr int capacity =
+        (parameter_bytes - sizeof(Act) - 32) / sizeof(typename Act::Entry);
+    Act act;
     const float* found_inf;
     int count;
-    CudaNumber counters[capacity];
+    typename Act::Entry entries[capacity];
   };
   struct Shared {};
+  static_assert(sizeof(Args) <= parameter_bytes);
 
   static FASTOPT_DEVICE void run(const Args& args, Shared&, const Block& block) {
     block.each([&](int thread) {
       const int64_t i = block.index * block_threads + thread;
       if (i >= args.count || (args.found_inf != nullptr && *args.found_inf != 0)) return;
-      advance(args.counters[i]);
+      args.act(args.entries[i]);
     });
   }
+};
 
- private:
-  static FASTOPT_DEVICE void advance(const CudaNumber& counter) {
+// One more on a counter.
+struct Count {
+  using Entry = CudaNumber;
+
+  FASTOPT_DEVICE void operator()(const CudaNumber& counter) const {
     switch (counter.type) {
       case CudaNumber::Type::float32:
         *static_cast<float*>(counter.at) += 1;
@@ -141,6 +149,27 @@ struct AdvanceKernel {
       case CudaNumber::Type::value:
         break;
     }
+  }
+};
+
+// A step's factor to a product.
+template <class Rule>
+struct Multiply {
+  using Entry = CudaProduct;
+  typename Rule::Options options;
+
+  FASTOPT_DEVICE void operator()(const CudaProduct& entry) const {
+    if (entry.product.type == CudaNumber::Type::float64) {
+      advance(static_cast<double*>(entry.product.at), read(entry.step));
+    } else {
+      advance(static_cast<float*>(entry.product.at), read(entry.step));
+    }
+  }
+
+ private:
+  template <class Stored>
+  FASTOPT_DEVICE void advance(Stored* product, double step) const {
+    *product = next_product<Rule>(*product, options, step);
   }
 };
 

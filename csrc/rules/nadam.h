@@ -40,7 +40,7 @@ struct NAdam {
   static bool counts_steps(const Options&) { return true; }
 
   static constexpr const char* product = "mu_product";
-  static double& product_of(Options& o) { return o.mu_product; }
+  FASTOPT_HOST_DEVICE static double& product_of(Options& o) { return o.mu_product; }
   FASTOPT_HOST_DEVICE static double factor(const Options& o, double step) {
     constexpr double log = -0.040821994520255166;  // of 0.96
     return o.beta1 * (1 - 0.5 * exponential(step * o.momentum_decay * log));

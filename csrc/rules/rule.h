@@ -21,6 +21,9 @@
 //   product_of(o)  where the options hold it, with this step's factor in it
 //   factor(o, step)
 //
+// The kernels' callers advance it by next_product(), on the CPU or, where it lies there, on a
+// device.
+//
 // A state that the options do not use arrives in operator() as Absent, so what depends on it is
 // decided at compile time; the other options are run-time members, uniform over the loop.
 //
@@ -71,6 +74,18 @@ struct Gradient {
     return g;
   }
 };
+
+template <class Rule, class = void>
+constexpr bool keeps_product = false;
+template <class Rule>
+constexpr bool keeps_product<Rule, decltype(void(Rule::product))> = true;
+
+// A product with a step's factor in it, in the arithmetic of the type that it is stored in.
+template <class Rule, class Stored>
+FASTOPT_HOST_DEVICE Stored next_product(Stored product, const typename Rule::Options& o,
+                                        double step) {
+  return product * static_cast<Stored>(Rule::factor(o, step));
+}
 
 // The larger one; NaN if either is.
 template <class V>

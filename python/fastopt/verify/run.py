@@ -55,11 +55,6 @@ class Plan:
             return (1,)  # they are the CPU's
         return (1, 2, 3) if self.quick else (1, 2, 3, 4, 7)
 
-    @property
-    def stepped(self) -> tuple[Rule, ...]:
-        """The rules whose optimizers take steps: a product of factors is kept on the CPU only."""
-        return tuple(rule for rule in RULES if not (rule.factor and device.CUDA in self.targets))
-
     def cases(self) -> Iterator[tuple[Rule, Mix, int, Options]]:
         """Rule, storage, and the choice of options with its number among the rule's."""
         for rule in self.rules:
@@ -74,7 +69,7 @@ class Plan:
 
     def __len__(self) -> int:
         rules = sum(1 for _ in self.cases())
-        stored = len(list(packed.cases(self.packed, self.stepped, quick=self.quick)))
+        stored = len(list(packed.cases(self.packed, RULES, quick=self.quick)))
         dropouts = len(dropout.cases(self.dropouts, self.quick))
         return rules + stored + dropouts + len(lbfgs.cases(self.lbfgs, self.quick))
 
@@ -111,8 +106,7 @@ def verify(plan: Plan, advance: Callable[[str], object] = lambda label: None) ->
             case = Case(report, plan, rows, number, rule, choice, mix, pools[mix.compute], rng)
             case.check_edges()
             case.check_large()
-            if rule in plan.stepped:
-                case.check_optimizer()
+            case.check_optimizer()
         for form, storage, p in dropout.cases(plan.dropouts, plan.quick):
             advance(f"{form.name} {storage}")
             rows = [report.row(form.name, storage, target) for target in plan.targets]
@@ -121,7 +115,7 @@ def verify(plan: Plan, advance: Callable[[str], object] = lambda label: None) ->
             name = zlib.crc32(f"{form.name} {storage} {p}".encode())
             rng = np.random.default_rng([plan.seed, name])
             dropout.check_case(report, rows, (form, storage, p), plan.threads, rng, quick=plan.quick)
-        for stored in packed.cases(plan.packed, plan.stepped, quick=plan.quick):
+        for stored in packed.cases(plan.packed, RULES, quick=plan.quick):
             kind, rule, number, _ = stored
             label = f"{rule.name}, {kind.name}"
             advance(f"{label} {kind.dtype_name}")
