@@ -13,8 +13,8 @@ namespace {
 // looked at more closely.
 bool has_memory(PyObject* object, const DLTensor& view) {
   constexpr uint64_t low = uint64_t{1} << 40;
-  if (view.device.device_type != kDLCPU || reinterpret_cast<uint64_t>(view.data) >= low)
-    return true;
+  const bool is_ours = view.device.device_type == kDLCPU || view.device.device_type == kDLCUDA;
+  if (!is_ours || reinterpret_cast<uint64_t>(view.data) >= low) return true;
   return py::handle(object).attr("untyped_storage")().attr("data_ptr")().cast<uint64_t>() != 0;
 }
 
