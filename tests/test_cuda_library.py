@@ -29,3 +29,4 @@ def test_info_says_why_there_are_no_kernels(walk: Walk) -> None:
         assert reason in info["cuda_trouble"]
     with walk.in_use():
         assert fastopt.info()["cuda_trouble"] is None
+        assert _C.cuda_trouble(0) is None

@@ -56,11 +56,22 @@ bool CudaLibrary::loaded() {
   return face_ != nullptr;
 }
 
+bool CudaLibrary::runs_on(int device) {
+  if (!loaded()) return false;
+  const auto found = troubles_.find(device);
+  const char* trouble = found != troubles_.end()
+                            ? found->second
+                            : troubles_.emplace(device, face_->trouble(device)).first->second;
+  if (trouble != nullptr) trouble_ = trouble;
+  return trouble == nullptr;
+}
+
 void CudaLibrary::load(const std::string& path, bool takes_cpu) {
   face_ = path.empty() ? nullptr : open_library(path);
   asked_ = !path.empty();
   takes_cpu_ = takes_cpu;
   trouble_.clear();
+  troubles_.clear();
 }
 
 CudaPlace CudaLibrary::place(int device) const {

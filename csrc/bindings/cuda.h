@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -22,12 +23,14 @@ class CudaLibrary {
 
   int device_of(const DLTensor& view) {
     if (view.device.device_type == kDLCPU) return takes_cpu_ ? 0 : cpu_device;
-    return view.device.device_type == kDLCUDA && loaded() ? view.device.device_id : no_device;
+    const int device = view.device.device_id;
+    return view.device.device_type == kDLCUDA && runs_on(device) ? device : no_device;
   }
 
   // Whether there are kernels for CUDA tensors; fastopt._cuda is asked where the library lies.
   bool loaded();
-  const std::string& trouble() const { return trouble_; }  // why not
+  bool runs_on(int device);                                // those of this device
+  const std::string& trouble() const { return trouble_; }  // why not, the latest time
 
   // Uses the library in this file; for tests, CPU tensors count as lying on device 0 if
   // `takes_cpu`. An empty path: none until the next CUDA tensor. Throws std::runtime_error.
@@ -49,6 +52,7 @@ class CudaLibrary {
   const CudaFace* face_ = nullptr;
   bool asked_ = false, takes_cpu_ = false;
   std::string trouble_;
+  std::map<int, const char*> troubles_;  // of each device that was asked for; nullptr for none
 };
 
 CudaItem cuda_item(const Item& item, const CudaNumber& step, const CudaNumber& product);

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -78,11 +79,13 @@ PYBIND11_MODULE(_C, m) {
       "Use the CUDA library in a file; for tests, take CPU tensors for CUDA's. '': look again.");
   m.def(
       "cuda_trouble",
-      []() -> py::object {
+      [](std::optional<int> device) -> py::object {
         fastopt::CudaLibrary& cuda = fastopt::CudaLibrary::get();
-        return cuda.loaded() ? py::object(py::none()) : py::str(cuda.trouble());
+        const bool runs = device ? cuda.runs_on(*device) : cuda.loaded();
+        return runs ? py::object(py::none()) : py::str(cuda.trouble());
       },
-      "Why there are no kernels for CUDA tensors; None if there are.");
+      "device"_a = py::none(),
+      "Why there are no kernels for CUDA tensors, or for a device's; None if there are.");
   fastopt::TorchReader::get();
   fastopt::target();  // an unknown FASTOPT_CPU_TARGET fails the import, not the first step
 }

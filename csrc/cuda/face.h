@@ -97,7 +97,8 @@ struct CudaDropout : DropoutCall {
 
 struct CudaFace {
   int abi;
-  int (*device_count)();  // 0 where there is no driver
+  int (*device_count)();               // 0 where there is no driver
+  const char* (*trouble)(int device);  // why the kernels do not run there; nullptr if they do
   const char* (*step)(const CudaStep& step, const CudaPlace& place);
 
   // To scratch[0], with the CPU's bits (cpu/norm.h). For n chunks of up to sum_chunk elements,

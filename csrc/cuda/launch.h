@@ -102,12 +102,27 @@ __global__ void __launch_bounds__(block_threads, resident_blocks)
   Kernel::run(args, shared, Block{blockIdx.x});
 }
 
+// By a function and not by <<< >>>, whose error would have to be asked for and might be an older
+// one.
 template <class Kernel>
 const char* launch(const typename Kernel::Args& args, int64_t blocks, void* stream) {
-  enter<Kernel>
-      <<<static_cast<unsigned>(blocks), block_threads, 0, static_cast<cudaStream_t>(stream)>>>(
-          args);
-  return text_of(cudaGetLastError());
+  void* parameters[] = {const_cast<typename Kernel::Args*>(&args)};
+  return text_of(cudaLaunchKernel(enter<Kernel>, dim3(static_cast<unsigned>(blocks)),
+                                  dim3(block_threads), parameters, 0,
+                                  static_cast<cudaStream_t>(stream)));
+}
+
+// Why no kernel runs on a device, if none was compiled for its kind. Whatever else is wrong there,
+// a launch will tell.
+template <class Kernel>
+const char* trouble_on(int device) {
+  const OnDevice there(device);
+  cudaFuncAttributes attributes;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, enter<Kernel>);
+  const bool is_missing = error == cudaErrorNoKernelImageForDevice ||
+                          error == cudaErrorInvalidDeviceFunction ||
+                          error == cudaErrorUnsupportedPtxVersion;
+  return there.error() == nullptr && is_missing ? text_of(error) : nullptr;
 }
 
 #else
@@ -118,6 +133,11 @@ struct OnDevice {
   explicit OnDevice(int) {}
   const char* error() const { return nullptr; }
 };
+
+template <class Kernel>
+const char* trouble_on(int) {
+  return nullptr;
+}
 
 template <class Kernel>
 const char* launch(const typename Kernel::Args& args, int64_t blocks, void*) {

@@ -114,8 +114,8 @@ const char* run_step(const CudaStep& step, const CudaPlace& place) {
   return error != nullptr ? error : run_items(step, step.packed, step.packed_count, place);
 }
 
-constexpr CudaFace face = {cuda_abi,    device_count, run_step,    run_sum_of_squares, run_clip,
-                           run_advance, run_multiply, run_dropout, run_dropout_mask};
+constexpr CudaFace face = {cuda_abi, device_count, trouble,      run_step,    run_sum_of_squares,
+                           run_clip, run_advance,  run_multiply, run_dropout, run_dropout_mask};
 
 }  // namespace
 }  // namespace FASTOPT_TARGET

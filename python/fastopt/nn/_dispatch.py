@@ -139,7 +139,7 @@ def takes(x: Any) -> bool:
     return (
         type(x) in TYPES
         and x.dtype in DTYPES
-        and (x.is_cpu or (x.is_cuda and _C.cuda_trouble() is None))
+        and (x.is_cpu or (x.is_cuda and _C.cuda_trouble(x.device.index) is None))
         and x.layout is torch.strided
         and not x.is_nested
         and not is_traced()
@@ -164,9 +164,9 @@ def why_not(x: Any) -> str | None:
     if type(x) not in TYPES:
         return f"of type {type(x).__name__}"
     if not x.is_cpu:
-        trouble = f" ({_C.cuda_trouble()})" if x.is_cuda and _C.cuda_trouble() else ""
+        trouble = _C.cuda_trouble(x.device.index) if x.is_cuda else None
         if trouble or not x.is_cuda:
-            return f"on {x.device.type}{trouble}"
+            return f"on {x.device.type}" + (f" ({trouble})" if trouble else "")
     if x.dtype not in DTYPES:
         return f"of {x.dtype}"
     return "that is nested" if x.is_nested else f"of layout {x.layout}"
