@@ -167,7 +167,7 @@ def test_the_norm_has_the_cpus_bits() -> None:
 
 
 def test_lists_of_every_length(cpu: Any) -> None:
-    for count in (1, 300, 339, 340, 2000):
+    for count in (1, 300, 313, 314, 2000):
         run: dict[str, Any] = {
             "shapes": [(17,), (64, 65)] * (count // 2) + [(3,)] * (count % 2),
             "steps": 2,
@@ -219,6 +219,8 @@ def test_an_offset_in_a_graph_counts_the_steps() -> None:
     counter = torch.zeros((), dtype=torch.int64, device=DEVICE)
     x = torch.ones(1000, device=DEVICE)
     graph = torch.cuda.CUDAGraph()
+    nn.functional.dropout(x, 0.5, seed=9, offset=counter)  # a kernel is loaded when it first runs
+    torch.cuda.synchronize()
     with torch.cuda.graph(graph):
         y = nn.functional.dropout(x, 0.5, seed=9, offset=counter)
         counter.add_(1)
@@ -333,6 +335,15 @@ def test_checkpoints_go_from_device_to_device(name: str, options: dict[str, Any]
 
 
 @on_a_gpu
+def test_a_parameter_whose_memory_was_freed_is_left_to_torch() -> None:
+    params = parameters(DEVICE, torch.float32, [(7,)])
+    gradients(params, 0)
+    params[0].untyped_storage().resize_(0)
+    ((_, _, reason),) = _C.left_over("adam", optim.AdamW(params))
+    assert reason == "sparse or without storage"
+
+
+@on_a_gpu
 def test_a_product_that_a_host_cannot_advance_is_left_to_torch() -> None:
     params = parameters(DEVICE, torch.float32)
     gradients(params, 0)
@@ -376,7 +387,10 @@ def test_agrees_with_torchs_fused_step(name: str) -> None:
     for step in range(10):
         for params, optimizer in zip((ours, theirs), optimizers, strict=True):
             gradients(params, step)
-            optimizer.step()
+            try:
+                optimizer.step()
+            except NotImplementedError:
+                pytest.skip("this torch has no such kernel")
     for one, two in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, two, rtol=2e-6, atol=2e-6)
 

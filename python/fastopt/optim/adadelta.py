@@ -28,8 +28,8 @@ class Adadelta(Fused, torch.optim.Adadelta):
         rho: :math:`\rho`.
         eps: :math:`\epsilon`.
         weight_decay: :math:`\lambda`.
-        foreach, capturable, differentiable: as for torch; dense CPU parameters take fastopt's kernel
-            unless ``differentiable`` or ``capturable`` is set.
+        foreach, capturable, differentiable: as for torch; dense parameters take fastopt's kernels
+            unless ``differentiable`` is set, or ``capturable`` on the CPU.
         maximize: ascend instead of descend.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same pass; see :mod:`fastopt.optim`. Not in torch.

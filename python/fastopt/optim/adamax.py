@@ -27,8 +27,8 @@ class Adamax(Fused, torch.optim.Adamax):
         betas: :math:`(\beta_1, \beta_2)`.
         eps: :math:`\epsilon`.
         weight_decay: :math:`\lambda`.
-        foreach, differentiable, capturable: as for torch; dense CPU parameters take fastopt's kernel
-            unless ``differentiable`` or ``capturable`` is set.
+        foreach, differentiable, capturable: as for torch; dense parameters take fastopt's kernels
+            unless ``differentiable`` is set, or ``capturable`` on the CPU.
         maximize: ascend instead of descend.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same pass; see :mod:`fastopt.optim`. Not in torch.

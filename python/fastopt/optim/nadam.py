@@ -34,8 +34,8 @@ class NAdam(Fused, torch.optim.NAdam):
         weight_decay: :math:`\lambda`.
         momentum_decay: :math:`\psi`.
         decoupled_weight_decay: decay the parameters, not through the gradient.
-        foreach, capturable, differentiable: as for torch; dense CPU parameters take fastopt's kernel
-            unless ``differentiable`` or ``capturable`` is set.
+        foreach, capturable, differentiable: as for torch; dense parameters take fastopt's kernels
+            unless ``differentiable`` is set, or ``capturable`` on the CPU.
         maximize: ascend instead of descend.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same pass; see :mod:`fastopt.optim`. Not in torch.
