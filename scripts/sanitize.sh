@@ -15,6 +15,7 @@ cmake --build --preset asan
 ./build/asan/tests/cpp/kernel_hashes tests/data/kernel_hashes.txt
 ./build/asan/tests/cpp/dropout_hashes tests/data/dropout_hashes.txt tests/data/philox.txt
 ./build/asan/tests/cpp/lbfgs_hashes tests/data/lbfgs_hashes.txt
+./build/asan/tests/cpp/packed_hashes tests/data/packed_hashes.txt
 
 # The package as it is installed, with the sanitized extension in place of the installed one.
 stage=build/asan/stage

@@ -1,0 +1,209 @@
+// Replays tests/data/packed_hashes.txt on every target of this machine: Adam's steps with what is
+// stored in other ways than as numbers of one type.
+//
+//     packed_hashes tests/data/packed_hashes.txt
+//
+// As kernel_hashes.cpp does for the rules; tests/test_packed_hashes.py writes and checks the file.
+// Each line names a kind, the shape of a parameter, where it begins in a whole one, and a hash.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <fstream>
+#include <limits>
+#include <new>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "cpu/dispatch.h"
+#include "cpu/parallel.h"
+#include "inputs.h"
+#include "numeric/dither.h"
+#include "numeric/philox.h"
+#include "rules/list.h"
+
+namespace {
+
+using fastopt::block_size;
+using fastopt::Coding;
+using fastopt::DType;
+using fastopt::Form;
+using fastopt::Master;
+using fastopt::host::bfloat16;
+using fastopt_test::computed;
+using fastopt_test::hash;
+using fastopt_test::input;
+using fastopt_test::stored;
+using Rule = fastopt::host::Adam<float>;
+
+struct Case {
+  std::string kind;
+  int64_t rows, row, first_row;
+  uint64_t expected;
+  int64_t size() const { return rows * row; }
+  int64_t blocks() const { return rows * ((row + block_size - 1) / block_size); }
+};
+
+constexpr uint64_t seed = 0x9e3779b97f4a7c15u;
+
+int index_of_adam() {
+  const std::string names[] = {
+#define FASTOPT_NAME(R) fastopt::host::R<float>::name,
+      FASTOPT_RULES(FASTOPT_NAME)
+#undef FASTOPT_NAME
+  };
+  int index = 0;
+  while (names[index] != Rule::name) ++index;
+  return index;
+}
+
+// Memory that `shift` elements stand before.
+template <class T>
+struct Array {
+  std::vector<T> memory;
+  int shift;
+  Array(int64_t size, int shift, T value = T()) : memory(size + shift, value), shift(shift) {}
+  T* data() { return memory.data() + shift; }
+  int64_t size() const { return static_cast<int64_t>(memory.size()) - shift; }
+};
+
+// Finite ones.
+template <class T>
+Array<T> numbers(uint64_t array, int64_t size, int shift) {
+  Array<T> made(size, shift);
+  for (int64_t i = 0; i < size; ++i) {
+    const float x = input<float>(array, i, true);
+    made.data()[i] = stored<T>(std::isfinite(x) ? x : 1);
+  }
+  return made;
+}
+
+template <class T>
+uint64_t add(uint64_t h, Array<T>& array) {
+  for (int64_t i = 0; i < array.size(); ++i) {
+    const auto value = computed(array.data()[i]);
+    h = hash(h, &value, 1);
+  }
+  return h;
+}
+uint64_t add_words(uint64_t h, uint64_t word) { return (h ^ word) * 0x100000001b3u; }
+
+// Two steps, of which `prepare` gets the numbers.
+template <class Prepare>
+void take_steps(fastopt::Item& item, int threads, Prepare prepare) {
+  Rule::Options options;
+  for (int step = 1; step <= 2; ++step) {
+    fastopt::BoundRule bound;
+    new (bound.rule) Rule(options, step);
+    item.rule = &bound;
+    prepare(step);
+    std::vector<fastopt::Item> items = {item};
+    fastopt::run(items, threads);
+  }
+}
+
+uint64_t run_codes(const Case& c, const fastopt::Target& target, int index, int shift,
+                   int threads) {
+  Array<float> param = numbers<float>(0, c.size(), shift),
+               grad = numbers<float>(1, c.size(), shift);
+  grad.data()[3] = std::numeric_limits<float>::quiet_NaN();
+  Array<unsigned char> first(c.size(), shift), second(c.size(), shift);
+  Array<float> first_scales(c.blocks(), shift), second_scales(c.blocks(), shift);
+  fastopt::Packing packing;
+  packing.codings[0] = Coding::signed8;
+  packing.codings[1] = Coding::root8;
+  packing.scales[0] = first_scales.data();
+  packing.scales[1] = second_scales.data();
+  packing.row = c.row;
+  packing.first_row = c.first_row;
+  fastopt::Item item{};
+  item.form = Form::float32;
+  item.kernel = fastopt::kernel_of(target, index, item.form);
+  item.staged = target.coded[index];
+  item.packing = &packing;
+  item.size = c.size();
+  item.arrays[0] = param.data();
+  item.arrays[1] = grad.data();
+  item.arrays[2] = first.data();
+  item.arrays[3] = second.data();
+  fastopt::Dither dither;
+  packing.dither = &dither;
+  take_steps(item, threads, [&](int step) {
+    for (uint32_t i = 0; i < fastopt::dither_size; ++i) {
+      dither.signed8[i] = fastopt::host::dither_entry<Coding::signed8>(step, i);
+      dither.root8[i] = fastopt::host::dither_entry<Coding::root8>(step, i);
+    }
+  });
+  uint64_t h = add(0xcbf29ce484222325u, param);
+  for (Array<unsigned char>* codes : {&first, &second}) {
+    for (int64_t i = 0; i < c.size(); ++i) h = add_words(h, codes->data()[i]);
+  }
+  return add(add(h, first_scales), second_scales);
+}
+
+uint64_t run_halves(const Case& c, const fastopt::Target& target, int index, int shift,
+                    int threads) {
+  Array<bfloat16> param = numbers<bfloat16>(0, c.size(), shift);
+  Array<bfloat16> grad = numbers<bfloat16>(1, c.size(), shift);
+  Array<bfloat16> first(c.size(), shift), second(c.size(), shift);
+  Array<uint16_t> low(c.size(), shift);
+  const bool is_split = c.kind == "low_half";
+  fastopt::Packing packing;
+  packing.master = is_split ? Master::low_half : Master::stochastic;
+  packing.master_data = low.data();
+  packing.seed = seed;
+  packing.index = c.first_row * c.row;
+  fastopt::Item item{};
+  item.form = Form::mixed;
+  item.kernel = fastopt::kernel_of(target, index, item.form);
+  item.staged = is_split ? target.staged : target.rounded[index];
+  item.packing = &packing;
+  item.size = c.size();
+  void* const arrays[] = {param.data(), grad.data(), first.data(), second.data()};
+  for (int array = 0; array < 4; ++array) {
+    item.arrays[array] = arrays[array];
+    item.dtypes[array] = array == 0 ? DType::float32 : DType::bfloat16;
+  }
+  take_steps(item, threads, [&](int step) {
+    packing.offset = uint64_t{1} << fastopt::offset_bits | static_cast<uint64_t>(step);
+  });
+  uint64_t h = add(add(add(0xcbf29ce484222325u, param), first), second);
+  for (int64_t i = 0; is_split && i < c.size(); ++i) h = add_words(h, low.data()[i]);
+  return h;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::fprintf(stderr, "usage: packed_hashes HASHES\n");
+    return 2;
+  }
+  std::ifstream file(argv[1]);
+  const int index = index_of_adam();
+  int passed = 0;
+  for (std::string line; std::getline(file, line);) {
+    if (line.empty() || line[0] == '#') continue;
+    Case c;
+    std::istringstream words(line);
+    words >> c.kind >> c.rows >> c.row >> c.first_row >> std::hex >> c.expected;
+    for (const fastopt::Target& target : fastopt::targets()) {
+      if (!target.supported()) continue;
+      fastopt::set_target(target.name);
+      for (int shift : {0, 1, 3}) {
+        for (int threads : {1, 2, 3}) {
+          const uint64_t got =
+              (c.kind == "codes" ? run_codes : run_halves)(c, target, index, shift, threads);
+          if (got != c.expected) {
+            std::printf("%s at shift %d on %d threads: got %016llx: %s\n", target.name, shift,
+                        threads, static_cast<unsigned long long>(got), line.c_str());
+            return 1;
+          }
+          ++passed;
+        }
+      }
+    }
+  }
+  std::printf("%d packed runs equal the reference\n", passed);
+  return passed > 0 ? 0 : 1;
+}
