@@ -1,10 +1,11 @@
 // The loop for float32 parameters whose states are all stored in 8 bits: one pass over memory.
 //
-// A piece of elements is decoded into a buffer in the first-level cache, and the rule's loop works
-// on that. A block's scale is known only when all of it has been updated, so its codes are stored
-// while the next block is worked on, piece by piece in turns: the dividers, which roots and
-// divisions keep busy, and the rest of the processor then work at the same time. The root that
-// root8 stores is the one that the rule divides by, so the compiler takes it once.
+// A block's scale is known only when all of it has been updated, so its numbers wait in a buffer in
+// the first-level cache, and their codes are stored while the next block is worked on, in turns:
+// the dividers, which roots and divisions keep busy, and the rest of the processor then work at
+// the same time. The root that root8 stores is the one that the rule divides by, so the compiler
+// takes it once. Two vectors are updated at a time, which do not wait for each other: processors
+// do not look far enough ahead to find many such by themselves (bench/NOTES.md, 18b).
 #pragma once
 
 #include <stdint.h>
@@ -13,81 +14,99 @@
 #include "cpu/kernel.h"
 #include "cpu/loop.h"
 #include "numeric/code8.h"
+#include "rules/update.h"
+#include "simd/pair.h"
+#include "simd/words.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
 
-// Decoded numbers in a buffer that moves along with the elements; squares are left as their roots.
-struct RootArray {
-  using V = Vec<float>;
-  float* const* first;  // where element 0 would be
-  FASTOPT_HOST_DEVICE RootArray(void* const* arrays, const DType*, int array)
-      : first(static_cast<float* const*>(arrays[array])) {}
-  template <class Act>
-  FASTOPT_HOST_DEVICE auto with(int64_t i, Act act) const {
-    return act(*first + i);
-  }
-};
-template <>
-constexpr bool holds_roots<RootArray> = true;
-
-// For pieces of any length; not inlined, so that all rules share them.
-template <Coding coding>
-__attribute__((noinline)) void decode_any(const uint8_t* from, float scale, float* to, int count) {
-  decode<coding>(from, scale, to, count);
-}
+// The codes of any number of elements; not inlined, so that all rules share it.
 template <Coding coding>
 __attribute__((noinline)) void encode_any(const float* x, float inverse, const uint32_t* dither,
                                           uint8_t* to, int count) {
   encode<coding>(x, inverse, dither, to, count);
 }
-template <Coding coding>
-__attribute__((noinline)) BlockScale measure_any(float* x, int count) {
-  return measure<coding>(x, count);
-}
+
+// How a Pair of elements is loaded and stored.
+struct WholePair {
+  using V = Pair;
+  FASTOPT_HOST_DEVICE Pair load(const float* from) const {
+    return {Vec<float>::load(from), Vec<float>::load(from + Vec<float>::lanes)};
+  }
+  FASTOPT_HOST_DEVICE void store(Pair x, float* to) const {
+    x.even.store(to);
+    x.odd.store(to + Vec<float>::lanes);
+  }
+  template <Coding coding>
+  FASTOPT_HOST_DEVICE Pair decode(const uint8_t* codes, Vec<float> scale) const {
+    return {load_coded<coding>(codes, scale), load_coded<coding>(codes + Vec<float>::lanes, scale)};
+  }
+  template <Coding coding>
+  FASTOPT_HOST_DEVICE void include(Pair x, Largest& largest) const {
+    largest.include<coding>(x.even);
+    largest.include<coding>(x.odd);
+  }
+};
+
+// The first `count` elements of a vector.
+struct FirstOfVec {
+  using V = Vec<float>;
+  int count;
+  FASTOPT_HOST_DEVICE V load(const float* from) const { return V::load_first(from, count); }
+  FASTOPT_HOST_DEVICE void store(V x, float* to) const { x.store_first(to, count); }
+  template <Coding coding>
+  FASTOPT_HOST_DEVICE V decode(const uint8_t* codes, V scale) const {
+    uint8_t first[V::lanes] = {};
+    for (int i = 0; i < count; ++i) first[i] = codes[i];
+    return load_coded<coding>(first, scale);
+  }
+  template <Coding coding>
+  FASTOPT_HOST_DEVICE void include(V x, Largest& largest) const {
+    alignas(64) float first[V::lanes] = {};
+    x.store_first(first, count);
+    largest.include<coding>(V::load(first));
+  }
+};
 
 template <class Rule, unsigned used, bool averages>
 class CodedLoop {
  public:
-  FASTOPT_HOST_DEVICE explicit CodedLoop(const Item& item) : item_(item) {}
+  FASTOPT_HOST_DEVICE explicit CodedLoop(const Item& item)
+      : item_(item),
+        rule_(*reinterpret_cast<const Rule*>(item.rule->rule), item.rule->tail.grad_factor,
+              item.rule->tail.ema_decay),
+        param_(static_cast<float*>(item.arrays[0])),
+        ema_(static_cast<float*>(item.arrays[ema_array])),
+        grad_(static_cast<const float*>(item.arrays[1])) {}
 
   FASTOPT_HOST_DEVICE void run(int64_t begin, int64_t end) {
-    void* arrays[max_arrays];
-    for (int array = 0; array < max_arrays; ++array) arrays[array] = item_.arrays[array];
-    for (int state = 0; state < max_states; ++state) arrays[2 + state] = &first_[state];
-    const RuleLoop loop(*item_.rule, arrays, item_.dtypes);
+    // Not a member, for the compiler takes what is in reach of a store for changed by it.
+    alignas(64) float numbers[2][max_states][block_size];
     int pending = 0;  // elements of the block before, whose codes are not stored yet
+    int buffer = 0;
     for (int64_t i = begin; i < end;) {
       const int length = block_length(item_, i, end);
       for_states([&](auto state) {
-        now_[state.index].block = block_at(item_, state.index, i);
-        now_[state.index].numbers = numbers_[buffer_][state.index];
-        first_[state.index] = numbers_[buffer_][state.index] - i;
-      });
-      if (length == block_size && pending == block_size) {
-        update_and_store(loop, i);
-      } else {
-        store_codes(pending);
-        update_alone(loop, i, length);
-      }
-      for_states([&](auto state) {
         Coded& now = now_[state.index];
-        const BlockScale scale = measure_any<state.coding>(now.numbers, length);
-        *now.block.scale = scale.scale;
-        now.inverse = scale.inverse;
-        before_[state.index] = now;
+        now.block = block_at(item_, state.index, i);
+        now.numbers = numbers[buffer][state.index];
       });
-      buffer_ ^= 1;
+      update_block(i, length, pending);
+      for_states([&](auto state) { before_[state.index] = now_[state.index]; });
+      buffer ^= 1;
       pending = length;
       i += length;
     }
-    store_codes(pending);
+    for_states([&](auto state) { store_codes(state, 0, pending); });
   }
 
  private:
-  using RuleLoop = Loop<Rule, float, ArrayOf<float>, ArrayOf<float>, used, averages, RootArray>;
-  static constexpr int piece = 64;
-  static constexpr int64_t ahead = 2048;  // elements, one byte each
+  using V = Vec<float>;
+  // With one lane, the loop of encode_any is better: the compiler makes vectors of it.
+  static constexpr bool stores_pairs = V::lanes > 1;
+  static constexpr int64_t ahead = 1024;        // bytes
+  static constexpr int64_t codes_ahead = 2048;  // elements, one byte each
 
   // A block of a state: its codes, and its numbers decoded and updated.
   struct Coded {
@@ -110,41 +129,92 @@ class CodedLoop {
     if constexpr ((used & 4) != 0) act(State<2>{});
   }
 
-  // Updates a whole block and stores the codes of a whole one before it, piece by piece in turns.
-  FASTOPT_HOST_DEVICE void update_and_store(const RuleLoop& loop, int64_t i) {
-    for (int k = 0; k < block_size; k += piece) {
-      for_states([&](auto state) {
-        const Coded &now = now_[state.index], &before = before_[state.index];
-        __builtin_prefetch(now.block.codes + k + ahead);
-        decode<state.coding>(now.block.codes + k, *now.block.scale, now.numbers + k, piece);
-        encode<state.coding>(before.numbers + k, before.inverse, before.block.dither + k,
-                             before.block.codes + k, piece);
-      });
-      loop.run(i + k, i + k + piece);
+  // Updates a block and stores the codes of the one before it.
+  FASTOPT_HOST_DEVICE void update_block(int64_t i, int length, int pending) {
+    V scale[max_states], inverse[max_states];
+    Largest largest[max_states];
+    for_states([&](auto state) {
+      scale[state.index] = *now_[state.index].block.scale;
+      inverse[state.index] = before_[state.index].inverse;
+    });
+    const int in_pairs = length - length % Pair::lanes;
+    int x = 0, stored = 0;
+    for (; x < in_pairs; x += Pair::lanes) {
+      if (stores_pairs && x + Pair::lanes <= pending) {
+        stored = x + Pair::lanes;
+        for_states([&](auto state) {
+          const Coded& before = before_[state.index];
+          store_coded<state.coding>(before.numbers + x, inverse[state.index],
+                                    before.block.dither + x, before.block.codes + x);
+        });
+      }
+      prefetch(i + x);
+      update(WholePair{}, i, x, scale, largest);
     }
+    for_states([&](auto state) { store_codes(state, stored, pending); });
+    for (; x < length; x += V::lanes) {
+      const int rest = length - x;
+      update(FirstOfVec{rest < V::lanes ? rest : V::lanes}, i, x, scale, largest);
+    }
+    for_states([&](auto state) {
+      Coded& now = now_[state.index];
+      const BlockScale new_scale =
+          scaled<state.coding>(now.numbers, length, largest[state.index].bits.largest());
+      *now.block.scale = new_scale.scale;
+      now.inverse = new_scale.inverse;
+    });
   }
 
-  FASTOPT_HOST_DEVICE void update_alone(const RuleLoop& loop, int64_t i, int length) {
+  // The elements from place x on of the block that begins at element i.
+  template <class Some>
+  FASTOPT_HOST_DEVICE void update(Some some, int64_t i, int x, const V* scale, Largest* largest) {
+    using Vector = typename Some::V;
+    Vector p = some.load(param_ + i + x), s[max_states];
     for_states([&](auto state) {
-      const Coded& now = now_[state.index];
-      decode_any<state.coding>(now.block.codes, *now.block.scale, now.numbers, length);
+      s[state.index] =
+          some.template decode<state.coding>(now_[state.index].block.codes + x, scale[state.index]);
     });
-    loop.run(i, i + length);
+    rule_.step(p, some.load(grad_ + i + x), s);
+    for_states([&](auto state) {
+      Vector& number = s[state.index];
+      if (state.coding == Coding::root8) number = sqrt(number);
+      some.template include<state.coding>(number, largest[state.index]);
+      some.store(number, now_[state.index].numbers + x);
+    });
+    if (averages) some.store(rule_.averaged(some.load(ema_ + i + x), p), ema_ + i + x);
+    some.store(p, param_ + i + x);
   }
 
-  FASTOPT_HOST_DEVICE void store_codes(int length) {
+  FASTOPT_HOST_DEVICE void prefetch(int64_t i) const {
+    for (int k = 0; k < Pair::lanes; k += V::lanes) {
+      const auto line = [=](const float* at) {
+        __builtin_prefetch(reinterpret_cast<const char*>(at + i + k) + ahead);
+      };
+      line(param_);
+      line(grad_);
+      if (averages) line(ema_);
+    }
     for_states([&](auto state) {
-      const Coded& before = before_[state.index];
-      encode_any<state.coding>(before.numbers, before.inverse, before.block.dither,
-                               before.block.codes, length);
+      __builtin_prefetch(static_cast<const uint8_t*>(item_.arrays[2 + state.index]) + i +
+                         codes_ahead);
     });
+  }
+
+  // Of the block before, the elements in [begin, end).
+  template <class State>
+  FASTOPT_HOST_DEVICE void store_codes(State state, int begin, int end) {
+    if (begin == end) return;
+    const Coded& before = before_[state.index];
+    encode_any<state.coding>(before.numbers + begin, before.inverse, before.block.dither + begin,
+                             before.block.codes + begin, end - begin);
   }
 
   const Item& item_;
-  int buffer_ = 0;
-  float* first_[max_states] = {};  // where the numbers of element 0 would be
+  const Update<Rule, float, used> rule_;
+  float* const param_;
+  float* const ema_;
+  const float* const grad_;
   Coded now_[max_states] = {}, before_[max_states] = {};
-  alignas(64) float numbers_[2][max_states][block_size];
 };
 
 // Rules that keep nothing have nothing to code.

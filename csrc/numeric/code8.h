@@ -26,32 +26,58 @@ struct CodeOf {
   static constexpr float largest = is_root ? 502.0f : 494.0f;  // of x / scale
 };
 
-template <Coding coding>
-FASTOPT_HOST_DEVICE float decoded(uint8_t bits, float scale) {
+// The formulas below hold for a number and, lane by lane, for a vector of them (simd/words.h).
+FASTOPT_HOST_DEVICE uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
+template <int bits>
+FASTOPT_HOST_DEVICE uint32_t shifted_left(uint32_t a) {
+  return a << bits;
+}
+
+// A code's byte, extended by its sign if it has one, to what it stands for.
+template <Coding coding, class Bits, class Number>
+FASTOPT_HOST_DEVICE Number number_of(Bits code, Number scale) {
   using Code = CodeOf<coding>;
-  constexpr uint32_t two = 0x40000000u;
+  const Bits two = 0x40000000u;
   if constexpr (Code::is_root) {
-    const uint32_t at_least_1 = bits > 1 ? bits : 1;
-    const float root = (float_of(two + (at_least_1 << Code::shift)) - 2.0f) * scale;
+    const Bits at_least_1 = larger(code, 1u);
+    const Number root = (float_of(shifted_left<Code::shift>(at_least_1) | two) - 2.0f) * scale;
     return root * root;
   } else {
-    const uint32_t sign = (bits & 0x80u) << 24, magnitude = (bits & 0x7fu) << Code::shift;
-    return (float_of(sign | two | magnitude) - float_of(sign | two)) * scale;
+    const Bits sign = 0x80000000u, kept = 0x80000000u | 0x7fu << Code::shift;
+    const Bits bits = shifted_left<Code::shift>(code);
+    return (float_of((bits & kept) | two) - float_of((bits & sign) | two)) * scale;
   }
 }
 
-// `x` is the root where the code keeps that. `dither` is uniform in [0, 2^shift).
+template <Coding coding>
+FASTOPT_HOST_DEVICE float decoded(uint8_t code, float scale) {
+  const int extended = CodeOf<coding>::is_root ? code : static_cast<int8_t>(code);
+  return number_of<coding>(static_cast<uint32_t>(extended), scale);
+}
+
+// The float that the code is cut from. `x` is the root where the code keeps that; `dither` is
+// uniform in [0, 2^shift).
+template <Coding coding, class Number, class Bits>
+FASTOPT_HOST_DEVICE Bits dithered(Number x, Number inverse, Bits dither) {
+  const Number y = x * inverse;
+  if constexpr (CodeOf<coding>::is_root) {
+    return bits_of(y + 2.0f) + dither;
+  } else {
+    const Bits two = 0x40000000u, sign = 0x80000000u;
+    return bits_of(y + float_of((bits_of(y) & sign) | two)) + dither;
+  }
+}
+
+template <Coding coding>
+FASTOPT_HOST_DEVICE uint8_t code_of(uint32_t float_bits) {
+  const uint32_t code = float_bits >> CodeOf<coding>::shift;
+  if constexpr (CodeOf<coding>::is_root) return static_cast<uint8_t>(code);
+  return static_cast<uint8_t>((code & 0x7fu) | (float_bits >> 24 & 0x80u));
+}
+
 template <Coding coding>
 FASTOPT_HOST_DEVICE uint8_t encoded(float x, float inverse, uint32_t dither) {
-  using Code = CodeOf<coding>;
-  const float y = x * inverse;
-  if constexpr (Code::is_root) {
-    return static_cast<uint8_t>((bits_of(y + 2.0f) + dither) >> Code::shift);
-  } else {
-    const uint32_t bits = bits_of(y), magnitude = bits_of(float_of(bits & 0x7fffffffu) + 2.0f);
-    const uint32_t code_bits = (magnitude + dither) >> Code::shift & 0x7fu;
-    return static_cast<uint8_t>(code_bits | (bits >> 24 & 0x80u));
-  }
+  return code_of<coding>(dithered<coding>(x, inverse, dither));
 }
 
 // A block's scale, and a little less than its inverse: the margin spares a clamp.
@@ -75,17 +101,19 @@ FASTOPT_HOST_DEVICE void decode(const uint8_t* __restrict from, float scale, flo
   for (int i = 0; i < count; ++i) to[i] = decoded<coding>(from[i], scale);
 }
 
-// The scale of a block; its numbers become 0 where that is NaN.
+// The scale of a block, from the largest magnitude; its numbers become 0 where that is NaN.
 template <Coding coding>
-FASTOPT_HOST_DEVICE BlockScale measure(float* x, int count) {
-  uint32_t largest = 0;
-  for (int i = 0; i < count; ++i) {
-    const uint32_t magnitude = bits_of(x[i]) & 0x7fffffffu;
-    largest = magnitude > largest ? magnitude : largest;
-  }
+FASTOPT_HOST_DEVICE BlockScale scaled(float* x, int count, uint32_t largest) {
   const BlockScale scale = block_scale<coding>(largest);
   if (scale.inverse == 0) __builtin_memset(x, 0, count * sizeof *x);
   return scale;
+}
+
+template <Coding coding>
+FASTOPT_HOST_DEVICE BlockScale measure(float* x, int count) {
+  uint32_t largest = 0;
+  for (int i = 0; i < count; ++i) largest = larger(largest, bits_of(x[i]) & 0x7fffffffu);
+  return scaled<coding>(x, count, largest);
 }
 
 template <Coding coding>
