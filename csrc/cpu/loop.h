@@ -77,13 +77,8 @@ struct MixedArray {
   }
 };
 
-// Whether states that are squares are stored as their roots.
-template <class Array>
-constexpr bool holds_roots = false;
-
 // The loop of a rule with a given set of states: bit i of `used` is set if states[i] is kept.
-template <class Rule, class T, class Param, class Array, unsigned used, bool averages,
-          class State = Array>
+template <class Rule, class T, class Param, class Array, unsigned used, bool averages>
 struct Loop {
   using V = typename Array::V;
   static constexpr int64_t ahead = 1024;  // bytes
@@ -91,7 +86,7 @@ struct Loop {
   const Update<Rule, T, used> rule;
   const Param param;
   const Array ema, grad;
-  const State states[max_states];
+  const Array states[max_states];
 
   FASTOPT_HOST_DEVICE Loop(const BoundRule& bound, void* const* arrays, const DType* dtypes)
       : rule(*reinterpret_cast<const Rule*>(bound.rule), bound.tail.grad_factor,
@@ -121,10 +116,8 @@ struct Loop {
     const auto line = [i](const auto& from) { __builtin_prefetch(from.at(i) + ahead); };
     line(param);
     line(grad);
-    if constexpr (!holds_roots<State>) {  // whose buffers are in a cache
-      for (int k = 0; k < Rule::state_count; ++k) {
-        if (keeps(k)) line(states[k]);
-      }
+    for (int k = 0; k < Rule::state_count; ++k) {
+      if (keeps(k)) line(states[k]);
     }
     if (averages) line(ema);
   }
@@ -140,7 +133,6 @@ struct Loop {
     }
     rule.step(p, g, s);
     for (int k = 0; k < Rule::state_count; ++k) {
-      if (holds_roots<State> && (Rule::squares >> k & 1) != 0) s[k] = sqrt(s[k]);
       if (keeps(k)) store(s[k], states[k]);
     }
     if (averages) store(rule.averaged(load(ema), p), ema);
