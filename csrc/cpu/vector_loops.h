@@ -5,6 +5,7 @@
 
 #include <stdint.h>
 
+#include "cpu/each_vector.h"
 #include "cpu/kernel.h"
 #include "cpu/sum.h"
 #include "simd/vec.h"
@@ -15,20 +16,6 @@ FASTOPT_TARGET_BEGIN
 template <class V>
 FASTOPT_HOST_DEVICE V magnitude(V v) {
   return select(v < V(0), -v, v);
-}
-
-// load(i, act): act on one vector after another, the last one perhaps in part.
-template <class V, class Act>
-FASTOPT_HOST_DEVICE void each_vector(int64_t count, Act act) {
-  int64_t i = 0;
-  for (; i <= count - V::lanes; i += V::lanes) {
-    act(i, [](const auto* from) { return V::load(from); }, [](V v, auto* to) { v.store(to); });
-  }
-  if (const int rest = static_cast<int>(count - i); rest > 0) {
-    act(
-        i, [rest](const auto* from) { return V::load_first(from, rest); },
-        [rest](V v, auto* to) { v.store_first(to, rest); });
-  }
 }
 
 // A vector of which at most `rest` elements, and at least one, are there.
