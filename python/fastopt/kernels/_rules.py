@@ -2,48 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any, TypeAlias
-
-import torch
-
-from fastopt import _C
-
-Array: TypeAlias = Any  # NumPy, torch, CuPy, memoryview, ...: there is no common base class
-Arrays: TypeAlias = Array | Sequence[Array]
-Steps: TypeAlias = int | Sequence[int]
-
-
-def _apply(rule: str, arrays: dict[str, Arrays | None], step: Steps, options: dict[str, Any]) -> None:
-    written_name, read_name, *_ = arrays
-    if arrays[written_name] is None:
-        raise TypeError(f"{written_name}: expected an array or a list of arrays, got None")
-    listed = isinstance(arrays[written_name], (list, tuple))
-    columns: list[Sequence[Array] | None] = []
-    for name, column in arrays.items():
-        if column is not None and isinstance(column, (list, tuple)) != listed:
-            expected = f"{'a list of arrays' if listed else 'one array'} like {written_name}"
-            raise TypeError(f"{name}: expected {expected}, got {type(column).__name__}")
-        columns.append(column if column is None else list(column) if listed else [column])
-        for i, tensor in enumerate(columns[-1] or ()):
-            if isinstance(tensor, torch.Tensor) and (tensor.is_neg() or tensor.is_conj()):
-                index = f"[{i}]" if listed else ""
-                raise ValueError(f"{name}{index}: expected plain memory, got a lazily negated view")
-    count = len(columns[0] or ())
-    steps: list[Any] = list(step) if isinstance(step, (list, tuple)) else [step] * count
-    names = (written_name, read_name)
-    _C.apply(rule, columns, steps, options, listed, torch.get_num_threads(), names)
-    written = [t for i, column in enumerate(columns) if i != 1 for t in column or ()]
-    torch.autograd.graph.increment_version([t for t in written if isinstance(t, torch.Tensor)])
-
-
-def _number(name: str, value: Any) -> float:
-    """The value as a float, for a check that compares it before the kernel sees it."""
-    try:
-        return math.ldexp(value, 0)  # float() would take text, too
-    except (TypeError, ValueError, RuntimeError):  # the last two from arrays
-        raise TypeError(f"{name}: expected a number, got {value!r}") from None
+from ._apply import Arrays, Steps, apply, number
 
 
 def sgd_(
@@ -67,7 +26,7 @@ def sgd_(
     ``exponential_average``, which starts from the buffer).
     """
     if nesterov or exponential_average:
-        momentum, dampening = _number("momentum", momentum), _number("dampening", dampening)
+        momentum, dampening = number("momentum", momentum), number("dampening", dampening)
     if nesterov and (momentum <= 0 or dampening != 0):
         raise ValueError(
             "nesterov: expected momentum > 0 and dampening = 0 with it, got "
@@ -80,7 +39,7 @@ def sgd_(
         )
     if bias_correction and not exponential_average:
         raise ValueError("bias_correction: expected exponential_average=True with it")
-    _apply(
+    apply(
         "sgd",
         {"param": param, "grad": grad, "momentum_buffer": momentum_buffer},
         step,
@@ -110,7 +69,7 @@ def adagrad_(
     maximize: bool = False,
 ) -> None:
     """AdaGrad in place; see :func:`fastopt.reference.adagrad`."""
-    _apply(
+    apply(
         "adagrad",
         {"param": param, "grad": grad, "sum": sum},
         step,
@@ -145,7 +104,7 @@ def rmsprop_(
 
     ``grad_avg`` is needed with ``centered``, ``momentum_buffer`` with ``momentum``.
     """
-    _apply(
+    apply(
         "rmsprop",
         {
             "param": param,
@@ -190,7 +149,7 @@ def adam_(
 
     ``max_exp_avg_sq`` is needed with ``amsgrad``.
     """
-    _apply(
+    apply(
         "adam",
         {
             "param": param,
@@ -264,7 +223,7 @@ def ema_(
     ``corrected``, if it is given, becomes the average divided by 1 - decay^step, for one that began
     at 0 (:func:`fastopt.reference.corrected_ema`).
     """
-    _apply(
+    apply(
         "ema",
         {"average": average, "value": value, "corrected": corrected},
         step,
@@ -284,7 +243,7 @@ def lion_(
     maximize: bool = False,
 ) -> None:
     """Lion in place; see :func:`fastopt.reference.lion`."""
-    _apply(
+    apply(
         "lion",
         {"param": param, "grad": grad, "exp_avg": exp_avg},
         step,
@@ -306,7 +265,7 @@ def adadelta_(
     maximize: bool = False,
 ) -> None:
     """Adadelta in place; see :func:`fastopt.reference.adadelta`."""
-    _apply(
+    apply(
         "adadelta",
         {"param": param, "grad": grad, "square_avg": square_avg, "acc_delta": acc_delta},
         step,
@@ -329,7 +288,7 @@ def radam_(
     maximize: bool = False,
 ) -> None:
     """RAdam in place; see :func:`fastopt.reference.radam`."""
-    _apply(
+    apply(
         "radam",
         {"param": param, "grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq},
         step,
@@ -358,7 +317,7 @@ def adamax_(
     maximize: bool = False,
 ) -> None:
     """Adamax in place; see :func:`fastopt.reference.adamax`."""
-    _apply(
+    apply(
         "adamax",
         {"param": param, "grad": grad, "exp_avg": exp_avg, "exp_inf": exp_inf},
         step,
@@ -387,7 +346,7 @@ def nadam_(
     ``mu_product``, one number for all arrays of the call, is the product of
     :func:`fastopt.reference.nadam_mu` of every step up to this one.
     """
-    _apply(
+    apply(
         "nadam",
         {"param": param, "grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq},
         step,

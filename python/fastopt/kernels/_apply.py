@@ -1,0 +1,46 @@
+"""How a rule is applied to whatever is an array; see :mod:`fastopt.kernels`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+from fastopt import _C
+
+Array: TypeAlias = Any  # NumPy, torch, CuPy, memoryview, ...: there is no common base class
+Arrays: TypeAlias = Array | Sequence[Array]
+Steps: TypeAlias = int | Sequence[int]
+
+
+def apply(rule: str, arrays: dict[str, Arrays | None], step: Steps, options: dict[str, Any]) -> None:
+    written_name, read_name, *_ = arrays
+    if arrays[written_name] is None:
+        raise TypeError(f"{written_name}: expected an array or a list of arrays, got None")
+    listed = isinstance(arrays[written_name], (list, tuple))
+    columns: list[Sequence[Array] | None] = []
+    for name, column in arrays.items():
+        if column is not None and isinstance(column, (list, tuple)) != listed:
+            expected = f"{'a list of arrays' if listed else 'one array'} like {written_name}"
+            raise TypeError(f"{name}: expected {expected}, got {type(column).__name__}")
+        columns.append(column if column is None else list(column) if listed else [column])
+        for i, tensor in enumerate(columns[-1] or ()):
+            if isinstance(tensor, torch.Tensor) and (tensor.is_neg() or tensor.is_conj()):
+                index = f"[{i}]" if listed else ""
+                raise ValueError(f"{name}{index}: expected plain memory, got a lazily negated view")
+    count = len(columns[0] or ())
+    steps: list[Any] = list(step) if isinstance(step, (list, tuple)) else [step] * count
+    names = (written_name, read_name)
+    _C.apply(rule, columns, steps, options, listed, torch.get_num_threads(), names)
+    written = [t for i, column in enumerate(columns) if i != 1 for t in column or ()]
+    torch.autograd.graph.increment_version([t for t in written if isinstance(t, torch.Tensor)])
+
+
+def number(name: str, value: Any) -> float:
+    """The value as a float, for a check that compares it before the kernel sees it."""
+    try:
+        return math.ldexp(value, 0)  # float() would take text, too
+    except (TypeError, ValueError, RuntimeError):  # the last two from arrays
+        raise TypeError(f"{name}: expected a number, got {value!r}") from None
