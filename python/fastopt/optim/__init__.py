@@ -11,7 +11,8 @@ none of these options.
 What may live here: one module per optimizer, holding its signature, its docstring and nothing that
 a kernel does; ``_fused.py``, the one ``step`` that they share;
 ``_hooks.py``, what surrounds that; ``_tail.py``, what it does besides the rule; ``_storage.py``, what
-its states are stored in; ``_report.py``, what it tells of the ways that its steps
+its states are stored in; ``_checks.py``, of the options of classes that torch lacks;
+``_report.py``, what it tells of the ways that its steps
 take; ``in_backward.py``, steps inside ``backward()``.
 """
 

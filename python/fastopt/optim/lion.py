@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from fastopt.optim._checks import check_options
 from fastopt.optim._fused import Fused
 from fastopt.optim._storage import StateDtype
 from fastopt.optim._tail import tail_options
@@ -56,17 +57,7 @@ class Lion(Fused):
         master_weights: bool = False,
         stochastic_rounding: bool = False,
     ) -> None:
-        if isinstance(lr, Tensor) and lr.numel() != 1:
-            raise ValueError("Tensor lr must be 1-element")
-        if not lr >= 0:
-            raise ValueError(f"Invalid learning rate: {lr}; expected >= 0")
-        for index, beta in enumerate(betas):
-            if not 0 <= beta < 1:
-                raise ValueError(
-                    f"Invalid beta parameter at index {index}: {beta}; expected 0 <= beta < 1"
-                )
-        if not weight_decay >= 0:
-            raise ValueError(f"Invalid weight_decay value: {weight_decay}; expected >= 0")
+        check_options(lr, betas, weight_decay=weight_decay)
         super().__init__(
             params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
         )
