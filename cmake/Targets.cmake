@@ -1,5 +1,6 @@
 # csrc/cpu/target*.cpp, compiled once per CPU target with that target's machine flags.
-add_library(fastopt_cpu STATIC csrc/cpu/dispatch.cpp csrc/cpu/dropout.cpp csrc/cpu/lbfgs.cpp csrc/cpu/norm.cpp csrc/cpu/parallel.cpp)
+add_library(fastopt_cpu STATIC csrc/cpu/dispatch.cpp csrc/cpu/dropout.cpp csrc/cpu/lbfgs.cpp csrc/cpu/norm.cpp
+  csrc/cpu/normed.cpp csrc/cpu/parallel.cpp)
 target_link_libraries(fastopt_cpu PUBLIC fastopt_numerics PRIVATE OpenMP::OpenMP_CXX)
 
 # fastopt_add_target(name flags...): one copy of the kernels, in namespace fastopt::name.
@@ -25,7 +26,7 @@ function(fastopt_add_target name)
   string(TOUPPER ${name} upper)
   add_library(fastopt_target_${name} OBJECT
     csrc/cpu/target.cpp csrc/cpu/target_halves.cpp csrc/cpu/target_coded.cpp
-    csrc/cpu/target_dropout.cpp csrc/cpu/target_vectors.cpp)
+    csrc/cpu/target_dropout.cpp csrc/cpu/target_normed.cpp csrc/cpu/target_vectors.cpp)
   target_link_libraries(fastopt_target_${name} PRIVATE fastopt_numerics)
   target_compile_options(fastopt_target_${name} PRIVATE $<$<NOT:$<CONFIG:Debug>>:-O3> ${ARGN})
   target_compile_definitions(fastopt_target_${name}

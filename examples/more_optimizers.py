@@ -1,4 +1,4 @@
-"""Lion, Adadelta, RAdam, Adamax and NAdam with every option: the rest of examples/whole_surface.py.
+"""Lion, LAMB, Adadelta, RAdam, Adamax and NAdam with every option; see examples/whole_surface.py.
 
     python examples/more_optimizers.py
 
@@ -25,6 +25,19 @@ def on_numpy() -> None:
         step=1, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, maximize=False,
     )  # fmt: skip
     check("lion_", (param, m), expected)
+
+    param, first, second = before.copy(), zeros(), zeros()
+    kernels.lamb_(
+        param, grad, first, second,
+        step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01,
+        bias_correction=True, maximize=False,
+    )  # fmt: skip
+    expected = reference.lamb(
+        before, grad, zeros(), zeros(),
+        step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01,
+        bias_correction=True, maximize=False, as_stored=lambda name, x: x,
+    )  # fmt: skip
+    check("lamb_", (param, first, second), expected)
 
     param, square, delta = before.copy(), zeros(), zeros()
     kernels.adadelta_(
@@ -90,6 +103,23 @@ def lion(model: torch.nn.Module) -> optim.Lion:
         state_dtype=torch.bfloat16,
         master_weights=False,
         stochastic_rounding=False,
+    )
+
+
+def lamb(model: torch.nn.Module) -> optim.LAMB:
+    return optim.LAMB(
+        model.parameters(),
+        lr=0.02,
+        betas=(0.9, 0.999),
+        eps=1e-6,
+        weight_decay=0.01,
+        bias_correction=True,
+        maximize=False,
+        max_grad_norm=1.0,
+        error_if_nonfinite=True,
+        ema_decay=0.9,
+        ema_bias_correction=True,
+        state_dtype=torch.bfloat16,
     )
 
 
@@ -182,7 +212,7 @@ def nadam(model: torch.nn.Module) -> optim.NAdam:
 
 def main() -> None:
     on_numpy()
-    for make in (lion, adadelta, radam, adamax, nadam):
+    for make in (lion, lamb, adadelta, radam, adamax, nadam):
         train(make)
 
 

@@ -30,6 +30,7 @@ Optimizer: TypeAlias = (
     | optim.Adam
     | optim.AdamW
     | optim.Lion
+    | optim.LAMB
     | optim.Adadelta
     | optim.RAdam
     | optim.Adamax

@@ -27,6 +27,7 @@ STATES = {
     "radam": ["exp_avg", "exp_avg_sq"],
     "adamax": ["exp_avg", "exp_inf"],
     "nadam": ["exp_avg", "exp_avg_sq"],
+    "lamb": ["exp_avg", "exp_avg_sq"],
 }
 USING_ALL_STATES: dict[str, Options] = {
     "sgd": {"momentum": 0.9},
@@ -39,6 +40,7 @@ USING_ALL_STATES: dict[str, Options] = {
     "radam": {},
     "adamax": {},
     "nadam": {},
+    "lamb": {},
 }
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
 
@@ -193,6 +195,7 @@ OPTIONS: dict[str, st.SearchStrategy[Options]] = {
         mu_product=decays,
         decoupled_weight_decay=flags,
     ),
+    "lamb": common_options(betas=betas, eps=numbers, bias_correction=flags),
     "radam": common_options(betas=betas, eps=numbers, decoupled_weight_decay=flags),
 }
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=7)

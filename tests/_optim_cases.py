@@ -66,6 +66,7 @@ EVERY = {
     ),
     "RAdam": Case(fastopt.optim.RAdam, torch.optim.RAdam, reference.radam, MOMENTS[:2]),
     "NAdam": Case(fastopt.optim.NAdam, torch.optim.NAdam, reference.nadam, MOMENTS[:2]),
+    "LAMB": Case(fastopt.optim.LAMB, None, reference.lamb, MOMENTS[:2]),
     "Adamax": Case(fastopt.optim.Adamax, torch.optim.Adamax, reference.adamax, ("exp_avg", "exp_inf")),
 }
 WITH_TORCH = [name for name, case in EVERY.items() if case.torchs]
@@ -139,6 +140,12 @@ TORCH_OPTIONS: dict[str, list[Options]] = {
         {"weight_decay": 0.1},
         {"maximize": True, "weight_decay": 0.1, "decoupled_weight_decay": True},
     ],
+    "LAMB": [
+        {},
+        {"betas": (0.5, 0.75), "eps": 1e-2},
+        {"weight_decay": 0.0},
+        {"maximize": True, "weight_decay": 0.1, "bias_correction": False},
+    ],
     "Adamax": [
         {"eps": 1e-2},
         {"betas": (0.5, 0.75)},
@@ -180,6 +187,7 @@ FULL: dict[str, Options] = {
     "RAdam": {"lr": 0.01, "weight_decay": 0.01, "betas": (0.9, 0.8)},
     "Adamax": {"lr": 0.01, "weight_decay": 0.01},
     "NAdam": {"lr": 0.01, "weight_decay": 0.01, "momentum_decay": 0.01},
+    "LAMB": {"lr": 0.01, "weight_decay": 0.1},
 }
 
 DTYPES = [torch.float32, torch.float64]
@@ -285,11 +293,11 @@ def state_dtypes(optimizer: Optimizer, *names: str) -> set[torch.dtype]:
 
 
 def array_of(tensor: Tensor) -> Array:
-    """A copy, as NumPy sees it: dense, and not lazily negated."""
+    """A copy, as NumPy sees it: dense, in the same order of memory, and not lazily negated."""
     plain = tensor.detach().resolve_neg()
     if plain.dtype == torch.bfloat16:  # which torch does not export
-        return np.array(plain.view(torch.uint16).numpy(), order="C").view(ml_dtypes.bfloat16)
-    return np.array(plain.numpy(), order="C")
+        return np.array(plain.view(torch.uint16).numpy(), order="K").view(ml_dtypes.bfloat16)
+    return np.array(plain.numpy(), order="K")
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:

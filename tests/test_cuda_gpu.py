@@ -19,6 +19,7 @@ from torch import Tensor
 from _dropout_cases import FORMS, values
 from _optim_cases import CAPTURABLE, CASES, EVERY, FULL
 from _walk import Walk
+from conftest import CPU_ONLY
 from fastopt import _C, kernels, nn, optim, reference
 
 DEVICE = torch.device(os.environ.get("FASTOPT_TEST_DEVICE", "cuda"))
@@ -38,6 +39,7 @@ STORAGE: list[dict[str, Any]] = [
     {"state_dtype": "int8", "stochastic_rounding": True},
 ]
 TAIL = {"max_grad_norm": 0.5, "ema_decay": 0.9, "ema_bias_correction": True}
+ON_CUDA = [name for name in EVERY if name not in CPU_ONLY]
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +122,7 @@ def trained(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("tail", [{}, TAIL], ids=["plain", "tail"])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", ON_CUDA)
 def test_steps_have_the_cpus_bits(
     name: str, tail: dict[str, Any], dtype: torch.dtype, cpu: Any
 ) -> None:

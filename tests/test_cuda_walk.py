@@ -27,6 +27,7 @@ from _kernel_cases import (
     values,
 )
 from _walk import ROOT, Walk
+from conftest import CPU_ONLY
 from fastopt import _C, kernels
 
 Arrays = dict[str, Array]
@@ -39,7 +40,8 @@ MIXES = {
     "mixed": (BF16, F16, F32, BF16, F32),
 }
 each_mix = pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES.keys())
-each_rule = pytest.mark.parametrize("name", STATES)
+ON_CUDA = [name for name in STATES if name not in CPU_ONLY]
+each_rule = pytest.mark.parametrize("name", ON_CUDA)
 
 
 def constant(name: str, file: str) -> int:
@@ -119,7 +121,7 @@ def test_sizes_around_packets_rounds_and_chunks(
 def test_nothing_depends_on_the_order_of_threads(
     cuda_walk: Walk, mix: tuple[np.dtype, ...], random: np.random.Generator
 ) -> None:
-    for name in STATES:
+    for name in ON_CUDA:
         sizes = [1, 300, CHUNK + 9, 2 * CHUNK]
         placed = [Placed(draw(name, mix, random, size), [0] * 5) for size in sizes]
         with cuda_walk.going(backwards=True):

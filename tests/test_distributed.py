@@ -217,6 +217,27 @@ def refusal(what: str) -> str:
     return str(caught.value)
 
 
+def norm_refused(what: str) -> str:
+    """LAMB's norms are those of single parameters."""
+    params, _ = mismatched(what)
+    before = [copy.deepcopy(getattr(param, "_local_tensor", param).detach()) for param in params]
+    optimizer = fastopt.optim.LAMB(params)
+    assert {it.path for it in optimizer.fused_report()} == {"torch"}
+    with pytest.raises(ValueError, match="no LAMB for a parameter") as caught:
+        optimizer.step()
+    assert not optimizer.state
+    for param, value in zip(params, before, strict=True):
+        assert torch.equal(getattr(param, "_local_tensor", param), value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["partial grads", "grads cut otherwise", "fsdp1"])
+def test_lamb_refuses_parameters_whose_norm_it_may_not_know(job: Job, what: str) -> None:
+    reason = "of FullyShardedDataParallel" if what == "fsdp1" else "a DTensor, of which this process"
+    for message in job.run(norm_refused, what):
+        assert reason in message
+
+
 REFUSALS = {
     "partial grads": "torch's step (grad is a DTensor of torch.Size([4, 3]), placements (Partial",
     "grads cut otherwise": "torch's step (grad is a DTensor of torch.Size([4, 3]), placements (Shard",

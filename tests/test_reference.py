@@ -180,6 +180,22 @@ def test_a_step_worked_by_hand(
     assert [result.tolist() for result in results] == [[value] * 3 for value in [param, *states]]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_step_of_lamb_worked_by_hand(dtype: type) -> None:
+    """Norms of 5 and 10; and, with the corrections and a decay, of 5 and √18."""
+    param, grad, m, v = (np.array(it, dtype) for it in ((3, 4), (2, -2), (22, 34), (4, 4)))
+    options: Options = {"lr": 0.5, "betas": (0.5, 0.75), "eps": 0, "weight_decay": 0}
+    found = reference.lamb(param, grad, m, v, **options, bias_correction=False)  # u = (6, 8)
+    assert [array.tolist() for array in found] == [[1.5, 2], [12, 16], [4, 4]]
+    m = np.array((4, 6), dtype)  # m' = (3, 2), m̂ = (6, 4), √v̂ = 4, so r = (1.5, 1)
+    found = reference.lamb(param, grad, m, v, **options | {"weight_decay": 0.5})  # u = (3, 3)
+    ratio = 5 / 18**0.5
+    expected = param - dtype(0.5 * ratio) * np.array([3, 3], dtype)
+    assert found[0].tolist() == expected.tolist()
+    (flipped, *_) = reference.lamb(param, -grad, m, v, **options, maximize=True)
+    assert flipped.tolist() == reference.lamb(param, grad, m, v, **options)[0].tolist()
+
+
 def test_scalars_are_computed_in_double_and_rounded_once() -> None:
     one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
     _, average = reference.sgd(one, one, zero, momentum=0.9, exponential_average=True)

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from _kernel_cases import (
@@ -27,6 +27,7 @@ from _kernel_cases import (
     rule,
     values,
 )
+from conftest import takes
 from fastopt import kernels
 from fastopt.reference.storage import widen
 
@@ -112,6 +113,7 @@ def test_a_step_equals_the_reference(
     random: np.random.Generator,
 ) -> None:
     name, options = case
+    assume(takes(backend, name))
     step_within_buffers(name, draw(name, mix, random, shape, kind), offsets, step=step, **options)
 
 
@@ -263,6 +265,8 @@ def test_references_leave_arguments_alone(
     for result in results:
         assert result.dtype == dtype
         assert not any(np.shares_memory(result, array) for array in arrays.values())
+    if name == "lamb":
+        return  # an element alone has other norms
     scalars = {key: np.array(array[0, 0]) for key, array in arrays.items()}
     for scalar, result in zip(rule(name)(**scalars, **USING_ALL_STATES[name]), results, strict=True):
         assert_same_bits(scalar, np.array(result[0, 0]))

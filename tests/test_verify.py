@@ -97,6 +97,12 @@ MUTANTS = [
     ("adagrad", "T(rate) * (g / (np.sqrt(sum) + T(eps)))", "T(rate) * g / (np.sqrt(sum) + T(eps))"),
     ("rmsprop", "np.where(avg < 0, T(0), avg)", "np.fmax(avg, T(0))"),
     ("adam", "maximum(max_exp_avg_sq, v)", "np.fmax(max_exp_avg_sq, v)"),
+    ("lamb", "T(lr * ratio) * u", "T(lr) * T(ratio) * u"),
+    (
+        "lamb",
+        'as_stored("exp_avg", T(beta1) * exp_avg + T(1 - beta1) * g)',
+        "T(beta1) * exp_avg + T(1 - beta1) * g",
+    ),
 ]
 
 
@@ -348,8 +354,9 @@ def test_a_wrong_reference_of_lbfgs(monkeypatch: pytest.MonkeyPatch, right: str,
     assert verify.main([*QUICK, "lbfgs"]) == 1
 
 
-def test_lbfgs_on_the_device_is_refused(cuda_is_walked: None, capsys: Any) -> None:
-    assert verify.main(["--device", "cuda", "--rule", "lbfgs"]) == 2
+@pytest.mark.parametrize("rule", ["lbfgs", "lamb"])
+def test_rules_of_the_cpu_on_the_device(rule: str, cuda_is_walked: None, capsys: Any) -> None:
+    assert verify.main(["--device", "cuda", "--rule", rule]) == 2
     assert "on the CPU only" in capsys.readouterr().err
 
 

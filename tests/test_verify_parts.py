@@ -38,7 +38,7 @@ def test_the_table_knows_every_argument(rule: Rule) -> None:
     parameters = inspect.signature(getattr(reference, rule.name)).parameters.values()
     arrays = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert [state.name for state in rule.states] == [p.name for p in arrays[2:]]
-    options = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"step"}
+    options = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"step", "as_stored"}
     assert options == {*rule.choices, *rule.numbers}
 
 

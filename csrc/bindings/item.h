@@ -82,7 +82,7 @@ inline void set_kernel(Item& item, const AnyRule& rule) {
   const bool is_mixed = param == DType::float16 || !are_all(item, param);
   const Form form = is_mixed ? Form::mixed : static_cast<Form>(param);
   item.form = form;
-  item.kernel = kernel_of(target(), rule.index(), form);
+  rule.set_kernel(item);
   if (item.packing != nullptr) item.staged = staged_of(item, rule);
 }
 

@@ -14,6 +14,7 @@ ParamReader::ParamReader(Spec& spec, Scratch& scratch, const py::object& optimiz
       spec_(spec),
       scratch_(scratch),
       rule_(*scratch.rule),
+      has_norms_(rule_.has_norms()),
       optimizer_(optimizer),
       state_(optimizer.attr("state")) {}
 
@@ -36,6 +37,7 @@ void ParamReader::read(PyObject* param, py::object grad) {
   rounding_ = nullptr;
   made_rule_state_ = false;
   fresh_ = {};
+  if (has_norms_) check_norms();
   PyObject* local = local_param();
   read_local(local);
   take(1, grad.ptr(), "grad");
@@ -80,6 +82,20 @@ std::size_t ParamReader::cuda_group() {
     is_on_cuda_ = true;
   }
   return work.groups.size() - 1;
+}
+
+// Norms are of whole tensors, whose numbers are the parameter's own.
+void ParamReader::check_norms() const {
+  if (has_master_ || rounds_at_random_) {
+    throw Unfit{"master_weights and stochastic_rounding are not for a rule with norms"};
+  }
+  if (is_dtensor(param_)) {
+    throw Unfit{"a DTensor, of which this process may not know the norm (" +
+                distribution_text(distribution(param_)) + ")"};
+  }
+  if (py::hasattr(param_, "_fsdp_flattened")) {
+    throw Unfit{"of FullyShardedDataParallel, so that this process does not know its norm"};
+  }
 }
 
 // What lies in this process of the parameter: all of it, unless it is a DTensor.
@@ -139,6 +155,7 @@ void ParamReader::check_device() {
     throw Unfit{is_cuda ? "on " + device_name(view_) + ": " + cuda_.trouble() : "not on the CPU"};
   }
   if (device_ == cpu_device && capturable_) throw Unfit{"capturable=True on the CPU"};
+  if (device_ != cpu_device && has_norms_) throw Unfit{"a rule with norms is for the CPU so far"};
   if (lr_.number.on_device() && lr_.device != device_) {
     throw Unfit{"not on the device of its learning rate"};
   }

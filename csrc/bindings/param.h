@@ -43,6 +43,7 @@ class ParamReader {
  private:
   PyObject* local_param();
   PyObject* local_like_param(PyObject* tensor, const char* name);
+  void check_norms() const;
   void read_local(PyObject* local);
   void check_device();
   bool is_beside_param(const View& view) const;
@@ -81,6 +82,7 @@ class ParamReader {
   const Spec& spec_;
   Scratch& scratch_;
   AnyRule& rule_;
+  const bool has_norms_;
   const py::object& optimizer_;
   const py::object state_;  // optimizer.state
   const TorchReader& reader_ = TorchReader::get();

@@ -12,6 +12,7 @@ namespace fastopt {
 // A state in 8 bits has a second tensor for its blocks' scales.
 void ParamReader::set_coding(int i, Coding coding, bool is_new) {
   const std::string name = rule_.state_name(i);
+  if (has_norms_) throw Unfit{name + " in 8 bits, of a rule with norms"};
   if (!is_contiguous(view_) || view_.ndim == 0) {
     throw Unfit{name + " in 8 bits beside a parameter that is not contiguous"};
   }

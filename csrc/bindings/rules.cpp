@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <unordered_map>
 
+#include "cpu/dispatch.h"
 #include "rules/list.h"
 #include "simd/vec.h"
 
@@ -107,12 +108,22 @@ class OptionReader {
   bool lr_on_device_;
 };
 
-template <template <class> class Rule>
+template <template <class> class Rule, bool norms>
 class RuleOf final : public AnyRule {
  public:
   explicit RuleOf(int index) : index_(index) {}
 
   int index() const override { return index_; }
+  bool has_norms() const override { return norms; }
+
+  void set_kernel(Item& item) const override {
+    if constexpr (norms) {
+      item.normed = &target().normed[index_][static_cast<int>(item.form)];
+    } else {
+      item.kernel = kernel_of(target(), index_, item.form);
+    }
+  }
+
   int state_count() const override { return Rule<float>::state_count; }
   const char* state_name(int state) const override { return Rule<float>::states[state]; }
 
@@ -185,11 +196,19 @@ class RuleOf final : public AnyRule {
 }  // namespace
 
 std::unique_ptr<AnyRule> make_rule(const std::string& name) {
-  int index = 0;
-#define FASTOPT_MAKE(Rule)                                                                 \
-  if (name == host::Rule<float>::name) return std::make_unique<RuleOf<host::Rule>>(index); \
+#define FASTOPT_MAKE(Rule)                                                                        \
+  if (name == host::Rule<float>::name) return std::make_unique<RuleOf<host::Rule, norms>>(index); \
   ++index;
-  FASTOPT_RULES(FASTOPT_MAKE)
+  {
+    constexpr bool norms = false;
+    int index = 0;
+    FASTOPT_RULES(FASTOPT_MAKE)
+  }
+  {
+    constexpr bool norms = true;
+    int index = 0;
+    FASTOPT_NORMED_RULES(FASTOPT_MAKE)
+  }
 #undef FASTOPT_MAKE
   throw py::value_error("rule: there is no rule named '" + name + "'");
 }

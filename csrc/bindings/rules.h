@@ -17,7 +17,12 @@ class AnyRule {
  public:
   virtual ~AnyRule() = default;
 
-  virtual int index() const = 0;  // in FASTOPT_RULES, and so in every kernel table
+  virtual int index() const = 0;  // in its list (rules/list.h), and so in every kernel table
+  virtual bool has_norms() const = 0;
+
+  // Sets what steps an item of this form.
+  virtual void set_kernel(Item& item) const = 0;
+
   virtual int state_count() const = 0;
   virtual const char* state_name(int state) const = 0;
 

@@ -39,7 +39,18 @@ using Kernel = void (*)(const BoundRule& rule, void* const* arrays, const DType*
 
 // A rule's kernels: every array of one type; any mix of float32, bfloat16 and float16.
 enum class Form : int { float32, float64, bfloat16, mixed };
+constexpr int form_count = 4;
 constexpr int half_form_count = 2;  // from bfloat16 on
+
+// The two passes of a rule with norms (cpu/normed.h), on arrays as a Kernel takes them: the states
+// and the update that they make, which is left in `updates` in what is computed in; and the step by
+// the ratio of the norms, which does not look at the gradient.
+struct NormedKernels {
+  void (*update_states)(const BoundRule& rule, void* const* arrays, const DType* dtypes,
+                        int64_t begin, int64_t end, void* updates);
+  void (*step_by)(const BoundRule& rule, void* const* arrays, const DType* dtypes, int64_t begin,
+                  int64_t end, double ratio);
+};
 
 struct Item;
 
@@ -51,6 +62,7 @@ using Staged = void (*)(const Item& item, int64_t begin, int64_t end);
 struct Item {
   Form form;
   Kernel kernel;
+  const NormedKernels* normed;  // in place of the kernel, where the rule has norms
   const BoundRule* rule;
   void* arrays[max_arrays];
   DType dtypes[max_arrays];
@@ -71,6 +83,7 @@ struct Target {
   bool (*supported)();                            // by this machine
   const Kernel (*kernels)[compute_count];         // [rule, by its place in FASTOPT_RULES][Form]
   const Kernel (*half_kernels)[half_form_count];  // [rule][Form from bfloat16 on]
+  const NormedKernels (*normed)[form_count];      // [rule, in FASTOPT_NORMED_RULES][Form]
   Staged staged;                                  // any item, by way of buffers (cpu/stage.h)
   const Staged* coded;                            // [rule]: all float32, states in 8 bits
   const Staged* rounded;                          // [rule]: all bfloat16, rounded at random

@@ -12,6 +12,7 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/float_mode.h"
+#include "cpu/normed.h"
 
 namespace fastopt {
 namespace {
@@ -110,6 +111,7 @@ void split(int64_t total, int64_t piece, int threads,
 }
 
 void run(std::vector<Item>& items, int threads) {
+  if (!items.empty() && items[0].normed != nullptr) return run_normed(items, threads);
   int64_t total = 0;
   for (Item& item : items) {
     item.start = total;

@@ -9,8 +9,8 @@
 
 namespace fastopt {
 
-// Every item, once. `threads` is an upper bound: small work stays on the calling thread, and so do
-// parameters that lie in one memory.
+// Every item, once; all are of one rule. `threads` is an upper bound: small work stays on the
+// calling thread, and so do parameters that lie in one memory.
 void run(std::vector<Item>& items, int threads);
 
 // Whether two parameters lie in one memory, as weights do that are tied by their data.

@@ -1,4 +1,4 @@
-// The list of all rules. A new rule is one header and one line here.
+// The lists of all rules. A new rule is one header and one line here.
 #pragma once
 
 #include "rules/adadelta.h"
@@ -6,6 +6,7 @@
 #include "rules/adam.h"
 #include "rules/adamax.h"
 #include "rules/ema.h"
+#include "rules/lamb.h"
 #include "rules/limit.h"
 #include "rules/lion.h"
 #include "rules/nadam.h"
@@ -25,3 +26,6 @@
   X(NAdam)               \
   X(Ema)                 \
   X(Limit)
+
+// Rules with norms. They have no CUDA kernels and keep no states in 8 bits.
+#define FASTOPT_NORMED_RULES(X) X(LAMB)

@@ -24,6 +24,13 @@
 // The kernels' callers advance it by next_product(), on the CPU or, where it lies there, on a
 // device.
 //
+// A rule with norms, which stands in the second list, steps by lr |param| / |u| u, with the norms
+// of the whole tensor and 1 for their ratio where either is 0. In it,
+//
+//   operator()     updates the states, all of which it always needs, and leaves the parameter alone
+//   direction()    the update u: of param, then the states, as they are after operator()
+//   lr             in double, as it meets the ratio there
+//
 // A state that the options do not use arrives in operator() as Absent, so what depends on it is
 // decided at compile time; the other options are run-time members, uniform over the loop.
 //

@@ -231,6 +231,39 @@ def ema_(
     )
 
 
+def lamb_(
+    param: Arrays,
+    grad: Arrays,
+    exp_avg: Arrays,
+    exp_avg_sq: Arrays,
+    *,
+    step: Steps = 1,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-6,
+    weight_decay: float = 0.01,
+    bias_correction: bool = True,
+    maximize: bool = False,
+) -> None:
+    """LAMB in place; see :func:`fastopt.reference.lamb`.
+
+    The norms are those of each array. On the CPU only.
+    """
+    apply(
+        "lamb",
+        {"param": param, "grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq},
+        step,
+        {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "bias_correction": bias_correction,
+            "maximize": maximize,
+        },
+    )
+
+
 def lion_(
     param: Arrays,
     grad: Arrays,

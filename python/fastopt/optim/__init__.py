@@ -23,6 +23,7 @@ from fastopt.optim.adam import Adam
 from fastopt.optim.adamax import Adamax
 from fastopt.optim.adamw import AdamW
 from fastopt.optim.in_backward import StepInBackward, step_in_backward
+from fastopt.optim.lamb import LAMB
 from fastopt.optim.lbfgs import LBFGS
 from fastopt.optim.lion import Lion
 from fastopt.optim.nadam import NAdam
@@ -31,6 +32,7 @@ from fastopt.optim.rmsprop import RMSprop
 from fastopt.optim.sgd import SGD
 
 __all__ = [
+    "LAMB",
     "LBFGS",
     "SGD",
     "Adadelta",

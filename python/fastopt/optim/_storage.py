@@ -1,6 +1,6 @@
 """What parameters and states are stored in.
 
-Every fastopt optimizer takes these keyword-only options:
+Every fastopt optimizer takes these keyword-only options (LAMB the first alone, and no codes in it):
 
 state_dtype
     What the states are stored in. ``torch.bfloat16`` takes half the memory of float32, and half the

@@ -39,6 +39,7 @@ from .dropout import (
     philox4x32,
     relu_dropout,
 )
+from .lamb import lamb
 from .lbfgs import LBFGSMemory, lbfgs, lbfgs_direction, newton_step
 from .lion import lion
 from .nadam import nadam, nadam_mu
@@ -65,6 +66,7 @@ __all__ = [
     "ema",
     "from_bfloat16",
     "grad_norm",
+    "lamb",
     "lbfgs",
     "lbfgs_direction",
     "lion",

@@ -68,7 +68,8 @@ def narrow(y: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
 def stored(rule: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
     """A rule that also takes arrays of 16-bit types, in any mix with float32.
 
-    It computes in float32, and returns each result in the type that its array came in.
+    It computes in float32, and returns each result in the type that its array came in. One that goes
+    on with what it has stored asks for that as `as_stored`.
     """
     signature = inspect.signature(rule)
 
@@ -79,6 +80,8 @@ def stored(rule: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array,
         if not any(is_stored(array.dtype) for array in arrays.values()):
             return rule(*args, **kwargs)
         wide = {name: widen(it) if is_stored(it.dtype) else it for name, it in arrays.items()}
+        if "as_stored" in signature.parameters:
+            given.setdefault("as_stored", lambda name, x: widen(narrow(x, arrays[name].dtype)))
         results = rule(**{**given, **wide})
         dtypes = [array.dtype for name, array in arrays.items() if name != "grad"]
         pairs = zip(results, dtypes, strict=True)

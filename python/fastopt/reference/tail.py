@@ -41,6 +41,15 @@ def dot(a: Array, b: Array) -> float:
         return _total(_chunk_sums(a.astype(np.float64) * b.astype(np.float64)))
 
 
+def tensor_norm(x: Array, like: Array) -> float:
+    r"""The Euclidean norm of one tensor, by the tree of :func:`grad_norm`.
+
+    Its elements count in the order in which those of ``like`` lie in memory.
+    """
+    axes = sorted(range(like.ndim), key=lambda axis: -like.strides[axis])
+    return grad_norm([x.transpose(axes)])
+
+
 def grad_norm(grads: Sequence[Array]) -> float:
     r"""The Euclidean norm of all gradients together, :math:`\sqrt{\sum_i g_i^2}`.
 

@@ -80,8 +80,9 @@ def main(argv: list[str] | None = None) -> int:
     from . import show
 
     targets = [name for name in supported_targets() if name in options.target]
+    there = [rule for rule in RULES if not (rule.norms and options.device == "cuda")]
     plan = Plan(
-        rules=tuple(rule for rule in RULES if rule.name in options.rule),
+        rules=tuple(rule for rule in there if rule.name in options.rule),
         targets=(device.CUDA,) if options.device == "cuda" else tuple(targets),
         seed=options.seed,
         quick=options.quick,
@@ -90,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         lbfgs=OPTIONS if "lbfgs" in options.rule and options.device == "cpu" else (),
     )
     if not len(plan):
-        print("verify: lbfgs runs on the CPU only", file=sys.stderr)
+        print("verify: lamb and lbfgs run on the CPU only", file=sys.stderr)
         return 2
     begin = time.perf_counter()
     with show.progress(len(plan)) as advance:

@@ -49,6 +49,7 @@ class Rule:
     numbers: Mapping[str, tuple[Any, ...]]  # with values drawn from these where it has no 0
     allowed: Callable[[Options], bool] = field(default=always)
     factor: Callable[[Options, int], float] | None = None  # of a step, in its mu_product
+    norms: bool = False  # of whole parameters, by whose ratio it steps
 
     def combinations(self) -> list[Options]:
         """Every combination of the choices that is allowed."""
@@ -179,6 +180,14 @@ RULES = (
         states=ADAM_STATES,
         choices=ADAM_CHOICES,
         numbers=ADAM_NUMBERS,
+    ),
+    Rule(
+        "lamb",
+        "LAMB",
+        states=(State("exp_avg"), State("exp_avg_sq", square=True)),
+        choices={**COMMON_CHOICES, "bias_correction": SWITCH},
+        numbers={**ADAM_NUMBERS, "eps": (1e-6, 1e-8, 1e-3)},  # 0 / 0 would be in all of a parameter
+        norms=True,
     ),
     Rule(
         "lion",

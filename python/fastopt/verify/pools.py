@@ -5,6 +5,8 @@ They are drawn once; the arrays of a trial are cut out of a pool at random place
 
 from __future__ import annotations
 
+from copy import copy
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -38,11 +40,19 @@ def draw(kind: str, count: int, dtype: np.dtype[Any], rng: np.random.Generator) 
     return values.astype(dtype)
 
 
+def tamed(storage: Storage, values: Array) -> Array:
+    """See `Pool.tame`."""
+    numbers = storage.numbers(values)
+    return storage.rounded(np.where(np.abs(numbers) <= 1000, numbers, numbers.dtype.type(1)))
+
+
 class Pool:
     """Values of every kind, in runs of `run` neighbours of one kind; `share` of them are random.
 
     In every type whose arrays are computed in this one; of one kind at the same places.
     """
+
+    is_tame = False
 
     def __init__(
         self, dtype: np.dtype[Any], rng: np.random.Generator, *, run: int, share: float
@@ -62,6 +72,18 @@ class Pool:
             values[places] = draw(kind, int(places.sum()), dtype, rng)
         return values
 
+    @cached_property
+    def tame(self) -> Pool:
+        """The same with 1 in the place of what is no number, or larger than 1000.
+
+        No square is negative, either. For sums, in which a NaN, an infinity or one huge number
+        decides alone.
+        """
+        other = copy(self)
+        other.is_tame = True
+        other.values = {name: tamed(Storage(name), values) for name, values in self.values.items()}
+        return other
+
     def cut(
         self, storage: Storage, length: int, square: bool, rng: np.random.Generator
     ) -> tuple[Array, Places]:
@@ -72,7 +94,7 @@ class Pool:
         if square:
             bits = values.view(storage.bits)
             sign = bits.dtype.type(1 << (8 * bits.itemsize - 1))
-            np.bitwise_and(bits, ~sign, out=bits, where=np.arange(length) % 64 != 63)
+            np.bitwise_and(bits, ~sign, out=bits, where=self.is_tame | (np.arange(length) % 64 != 63))
         return values, self.kinds[stretch] == 0
 
 

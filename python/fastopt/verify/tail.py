@@ -54,13 +54,7 @@ class TailTrial(OptimizerTrial):
         return [*super().states(rng), *(["ema"] if "ema_decay" in self.tail else [])]
 
     def draw_grad(self, pool: Pool, rng: np.random.Generator) -> tuple[Array, Places]:
-        grads, plain = super().draw_grad(pool, rng)
-        if rng.integers(4):  # else a NaN, an infinity or one huge number decides alone
-            storage = self.storages["grad"]
-            numbers = storage.numbers(grads)
-            tame = np.where(np.abs(numbers) <= 1000, numbers, numbers.dtype.type(1))
-            return storage.rounded(tame), plain
-        return grads, plain
+        return super().draw_grad(pool.tame if rng.integers(4) else pool, rng)
 
     def fill(self, start: Block, pool: Pool, rng: np.random.Generator) -> Places:
         plain = super().fill(start, pool, rng)

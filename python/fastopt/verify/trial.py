@@ -49,6 +49,8 @@ class Trial:
         steps: int,
     ) -> None:
         self.rule, self.options, self.layout, self.mix = rule, options, layout, mix
+        if rule.norms and rng.integers(4):
+            pool = pool.tame
         names = ["param", "grad", *self.states(rng)]
         shifts = dict(zip(names, rng.integers(4, size=len(names)).tolist(), strict=True))
         self.storages = {name: self.storage(name) for name in names}
@@ -92,9 +94,16 @@ class Trial:
         """What step `number` of the trial, from 0, is to a parameter that began at step `first`."""
         return first + number
 
+    @property
+    def segments(self) -> Sequence[tuple[int, int, int]]:
+        """What one call of the reference serves: of a rule with norms, one parameter."""
+        if not self.rule.norms:
+            return self.layout.segments
+        return [(it.start, it.start + it.size, it.step) for it in self.layout.pieces]
+
     def step_reference(self, block: Block, number: int) -> None:
         """The reference's step `number` on a block, between the gaps."""
-        for begin, end, first in self.layout.segments:
+        for begin, end, first in self.segments:
             if (step := self.step_number(first, number)) < 1:
                 continue
             segment = {name: array[begin:end] for name, array in block.arrays.items()}
@@ -110,7 +119,13 @@ class Trial:
 
     def results_of(self, numbers: Mapping[str, Array], step: int, options: Options) -> dict[str, Array]:
         """What the references make of numbers, before it is rounded to what it is stored in."""
+        if self.rule.norms:
+            options = options | {"as_stored": self.as_stored}
         return evaluate(self.rule, options, numbers, step)
+
+    def as_stored(self, name: str, numbers: Array) -> Array:
+        """What an array reads as once it has been stored."""
+        return self.storages[name].numbers(self.storages[name].rounded(numbers))
 
     def begin(self, target: str) -> None:
         """Make ready for the first step on a target."""
@@ -232,8 +247,8 @@ class KernelTrial(Trial):
     def accuracy(self) -> Accuracy | None:
         """The first step in more precision, if that means something here."""
         sample = np.flatnonzero(self.plain)
-        if {storage.name for storage in self.storages.values()} != {"float32"}:
-            return None
+        if self.rule.norms or {storage.name for storage in self.storages.values()} != {"float32"}:
+            return None  # a sample has not the norms of the whole
         if not Accuracy.applies_to(sample, self.start["param"], self.options):
             return None
         arrays = self.start.arrays | {"grad": self.expected[0]["grad"]}
