@@ -33,7 +33,7 @@ DIGEST = [
     ("lowbit", "1 x 64M", "AdamW bf16", 2**26),
     ("lowbit", "1 x 64M", "AdamW bf16, stochastic rounding", 2**26),
     ("lowbit", "1 x 64M", "AdamW float32, int8 state", 2**26),
-    ("lbfgs", "1 x 1M", "iteration", 1_000_000),
+    ("lbfgs", "1 x 1M", "LBFGS", 1_000_000),
     ("dropout", "1 x 64M", "float32 in place", 2**26),
     ("dropout", "512 x 1024", "MLP", 524_288),
 ]
