@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from _optim_cases import EVERY, Array, Options, array_of, with_product
 from fastopt import reference
 from fastopt.reference.codes import decode_blocks, encode_blocks
-from fastopt.reference.dropout import draw
+from fastopt.reference.rounding import rounding_draws
 from fastopt.reference.storage import from_bfloat16, round_stochastic, split_float32, to_bfloat16
 
 RULES: list[tuple[str, Options]] = [
@@ -158,7 +158,7 @@ class Low:
         if param.dtype == torch.bfloat16 and group["stochastic_rounding"]:
             seed, count = state["rounding"].tolist()
             assert count == it.step
-            draws = draw(param.numel(), seed=seed, offset=count, index=0, domain=1)
+            draws = rounding_draws(param.numel(), seed=seed, offset=count, index=0)
             expected = round_stochastic(it.param, draws.reshape(it.param.shape))
             it.param = from_bfloat16(expected)
         elif param.dtype == torch.bfloat16 and group["master_weights"]:

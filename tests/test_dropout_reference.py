@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from _dropout_cases import DTYPES, KNOWN_ANSWERS, RATES, assert_same, bfloat16, values
+from _dropout_cases import DTYPES, RATES, assert_same, bfloat16, known_answers, values
 from fastopt import reference
 
 ONE = np.ones(4, np.float32)
@@ -16,11 +16,13 @@ ONE = np.ones(4, np.float32)
 # ---- random numbers -------------------------------------------------------------------------------
 
 
-def test_known_answers() -> None:
-    for line in KNOWN_ANSWERS:
-        assert reference.philox4x32(line[:4], line[4:6]).tolist() == line[6:]
-    columns = np.array(KNOWN_ANSWERS).T  # all at once
-    assert np.array_equal(reference.philox4x32(columns[:4], columns[4:6]), columns[6:].T)
+@pytest.mark.parametrize("rounds", [7, 10])
+def test_known_answers(rounds: int) -> None:
+    lines = known_answers(rounds)
+    for line in lines:
+        assert reference.philox4x32(line[:4], line[4:6], rounds).tolist() == line[6:]
+    columns = np.array(lines).T  # all at once
+    assert np.array_equal(reference.philox4x32(columns[:4], columns[4:6], rounds), columns[6:].T)
 
 
 def draws(count: int, seed: int, offset: int, index: int) -> list[int]:

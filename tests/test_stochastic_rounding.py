@@ -27,7 +27,9 @@ from _low_cases import (
 )
 from _optim_cases import CASES, EVERY, Options, option_id
 from _ranks import Job
+from fastopt.reference import philox4x32
 from fastopt.reference.dropout import draw
+from fastopt.reference.rounding import rounding_draws
 from fastopt.reference.storage import from_bfloat16, round_stochastic, to_bfloat16
 
 SHAPES = [(7,), (33, 5), (1023,), (1025,), (4, 513), (), (0,)]
@@ -65,6 +67,40 @@ def test_what_is_not_finite_stays_so_and_the_largest_may_overflow() -> None:
     assert got[0] == got[4] == np.inf
     assert got[1] == -np.inf
     assert np.isnan(got[2:4]).all()
+
+
+# ---- the draws ------------------------------------------------------------------------------------
+
+
+def drawn_one_by_one(count: int, seed: int, offset: int, index: int) -> list[int]:
+    """The definition, one element at a time: a draw as bytes of its block."""
+    found = []
+    for i in range(index, index + count):
+        block, place = divmod(i, 16)
+        counter = [block % 2**32, block >> 32, offset % 2**32, offset >> 32 | 1 << 24]
+        words = philox4x32(counter, [seed % 2**32, seed % 2**64 >> 32], rounds=7)
+        word, byte = int(words[place % 8 // 2]), 2 * (place % 2) - place // 8
+        low, high = (word >> 8 * (at % 4) & 0xFF for at in (byte, byte + 1))
+        found.append(high << 8 | low)
+    return found
+
+
+@pytest.mark.parametrize("index", [0, 5, 2**36 - 9, 2**63 - 41])
+@pytest.mark.parametrize(
+    ("seed", "offset"), [(0, 0), (2**64 - 1, 2**56 - 1), (-1, 1), (-(2**63), 2**32)]
+)
+def test_an_element_takes_its_draw(seed: int, offset: int, index: int) -> None:
+    got = rounding_draws(40, seed=seed, offset=offset, index=index)
+    assert got.dtype == np.uint16
+    assert got.tolist() == drawn_one_by_one(40, seed, offset, index)
+
+
+def test_each_byte_is_an_upper_half_once_and_a_lower_half_once() -> None:
+    blocks = rounding_draws(16 * 100, seed=3, offset=4, index=0).reshape(100, 16)
+    counter = [np.arange(100), 0, 4, 1 << 24]
+    given = np.sort(philox4x32(counter, [3, 0], rounds=7).astype("<u4").view(np.uint8))
+    for half in (blocks & 0xFF, blocks >> 8):
+        assert np.array_equal(np.sort(half), given)
 
 
 # ---- steps ----------------------------------------------------------------------------------------
@@ -158,7 +194,7 @@ def rounded_once(seed: int, count: int, shape: tuple[int, ...] = (5000,)) -> Any
 def test_seed_count_and_place_decide(backend: str, seed: int, count: int) -> None:
     got = rounded_once(seed, count)
     x = np.float32(1.5) + np.float32(2.0**-7 / 3)
-    draws = draw(5000, seed=seed, offset=count, index=0, domain=1)
+    draws = rounding_draws(5000, seed=seed, offset=count, index=0)
     assert_equal(got, round_stochastic(np.full(5000, x, np.float32), draws), "rounded")
     assert_equal(got, rounded_once(seed, count, (50, 100)), "another shape")
     assert_equal(got[:77], rounded_once(seed, count, (77,)), "a part")
@@ -167,7 +203,7 @@ def test_seed_count_and_place_decide(backend: str, seed: int, count: int) -> Non
 
 
 def test_dropout_has_other_draws() -> None:
-    pair = [draw(1000, seed=1, offset=2, index=0, domain=domain) for domain in (0, 1)]
+    pair = [draws(1000, seed=1, offset=2, index=0) for draws in (draw, rounding_draws)]
     assert (pair[0] != pair[1]).mean() > 0.99
 
 

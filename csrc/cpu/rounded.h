@@ -8,8 +8,8 @@
 
 #include "cpu/kernel.h"
 #include "cpu/loop.h"
-#include "simd/draws.h"
 #include "simd/pair.h"
+#include "simd/rounding_draws.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
@@ -19,9 +19,9 @@ struct RoundedLoops {
   template <unsigned used, bool averages>
   static void run(const Item& item, int64_t begin, int64_t end) {
     using Array = ArrayOf<bfloat16, Pair>;
-    constexpr int piece = Draws::at_once;
+    constexpr int piece = RoundingDraws::at_once;
     const Packing& packing = *item.packing;
-    Draws draws = Draws::of_numbers(packing.seed, packing.offset, packing.index + begin);
+    RoundingDraws draws(packing.seed, packing.offset, packing.index + begin);
     alignas(64) uint16_t numbers[piece];
     const uint16_t* first;
     void* arrays[max_arrays + 1];
@@ -30,7 +30,7 @@ struct RoundedLoops {
     const Loop<Rule, float, RoundedArray, Array, used, averages> loop(*item.rule, arrays,
                                                                       item.dtypes);
     for (int64_t i = begin; i < end; i += piece) {
-      draws.next_numbers(numbers);
+      draws.next(numbers);
       first = numbers - i;
       loop.run(i, end - i < piece ? end : i + piece);
     }

@@ -11,7 +11,7 @@
 #include "cpu/kernel.h"
 #include "numeric/code8.h"
 #include "numeric/split.h"
-#include "simd/draws.h"
+#include "simd/rounding_draws.h"
 #include "simd/vec.h"
 #include "target.h"
 
@@ -88,8 +88,8 @@ class Stage {
     }
     bfloat16* hi = static_cast<bfloat16*>(item_.arrays[0]) + i;
     if (packing_.master == Master::stochastic) {
-      Draws draws = Draws::of_numbers(packing_.seed, packing_.offset, packing_.index + i);
-      for (int k = 0; k < count; k += Draws::at_once) draws.next_numbers(draws_ + k);
+      RoundingDraws draws(packing_.seed, packing_.offset, packing_.index + i);
+      for (int k = 0; k < count; k += RoundingDraws::at_once) draws.next(draws_ + k);
       for (int k = 0; k < count; ++k) hi[k] = to_bfloat16(param_[k], draws_[k]);
       return;
     }

@@ -70,7 +70,7 @@ class Kept {
   }
 
   FASTOPT_DEVICE unsigned of_block(uint64_t block) const {
-    const Philox words(block, offset_, seed_);
+    const Philox words(block, offset_, seed_, dropout_rounds);
     unsigned bits = 0;
     for (int j = 0; j < eight; ++j) bits |= unsigned{words.draw(j) < call_.threshold} << j;
     return bits;

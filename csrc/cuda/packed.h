@@ -2,7 +2,7 @@
 //
 // A parameter is cut into pieces of 256 elements within its rows, as the blocks of states in 8 bits
 // are, and a thread takes one element of a piece. What a block's threads need of each other goes
-// through shared memory: the random numbers that eight of them share, and the largest magnitudes
+// through shared memory: the random numbers that sixteen of them share, and the largest magnitudes
 // of which the scales are made.
 #pragma once
 
@@ -55,7 +55,7 @@ struct PackedKernel {
   using Args = PackedTable;
   using V = Vec<float>;
   using Bound = Update<Rule, float, used>;
-  static constexpr int draws = 8;       // of a block of random numbers
+  static constexpr int draws = 16;      // of a block of random numbers
   static constexpr int searchers = 16;  // threads that look for the largest magnitude
 
   struct Shared {
@@ -112,7 +112,7 @@ struct PackedKernel {
     if constexpr (Bound::keeps(2)) act(State<2>{});
   }
 
-  // A block of random numbers for each eight elements that share one.
+  // A block of random numbers for each sixteen elements that share one.
   static FASTOPT_DEVICE void draw(const CudaPackedItem& item, const Piece& piece, Shared& shared,
                                   int thread) {
     const Packing& packing = item.packing;
@@ -120,8 +120,8 @@ struct PackedKernel {
     if (thread * draws >= piece.length + static_cast<int>(index % draws)) return;
     const uint64_t seed = item.rounding == nullptr ? packing.seed : item.rounding[0];
     const uint64_t offset = packing.offset + (item.rounding == nullptr ? 0 : item.rounding[1]);
-    const Philox four(index / draws + thread, offset, seed);
-    for (int k = 0; k < 4; ++k) shared.words[thread][k] = four.word[k];
+    const Philox words(index / draws + thread, offset, seed, rounding_rounds);
+    for (int k = 0; k < 4; ++k) shared.words[thread][k] = words.word[k];
   }
 
   static FASTOPT_DEVICE void update(const CudaPackedItem& item, const Piece& piece, Shared& shared,
@@ -193,7 +193,7 @@ struct PackedKernel {
                                          const Shared& shared, int thread) {
     if (item.packing.master != Master::stochastic) return 0;
     const int at = static_cast<int>((item.packing.index + piece.begin) % draws) + thread;
-    return static_cast<uint16_t>(shared.words[at / draws][at % draws / 2] >> 16 * (at % 2));
+    return rounding_draw(shared.words[at / draws], at % draws);
   }
 
   static FASTOPT_DEVICE V load_state(const CudaPackedItem& item, int k, const Piece& piece,

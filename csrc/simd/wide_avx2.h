@@ -36,12 +36,17 @@ struct Wide {
     return _mm256_xor_si256(swapped, lower);
   }
 
-  FASTOPT_HOST_DEVICE static void store_words(Wide first, Wide second, uint64_t* to) {
-    const __m256i even = _mm256_unpacklo_epi64(first.value, second.value);  // blocks 0 and 2
-    const __m256i odd = _mm256_unpackhi_epi64(first.value, second.value);
-    __m256i* const at = reinterpret_cast<__m256i*>(to);
-    _mm256_storeu_si256(at, _mm256_permute2x128_si256(even, odd, 0x20));
-    _mm256_storeu_si256(at + 1, _mm256_permute2x128_si256(even, odd, 0x31));
+  FASTOPT_HOST_DEVICE static void store_draws(Wide first, Wide second, uint16_t* to) {
+    const __m128i turn = _mm_setr_epi8(3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14);
+    const auto store = [&](__m256i words, uint16_t* to, uint16_t* third) {
+      const __m256i turned = _mm256_shuffle_epi8(words, _mm256_broadcastsi128_si256(turn));
+      const __m256i lower = _mm256_permute2x128_si256(words, turned, 0x20);
+      const __m256i upper = _mm256_permute2x128_si256(words, turned, 0x31);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), lower);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(third), upper);
+    };
+    store(_mm256_unpacklo_epi64(first.value, second.value), to, to + 32);  // blocks 0 and 2
+    store(_mm256_unpackhi_epi64(first.value, second.value), to + 16, to + 48);
   }
 
   FASTOPT_HOST_DEVICE static void store_kept(Wide first, Wide second, Wide threshold,

@@ -38,11 +38,14 @@ struct Wide {
     return _mm512_mask_ternarylogic_epi32(swapped, 0x5555, other.value, key.value, 0x96);
   }
 
-  FASTOPT_HOST_DEVICE static void store_words(Wide first, Wide second, uint64_t* to) {
-    const __m512i blocks0 = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
-    const __m512i blocks4 = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
-    _mm512_storeu_si512(to, _mm512_permutex2var_epi64(first.value, blocks0, second.value));
-    _mm512_storeu_si512(to + 8, _mm512_permutex2var_epi64(first.value, blocks4, second.value));
+  FASTOPT_HOST_DEVICE static void store_draws(Wide first, Wide second, uint16_t* to) {
+#pragma GCC unroll 4
+    for (int block = 0; block < lanes; block += 2) {  // words 0 to 3, twice each
+      const __m512i order =
+          _mm512_add_epi64(Wide(block).value, _mm512_setr_epi64(0, 8, 0, 8, 1, 9, 1, 9));
+      const __m512i words = _mm512_permutex2var_epi64(first.value, order, second.value);
+      _mm512_storeu_si512(to + 16 * block, _mm512_mask_rol_epi32(words, 0xf0f0, words, 8));
+    }
   }
 
   FASTOPT_HOST_DEVICE static void store_kept(Wide first, Wide second, Wide threshold,

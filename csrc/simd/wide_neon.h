@@ -32,9 +32,15 @@ struct Wide {
     return vsliq_n_u64((high(product) ^ other ^ key).value, product.value, 32);
   }
 
-  FASTOPT_HOST_DEVICE static void store_words(Wide first, Wide second, uint64_t* to) {
-    vst1q_u64(to, vzip1q_u64(first.value, second.value));
-    vst1q_u64(to + 2, vzip2q_u64(first.value, second.value));
+  FASTOPT_HOST_DEVICE static void store_draws(Wide first, Wide second, uint16_t* to) {
+    const auto store = [](uint64x2_t block, uint16_t* to) {
+      const uint32x4_t words = vreinterpretq_u32_u64(block);
+      const uint32x4_t turned = vsliq_n_u32(vshrq_n_u32(words, 24), words, 8);
+      vst1q_u16(to, vreinterpretq_u16_u32(words));
+      vst1q_u16(to + 8, vreinterpretq_u16_u32(turned));
+    };
+    store(vzip1q_u64(first.value, second.value), to);
+    store(vzip2q_u64(first.value, second.value), to + 16);
   }
 
   FASTOPT_HOST_DEVICE static void store_kept(Wide first, Wide second, Wide threshold,

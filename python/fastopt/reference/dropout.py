@@ -186,22 +186,36 @@ def alpha_scalars(threshold: int) -> tuple[float, float, float]:
     return a, b, a * SELU_SATURATION + b
 
 
-def draw(count: int, *, seed: int, offset: int, index: int, domain: int = 0) -> npt.NDArray[np.uint16]:
-    """The draws of elements index to index + count, for dropout or (domain 1) random rounding."""
+def draw(count: int, *, seed: int, offset: int, index: int) -> npt.NDArray[np.uint16]:
+    """The draws of elements index to index + count."""
+    words = words_behind(
+        count, DRAWS_PER_BLOCK, seed=seed, offset=offset, index=index, domain=0, rounds=10
+    )
+    start = index % DRAWS_PER_BLOCK
+    return halves(words)[start : start + count]
+
+
+def words_behind(
+    count: int, per_block: int, *, seed: int, offset: int, index: int, domain: int, rounds: int
+) -> npt.NDArray[np.uint32]:
+    """The blocks of which elements index to index + count take draws, `per_block` each: four words."""
     seed = whole("seed", seed, -(2**63), 2**64, "from -2**63 to 2**64 - 1") % 2**64
     offset = whole("offset", offset, 0, 2**56, "from 0 to 2**56 - 1") | domain << 56
     accepted = ">= 0 such that all draws have indices below 2**63"
     index = whole("index", index, 0, 2**63 - count, accepted)
-    first, last = index // DRAWS_PER_BLOCK, -(-(index + count) // DRAWS_PER_BLOCK)
+    first, last = index // per_block, -(-(index + count) // per_block)
     block = np.arange(last - first, dtype=np.uint64) + np.uint64(first)
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
-    words = philox4x32(
+    return philox4x32(
         (block & low, block >> half, offset & 0xFFFFFFFF, offset >> 32),
         (seed & 0xFFFFFFFF, seed >> 32),
+        rounds,
     )
-    draws = words.astype("<u4").reshape(-1).view("<u2")
-    start = index % DRAWS_PER_BLOCK
-    return draws[start : start + count].astype(np.uint16)
+
+
+def halves(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint16]:
+    """Each word's two, the low one first, in one row."""
+    return words.astype("<u4").reshape(-1).view("<u2").astype(np.uint16)
 
 
 # ---- checks ---------------------------------------------------------------------------------------

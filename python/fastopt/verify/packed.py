@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fastopt import optim, reference
 from fastopt.reference import codes, storage
-from fastopt.reference.dropout import draw
+from fastopt.reference.rounding import rounding_draws
 
 from . import device
 from .cases import Options, Rule
@@ -139,7 +139,7 @@ class PackedTrial:
             high, low = storage.split_float32(x)
             numbers.param = storage.join_float32(high, low)
             return {"param": high, "param_low": low}
-        draws = draw(x.size, seed=seed, offset=step, index=0, domain=1)
+        draws = rounding_draws(x.size, seed=seed, offset=step, index=0)
         high = storage.round_stochastic(x, draws.reshape(x.shape))
         numbers.param = storage.from_bfloat16(high)
         return {"param": high}
