@@ -7,14 +7,14 @@ target_link_libraries(fastopt_cpu PUBLIC fastopt_numerics PRIVATE OpenMP::OpenMP
 # A rule's options are branches that do not change over the loop. GCC moves such branches out, into a
 # loop for each answer, but by default only from loops shorter than ours (bench/NOTES.md, 2).
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  set_source_files_properties(csrc/cpu/target.cpp csrc/cpu/target_coded.cpp PROPERTIES COMPILE_OPTIONS
-    "--param=max-unswitch-level=3;--param=max-unswitch-insns=2000")
+  set_property(SOURCE csrc/cpu/target.cpp csrc/cpu/target_coded.cpp csrc/cpu/target_coded_halves.cpp
+    APPEND PROPERTY COMPILE_OPTIONS --param=max-unswitch-level=3 --param=max-unswitch-insns=2000)
 endif()
 
 # The checks of undefined behaviour would take half of the sanitized build for these loops, which are
 # the same source as the others'. Without sanitizers the flag says nothing.
-set_source_files_properties(csrc/cpu/target_halves.cpp PROPERTIES COMPILE_OPTIONS
-  "-fno-sanitize=undefined")
+set_property(SOURCE csrc/cpu/target_halves.cpp csrc/cpu/target_coded_halves.cpp
+  APPEND PROPERTY COMPILE_OPTIONS -fno-sanitize=undefined)
 
 set(FASTOPT_CPU_TARGETS "" CACHE STRING
   "CPU targets to build besides scalar, such as avx2;avx512; empty for all of the processor's")
@@ -26,7 +26,8 @@ function(fastopt_add_target name)
   string(TOUPPER ${name} upper)
   add_library(fastopt_target_${name} OBJECT
     csrc/cpu/target.cpp csrc/cpu/target_halves.cpp csrc/cpu/target_coded.cpp
-    csrc/cpu/target_dropout.cpp csrc/cpu/target_normed.cpp csrc/cpu/target_vectors.cpp)
+    csrc/cpu/target_coded_halves.cpp csrc/cpu/target_dropout.cpp csrc/cpu/target_normed.cpp
+    csrc/cpu/target_vectors.cpp)
   target_link_libraries(fastopt_target_${name} PRIVATE fastopt_numerics)
   target_compile_options(fastopt_target_${name} PRIVATE $<$<NOT:$<CONFIG:Debug>>:-O3> ${ARGN})
   target_compile_definitions(fastopt_target_${name}

@@ -146,8 +146,8 @@ class Low:
             )
             it.states = dict(zip(it.states, results, strict=True))
             if it.ema is not None:
-                it.ema = reference.ema(it.ema, it.param, decay=group["ema_decay"])
-                assert_equal(raw(state["ema"]), it.ema, f"{what}: ema")
+                average = reference.ema(it.ema, it.param, decay=group["ema_decay"])
+                it.ema = check_state(state, "ema", average, it.step, f"{what}: ema")
         self._check_param(group, param, it, what)
         for key in it.states.keys() & state.keys():
             it.states[key] = check_state(state, key, it.states[key], it.step, f"{what}: {key}")
@@ -165,8 +165,9 @@ class Low:
             expected, low = split_float32(it.param)
             assert_equal(raw(state["param_low"]), low, f"{what}: param_low")
         elif param.dtype == torch.bfloat16:
-            expected = to_bfloat16(it.param)
-            it.param = from_bfloat16(expected)
+            it.param = from_bfloat16(to_bfloat16(it.param))
+            assert_equal(numbers(param), it.param, what)
+            return
         elif param.dtype == torch.float16:
             assert_equal(raw(state["master"]), it.param, f"{what}: master")
             expected = numbers(torch.from_numpy(it.param).half()).astype(np.float16)
@@ -183,8 +184,9 @@ def check_state(state: Options, key: str, x: Array, step: int, what: str) -> Arr
         assert_equal(raw(state[f"{key}_scale"]), scales, f"{what}_scale")
         return decode_blocks(codes, scales)
     if stored.dtype == torch.bfloat16:
-        assert_equal(raw(stored), to_bfloat16(x), what)
-        return from_bfloat16(to_bfloat16(x))
+        x = from_bfloat16(to_bfloat16(x))
+        assert_equal(numbers(stored), x, what)
+        return x
     assert_equal(raw(stored), x, what)
     return x
 

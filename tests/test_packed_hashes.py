@@ -31,20 +31,27 @@ def numbers(array: int, rows: int, row: int) -> np.ndarray:
     return np.where(np.isfinite(x), x, np.float32(1)).reshape(rows, row)
 
 
+def kept(x: np.ndarray) -> np.ndarray:
+    """What bfloat16 keeps of numbers."""
+    return storage.from_bfloat16(storage.to_bfloat16(x))
+
+
 def hash_words(h: int, words: np.ndarray) -> int:
     for word in words.reshape(-1).tolist():
         h = (h ^ word) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
     return h
 
 
-def hash_of_codes(rows: int, row: int, first_row: int) -> int:
-    """Of a float32 parameter after two steps of Adam, of its states' codes and of their scales."""
-    x, grad = numbers(0, rows, row), numbers(1, rows, row)
+def hash_of_codes(kind: str, rows: int, row: int, first_row: int) -> int:
+    """Of a parameter after two steps of Adam, of its states' codes and of their scales."""
+    rounded = kept if kind == "half_codes" else np.asarray
+    x, grad = (rounded(numbers(array, rows, row)) for array in (0, 1))
     grad.reshape(-1)[3] = np.nan
     states = [np.zeros_like(x), np.zeros_like(x)]
     stored = []
     for step in (1, 2):
         x, *states = reference.adam(x, grad, *states, step=step)
+        x = rounded(x)
         stored = [
             codes.encode_blocks(state, code, step=step, first_row=first_row)
             for state, code in zip(states, ("signed8", "root8"), strict=True)
@@ -60,10 +67,6 @@ def hash_of_codes(rows: int, row: int, first_row: int) -> int:
 
 def hash_of_halves(kind: str, rows: int, row: int, first_row: int) -> int:
     """Of a bfloat16 parameter and its states, and the lower halves that a master keeps of it."""
-
-    def kept(x: np.ndarray) -> np.ndarray:
-        return storage.from_bfloat16(storage.to_bfloat16(x))
-
     x, grad = (kept(numbers(array, rows, row).reshape(-1)) for array in (0, 1))
     high, low = storage.to_bfloat16(x), np.zeros(x.shape, np.uint16)
     states = [np.zeros_like(x), np.zeros_like(x)]
@@ -87,9 +90,12 @@ def lines() -> list[str]:
     listed = ["# kind rows row first-row hash: written by tests/test_packed_hashes.py"]
     for shape in SHAPES:
         named = " ".join(map(str, shape))
-        listed.append(f"codes {named} {hash_of_codes(*shape):016x}")
+        listed.append(f"codes {named} {hash_of_codes('codes', *shape):016x}")
         for kind in ("low_half", "rounded"):
             listed.append(f"{kind} {named} {hash_of_halves(kind, *shape):016x}")
+    for shape in SHAPES:
+        named = " ".join(map(str, shape))
+        listed.append(f"half_codes {named} {hash_of_codes('half_codes', *shape):016x}")
     return listed
 
 

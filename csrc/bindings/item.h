@@ -44,13 +44,21 @@ inline void make_dither(double step, Dither& dither) {
   }
 }
 
-// Whether every state of a float32 parameter is in 8 bits, as such states are when they are made.
+// Whether every state is in 8 bits, as such states are when they are made.
 inline bool is_all_coded(const Item& item, const AnyRule& rule) {
   for (int state = 0; state < max_states; ++state) {
     const Coding coding = rule.is_square(state) ? Coding::root8 : Coding::signed8;
     if (item.arrays[2 + state] != nullptr && item.packing->codings[state] != coding) return false;
   }
   return item.packing->row > 0;
+}
+
+// Whether the parameter and what is not a state are stored so.
+inline bool is_all_but_states(const Item& item, DType dtype) {
+  for (int array : {0, 1, ema_array}) {
+    if (item.arrays[array] != nullptr && item.dtypes[array] != dtype) return false;
+  }
+  return true;
 }
 
 // Whether all arrays but the parameter are stored so.
@@ -65,9 +73,9 @@ inline bool are_all(const Item& item, DType dtype) {
 inline Staged staged_of(const Item& item, const AnyRule& rule) {
   const Master master = item.packing->master;
   const bool has_codes = item.packing->row > 0;
-  if (master == Master::none && item.dtypes[0] == DType::float32 && are_all(item, DType::float32) &&
-      is_all_coded(item, rule)) {
-    return target().coded[rule.index()];
+  if (master == Master::none && is_all_coded(item, rule)) {
+    if (is_all_but_states(item, DType::float32)) return target().coded[rule.index()];
+    if (is_all_but_states(item, DType::bfloat16)) return target().half_coded[rule.index()];
   }
   if (master == Master::stochastic && !has_codes && are_all(item, DType::bfloat16)) {
     return target().rounded[rule.index()];

@@ -1,4 +1,5 @@
-// The loop for float32 parameters whose states are all stored in 8 bits: one pass over memory.
+// The loop for parameters whose states are all stored in 8 bits: one pass over memory. The others
+// of their arrays are all float32 or all bfloat16.
 //
 // A block's scale is known only when all of it has been updated, so its numbers wait in a buffer in
 // the first-level cache, and their codes are stored while the next block is worked on, in turns:
@@ -31,13 +32,15 @@ __attribute__((noinline)) void encode_any(const float* x, float inverse, const u
 // How a Pair of elements is loaded and stored.
 struct WholePair {
   using V = Pair;
-  FASTOPT_HOST_DEVICE Pair load(const float* from) const {
+  template <class Stored>
+  FASTOPT_HOST_DEVICE Pair load(const Stored* from) const {
     return {Vec<float>::load(from), Vec<float>::load(from + Vec<float>::lanes)};
   }
   FASTOPT_HOST_DEVICE void store(Pair x, float* to) const {
     x.even.store(to);
     x.odd.store(to + Vec<float>::lanes);
   }
+  FASTOPT_HOST_DEVICE void store(Pair x, bfloat16* to) const { store_in_order(x.even, x.odd, to); }
   template <Coding coding>
   FASTOPT_HOST_DEVICE Pair decode(const uint8_t* codes, Vec<float> scale) const {
     return {load_coded<coding>(codes, scale), load_coded<coding>(codes + Vec<float>::lanes, scale)};
@@ -53,8 +56,14 @@ struct WholePair {
 struct FirstOfVec {
   using V = Vec<float>;
   int count;
-  FASTOPT_HOST_DEVICE V load(const float* from) const { return V::load_first(from, count); }
-  FASTOPT_HOST_DEVICE void store(V x, float* to) const { x.store_first(to, count); }
+  template <class Stored>
+  FASTOPT_HOST_DEVICE V load(const Stored* from) const {
+    return V::load_first(from, count);
+  }
+  template <class Stored>
+  FASTOPT_HOST_DEVICE void store(V x, Stored* to) const {
+    x.store_first(to, count);
+  }
   template <Coding coding>
   FASTOPT_HOST_DEVICE V decode(const uint8_t* codes, V scale) const {
     uint8_t first[V::lanes] = {};
@@ -69,16 +78,17 @@ struct FirstOfVec {
   }
 };
 
-template <class Rule, unsigned used, bool averages>
+// The parameter, its gradient and its average are Stored.
+template <class Rule, class Stored, unsigned used, bool averages>
 class CodedLoop {
  public:
   FASTOPT_HOST_DEVICE explicit CodedLoop(const Item& item)
       : item_(item),
         rule_(*reinterpret_cast<const Rule*>(item.rule->rule), item.rule->tail.grad_factor,
               item.rule->tail.ema_decay),
-        param_(static_cast<float*>(item.arrays[0])),
-        ema_(static_cast<float*>(item.arrays[ema_array])),
-        grad_(static_cast<const float*>(item.arrays[1])) {}
+        param_(static_cast<Stored*>(item.arrays[0])),
+        ema_(static_cast<Stored*>(item.arrays[ema_array])),
+        grad_(static_cast<const Stored*>(item.arrays[1])) {}
 
   FASTOPT_HOST_DEVICE void run(int64_t begin, int64_t end) {
     // Not a member, for the compiler takes what is in reach of a store for changed by it.
@@ -105,6 +115,7 @@ class CodedLoop {
   using V = Vec<float>;
   // With one lane, the loop of encode_any is better: the compiler makes vectors of it.
   static constexpr bool stores_pairs = V::lanes > 1;
+  static constexpr int line_size = 64;          // bytes
   static constexpr int64_t ahead = 1024;        // bytes
   static constexpr int64_t codes_ahead = 2048;  // elements, one byte each
 
@@ -134,7 +145,9 @@ class CodedLoop {
     V scale[max_states], inverse[max_states];
     Largest largest[max_states];
     for_states([&](auto state) {
-      scale[state.index] = *now_[state.index].block.scale;
+      // Any NaN may have been loaded; one whose lower half is 0 may be rounded (simd/pair.h).
+      const float number = *now_[state.index].block.scale;
+      scale[state.index] = number == number ? number : float_of(0x7fc00000u);
       inverse[state.index] = before_[state.index].inverse;
     });
     const int in_pairs = length - length % Pair::lanes;
@@ -186,9 +199,10 @@ class CodedLoop {
   }
 
   FASTOPT_HOST_DEVICE void prefetch(int64_t i) const {
-    for (int k = 0; k < Pair::lanes; k += V::lanes) {
-      const auto line = [=](const float* at) {
-        __builtin_prefetch(reinterpret_cast<const char*>(at + i + k) + ahead);
+    constexpr int pair_size = Pair::lanes * sizeof(Stored);
+    for (int byte = 0; byte < pair_size; byte += line_size) {
+      const auto line = [=](const Stored* at) {
+        __builtin_prefetch(reinterpret_cast<const char*>(at + i) + byte + ahead);
       };
       line(param_);
       line(grad_);
@@ -211,24 +225,24 @@ class CodedLoop {
 
   const Item& item_;
   const Update<Rule, float, used> rule_;
-  float* const param_;
-  float* const ema_;
-  const float* const grad_;
+  Stored* const param_;
+  Stored* const ema_;
+  const Stored* const grad_;
   Coded now_[max_states] = {}, before_[max_states] = {};
 };
 
 // Rules that keep nothing have nothing to code.
-template <class Rule>
+template <class Rule, class Stored>
 struct CodedLoops {
   template <unsigned used, bool averages>
   static void run(const Item& item, int64_t begin, int64_t end) {
-    if constexpr (used != 0) CodedLoop<Rule, used, averages>(item).run(begin, end);
+    if constexpr (used != 0) CodedLoop<Rule, Stored, used, averages>(item).run(begin, end);
   }
 };
 
-template <class Rule>
+template <class Rule, class Stored>
 void run_coded(const Item& item, int64_t begin, int64_t end) {
-  choose_loop<Rule, CodedLoops<Rule>>(item.arrays, item, begin, end);
+  choose_loop<Rule, CodedLoops<Rule, Stored>>(item.arrays, item, begin, end);
 }
 
 FASTOPT_TARGET_END

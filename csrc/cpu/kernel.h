@@ -86,6 +86,7 @@ struct Target {
   const NormedKernels (*normed)[form_count];      // [rule, in FASTOPT_NORMED_RULES][Form]
   Staged staged;                                  // any item, by way of buffers (cpu/stage.h)
   const Staged* coded;                            // [rule]: all float32, states in 8 bits
+  const Staged* half_coded;                       // [rule]: all bfloat16, states in 8 bits
   const Staged* rounded;                          // [rule]: all bfloat16, rounded at random
   const Sum* sums_of_squares;                     // [dtype]
   const Sum* sum;                                 // of doubles

@@ -6,7 +6,7 @@
 namespace fastopt {
 namespace FASTOPT_TARGET {
 
-#define FASTOPT_KERNELS(Rule) run_coded<Rule<float>>,
+#define FASTOPT_KERNELS(Rule) run_coded<Rule<float>, float>,
 extern const Staged coded[];
 const Staged coded[] = {FASTOPT_RULES(FASTOPT_KERNELS)};
 

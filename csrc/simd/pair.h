@@ -27,6 +27,17 @@ FASTOPT_HOST_DEVICE void merge(Vec<float> even, Vec<float> odd, bfloat16* to) {
   BfloatPairs{even, odd}.store(to);
 }
 
+FASTOPT_HOST_DEVICE void store_in_order(Vec<float> first, Vec<float> second, bfloat16* to) {
+  BfloatPairs::store_in_order(first, second, to);
+}
+
+#else
+
+FASTOPT_HOST_DEVICE void store_in_order(Vec<float> first, Vec<float> second, bfloat16* to) {
+  first.store(to);
+  second.store(to + Vec<float>::lanes);
+}
+
 #endif
 
 // Draws lie like the elements: an even one's in the lower half of a lane, an odd one's in the

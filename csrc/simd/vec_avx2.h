@@ -216,6 +216,13 @@ struct BfloatPairs {
   FASTOPT_HOST_DEVICE void stream(bfloat16* to) const {
     _mm256_stream_si256(reinterpret_cast<__m256i*>(to), joined());
   }
+  FASTOPT_HOST_DEVICE static void store_in_order(Vec<float> first, Vec<float> second,
+                                                 bfloat16* to) {
+    const __m256i low = _mm256_srli_epi32(rounded(first.value), 16);
+    const __m256i both = _mm256_packus_epi32(low, _mm256_srli_epi32(rounded(second.value), 16));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                        _mm256_permute4x64_epi64(both, _MM_SHUFFLE(3, 1, 2, 0)));
+  }
 
  private:
   FASTOPT_HOST_DEVICE static BfloatPairs spread(__m256i x) {
@@ -223,12 +230,12 @@ struct BfloatPairs {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(x, 16)),
             _mm256_castsi256_ps(_mm256_and_si256(x, upper))};
   }
+  FASTOPT_HOST_DEVICE static __m256i rounded(__m256 x) {
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    return _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+  }
   FASTOPT_HOST_DEVICE __m256i joined() const {
-    const auto rounded = [](__m256 x) {
-      const __m256i bits = _mm256_castps_si256(x);
-      const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-      return _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
-    };
     const __m256i low = _mm256_srli_epi32(rounded(even.value), 16);
     return _mm256_blend_epi16(low, rounded(odd.value), 0xAA);
   }

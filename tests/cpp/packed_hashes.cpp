@@ -102,11 +102,14 @@ void take_steps(fastopt::Item& item, int threads, Prepare prepare) {
   }
 }
 
+// The parameter and its gradient are Stored.
+template <class Stored>
 uint64_t run_codes(const Case& c, const fastopt::Target& target, int index, int shift,
                    int threads) {
-  Array<float> param = numbers<float>(0, c.size(), shift),
-               grad = numbers<float>(1, c.size(), shift);
-  grad.data()[3] = std::numeric_limits<float>::quiet_NaN();
+  constexpr bool is_half = sizeof(Stored) < sizeof(float);
+  Array<Stored> param = numbers<Stored>(0, c.size(), shift),
+                grad = numbers<Stored>(1, c.size(), shift);
+  grad.data()[3] = stored<Stored>(std::numeric_limits<float>::quiet_NaN());
   Array<unsigned char> first(c.size(), shift), second(c.size(), shift);
   Array<float> first_scales(c.blocks(), shift), second_scales(c.blocks(), shift);
   fastopt::Packing packing;
@@ -117,9 +120,9 @@ uint64_t run_codes(const Case& c, const fastopt::Target& target, int index, int 
   packing.row = c.row;
   packing.first_row = c.first_row;
   fastopt::Item item{};
-  item.form = Form::float32;
+  item.form = is_half ? Form::mixed : Form::float32;
   item.kernel = fastopt::kernel_of(target, index, item.form);
-  item.staged = target.coded[index];
+  item.staged = (is_half ? target.half_coded : target.coded)[index];
   item.packing = &packing;
   item.size = c.size();
   item.arrays[0] = param.data();
@@ -181,6 +184,10 @@ int main(int argc, char** argv) {
   }
   std::ifstream file(argv[1]);
   const int index = index_of_adam();
+  const auto run = [](const std::string& kind) {
+    if (kind == "codes") return run_codes<float>;
+    return kind == "half_codes" ? run_codes<bfloat16> : run_halves;
+  };
   int passed = 0;
   for (std::string line; std::getline(file, line);) {
     if (line.empty() || line[0] == '#') continue;
@@ -192,8 +199,7 @@ int main(int argc, char** argv) {
       fastopt::set_target(target.name);
       for (int shift : {0, 1, 3}) {
         for (int threads : {1, 2, 3}) {
-          const uint64_t got =
-              (c.kind == "codes" ? run_codes : run_halves)(c, target, index, shift, threads);
+          const uint64_t got = run(c.kind)(c, target, index, shift, threads);
           if (got != c.expected) {
             std::printf("%s at shift %d on %d threads: got %016llx: %s\n", target.name, shift,
                         threads, static_cast<unsigned long long>(got), line.c_str());

@@ -51,6 +51,7 @@ KINDS = (
     Kind("random rounding", torch.bfloat16, RANDOM | {"state_dtype": torch.float32}),
     Kind("int8, master", torch.bfloat16, INT8 | MASTER),
     Kind("int8, random rounding", torch.bfloat16, INT8 | RANDOM),
+    Kind("int8", torch.bfloat16, INT8),
 )
 
 SMALL = ((64, 64), (5, 1023), (7, 3, 200), (33, 5), (65,), (), (0,))
@@ -139,8 +140,11 @@ class PackedTrial:
             high, low = storage.split_float32(x)
             numbers.param = storage.join_float32(high, low)
             return {"param": high, "param_low": low}
-        draws = rounding_draws(x.size, seed=seed, offset=step, index=0)
-        high = storage.round_stochastic(x, draws.reshape(x.shape))
+        if self.kind.options.get("stochastic_rounding"):
+            draws = rounding_draws(x.size, seed=seed, offset=step, index=0)
+            high = storage.round_stochastic(x, draws.reshape(x.shape))
+        else:
+            high = storage.to_bfloat16(x)
         numbers.param = storage.from_bfloat16(high)
         return {"param": high}
 

@@ -1,0 +1,14 @@
+// One target's kernels for states in 8 bits beside bfloat16 parameters: see target.cpp.
+#include "cpu/coded.h"
+#include "cpu/kernel.h"
+#include "rules/list.h"
+
+namespace fastopt {
+namespace FASTOPT_TARGET {
+
+#define FASTOPT_KERNELS(Rule) run_coded<Rule<float>, bfloat16>,
+extern const Staged half_coded[];
+const Staged half_coded[] = {FASTOPT_RULES(FASTOPT_KERNELS)};
+
+}  // namespace FASTOPT_TARGET
+}  // namespace fastopt
