@@ -295,7 +295,7 @@ def test_packed_is_right(tmp_path: Path) -> None:
     status, facts = run(["--quick", "--rule", "packed"], tmp_path)
     assert (status, facts["wrong_bits"]) == (0, 0)
     rows = {(row["rule"], row["dtype"], row["target"]) for row in facts["rows"]}
-    assert len(rows) == (6 * 10 - 3) * len(supported_targets())  # Adagrad has no codes
+    assert len(rows) == (7 * 10 - 4) * len(supported_targets())  # Adagrad has no codes
     assert all(row["elements"] > 30_000 for row in facts["rows"])
 
 
