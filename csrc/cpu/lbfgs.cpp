@@ -43,7 +43,8 @@ std::vector<double> sum_over_chunks(const Vectors& vectors, int64_t rows, int64_
             for (int64_t s = 0; s < sums; ++s) partials[s * chunks + c] = own[s];
           }
         });
-  for (int64_t s = 0; s < sums; ++s) totals[s] = sum_of_chunks(partials.data() + s * chunks, chunks);
+  for (int64_t s = 0; s < sums; ++s)
+    totals[s] = sum_of_chunks(partials.data() + s * chunks, chunks);
   return totals;
 }
 
