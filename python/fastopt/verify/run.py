@@ -94,47 +94,37 @@ def verify(plan: Plan, advance: Callable[[str], object] = lambda label: None) ->
     """Run every trial of the plan; `advance` hears of each case before it begins."""
     report = Report()
     pools = {dtype: Pools(dtype, plan.seed) for dtype in DTYPES}
+
+    def begin(label: str, dtype: str, name: str) -> tuple[list[Row], np.random.Generator]:
+        """The rows of a case, and its inputs' source.
+
+        That is named by the case, so that the filters of the command line do not change its inputs.
+        """
+        advance(f"{label} {dtype}")
+        rows = [report.row(label, dtype, target) for target in plan.targets]
+        for row in rows:
+            row.options += 1
+        return rows, np.random.default_rng([plan.seed, zlib.crc32(name.encode())])
+
     with settings_kept():
         for rule, mix, number, choice in plan.cases():
-            advance(f"{rule.name} {mix.column}")
-            rows = [report.row(rule.name, mix.column, target) for target in plan.targets]
-            for row in rows:
-                row.options += 1
-            # Named by the case, so that the filters of the command line do not change its inputs.
-            name = zlib.crc32(f"{rule.name} {mix.column} {choice}".encode())
-            rng = np.random.default_rng([plan.seed, name])
+            rows, rng = begin(rule.name, mix.column, f"{rule.name} {mix.column} {choice}")
             case = Case(report, plan, rows, number, rule, choice, mix, pools[mix.compute], rng)
             case.check_edges()
             case.check_large()
             case.check_optimizer()
         for form, storage, p in dropout.cases(plan.dropouts, plan.quick):
-            advance(f"{form.name} {storage}")
-            rows = [report.row(form.name, storage, target) for target in plan.targets]
-            for row in rows:
-                row.options += 1
-            name = zlib.crc32(f"{form.name} {storage} {p}".encode())
-            rng = np.random.default_rng([plan.seed, name])
+            rows, rng = begin(form.name, storage, f"{form.name} {storage} {p}")
             dropout.check_case(report, rows, (form, storage, p), plan.threads, rng, quick=plan.quick)
         for stored in packed.cases(plan.packed, RULES, quick=plan.quick):
             kind, rule, number, _ = stored
             label = f"{rule.name}, {kind.name}"
-            advance(f"{label} {kind.dtype_name}")
-            rows = [report.row(label, kind.dtype_name, target) for target in plan.targets]
-            for row in rows:
-                row.options += 1
-            rng = np.random.default_rng(
-                [plan.seed, zlib.crc32(f"{kind} {rule.name} {number}".encode())]
-            )
+            rows, rng = begin(label, kind.dtype_name, f"{kind} {rule.name} {number}")
             pool = pools[DTYPES[0]].runs
             packed.check_case(report, rows, stored, plan.threads, pool, rng, quick=plan.quick)
-        for dtype_name, options in lbfgs.cases(plan.lbfgs, plan.quick):
-            advance(f"lbfgs {dtype_name}")
-            rows = [report.row("lbfgs", dtype_name, target) for target in plan.targets]
-            for row in rows:
-                row.options += 1
-            name = zlib.crc32(f"lbfgs {dtype_name} {options}".encode())
-            rng = np.random.default_rng([plan.seed, name])
-            which = (dtype_name, options)
+        for dtype, options in lbfgs.cases(plan.lbfgs, plan.quick):
+            rows, rng = begin("lbfgs", dtype, f"lbfgs {dtype} {options}")
+            which = (dtype, options)
             lbfgs.check_case(report, rows, which, plan.threads, rng, quick=plan.quick)
     return report
 
