@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fastopt import reference
-from test_kernel_hashes import hash_bits, make_input
+from test_kernel_hashes import hash_bits, hash_words, make_input
 
 FILE = Path(__file__).parent / "data" / "dropout_hashes.txt"
 KEY = {"seed": 0x9E3779B97F4A7C15, "offset": 0x00C0FFEE12345678}
@@ -67,9 +67,7 @@ def reference_hash(form: str, dtype: str, size: int, p: float, index: int, width
     x = [stored(make_input(a, width if a == 1 else size, made, True), dtype) for a in range(3)]
     mask = reference.dropout_mask(size, p, **KEY, index=index) & (form != "rows")
     h = hash_bits(0xCBF29CE484222325, result(form, dtype, x, p, index, width))
-    for byte in np.packbits(mask, bitorder="little").tolist():
-        h = (h ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return h
+    return hash_words(h, np.packbits(mask, bitorder="little"))
 
 
 def lines() -> list[str]:

@@ -109,14 +109,25 @@ def tamed(x: np.ndarray) -> np.ndarray:
     return np.where(np.abs(widen(x)) <= 1000, x, x.dtype.type(1))
 
 
+def make_finite(array: int, size: int, dtype: Any) -> np.ndarray:
+    """As above, but for 1 in the place of infinities and NaNs: finite_input() there."""
+    x = make_input(array, size, dtype, True)
+    return np.where(np.isfinite(x), x, dtype(1))
+
+
+def hash_words(h: int, words: np.ndarray) -> int:
+    """FNV-1a over whole numbers."""
+    for word in words.reshape(-1).tolist():
+        h = (h ^ word) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return h
+
+
 def hash_bits(h: int, values: np.ndarray) -> int:
     """FNV-1a over the widened numbers' bits as 64-bit words; every NaN counts as one."""
     values = widen(values)
     words = values.view(np.uint32 if values.dtype == np.float32 else np.uint64).astype(np.uint64)
     words[np.isnan(values)] = np.uint64(0xFFFFFFFFFFFFFFFF)
-    for word in words.tolist():
-        h = (h ^ word) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return h
+    return hash_words(h, words)
 
 
 def reference_hash(rule: str, name: str, size: int, step: int, options: dict[str, float]) -> int:

@@ -16,24 +16,18 @@ import numpy as np
 from fastopt import reference
 from fastopt.reference.lbfgs import largest
 from fastopt.reference.tail import dot
-from test_kernel_hashes import hash_bits, make_input
+from test_kernel_hashes import hash_bits, make_finite
 
 FILE = Path(__file__).parent / "data" / "lbfgs_hashes.txt"
 T_STEP = 0.3
 CASES = [(1, 0), (31, 1), (67, 2), (1000, 10), (4097, 3), (70_001, 5)]  # size, pairs
 
 
-def vector(array: int, size: int, dtype: Any) -> np.ndarray:
-    """A committed input whose numbers are finite."""
-    x = make_input(array, size, dtype, True)
-    return np.where(np.isfinite(x), x, dtype(1))
-
-
 def reference_hash(dtype: Any, size: int, pairs: int) -> int:
     """Of what the passes of one iteration write and measure, in order."""
-    steps = [vector(3 + 2 * k, size, dtype) for k in range(pairs)]
-    changes = [s * np.abs(vector(4 + 2 * k, size, dtype)) for k, s in enumerate(steps)]
-    prev, direction, params = (vector(k, size, dtype) for k in (1, 2, 0))
+    steps = [make_finite(3 + 2 * k, size, dtype) for k in range(pairs)]
+    changes = [s * np.abs(make_finite(4 + 2 * k, size, dtype)) for k, s in enumerate(steps)]
+    prev, direction, params = (make_finite(k, size, dtype) for k in (1, 2, 0))
     first, last = size // 3, size - size // 3 // 2  # the parameter between has no gradient
     grad = params.copy()
     grad[first:last] = 0

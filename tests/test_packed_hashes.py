@@ -15,7 +15,7 @@ import numpy as np
 from fastopt import reference
 from fastopt.reference import codes, storage
 from fastopt.reference.rounding import rounding_draws
-from test_kernel_hashes import hash_bits, make_input
+from test_kernel_hashes import hash_bits, hash_words, make_finite
 
 FILE = Path(__file__).parent / "data" / "packed_hashes.txt"
 SEED = 0x9E3779B97F4A7C15
@@ -27,19 +27,12 @@ SHAPES += [(2, 1027, 2**36 // 1027)]  # a block of draws has number 2^32 within 
 
 def numbers(array: int, rows: int, row: int) -> np.ndarray:
     """A committed input whose numbers are finite."""
-    x = make_input(array, rows * row, np.dtype(np.float32), True)
-    return np.where(np.isfinite(x), x, np.float32(1)).reshape(rows, row)
+    return make_finite(array, rows * row, np.float32).reshape(rows, row)
 
 
 def kept(x: np.ndarray) -> np.ndarray:
     """What bfloat16 keeps of numbers."""
     return storage.from_bfloat16(storage.to_bfloat16(x))
-
-
-def hash_words(h: int, words: np.ndarray) -> int:
-    for word in words.reshape(-1).tolist():
-        h = (h ^ word) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return h
 
 
 def hash_of_codes(kind: str, rows: int, row: int, first_row: int) -> int:

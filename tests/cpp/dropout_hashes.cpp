@@ -16,6 +16,7 @@
 #include "inputs.h"
 #include "numeric/philox.h"
 #include "numeric/storage.h"
+#include "replay.h"
 
 namespace {
 
@@ -25,7 +26,11 @@ using fastopt::host::bfloat16;
 using fastopt::host::float16;
 using fastopt_test::computed;
 using fastopt_test::hash;
+using fastopt_test::hash_start;
+using fastopt_test::hash_word;
 using fastopt_test::input_of;
+using fastopt_test::replay;
+using fastopt_test::report;
 using fastopt_test::stored;
 
 struct Case {
@@ -33,6 +38,9 @@ struct Case {
   int64_t size, width;
   double p;
   uint64_t index, expected;
+  void read(std::istream& words) {
+    words >> form >> dtype >> size >> p >> index >> width >> std::hex >> expected;
+  }
 };
 
 constexpr uint64_t seed = 0x9e3779b97f4a7c15u, offset = 0x00c0ffee12345678u;
@@ -83,41 +91,20 @@ uint64_t run_case(const Case& c, DType dtype, int shift, int threads) {
   for (int64_t i = 0; i < shift + guard; ++i) {
     if (computed(out[i < shift ? i : c.size + i]) != 7) return 0;  // wrote outside
   }
-  uint64_t h = 0xcbf29ce484222325u;
+  uint64_t h = hash_start;
   for (int64_t i = 0; i < c.size; ++i) {
     const auto value = computed(out[shift + i]);  // exact, so its bits tell as much
     h = hash(h, &value, 1);
   }
-  for (unsigned char byte : mask) h = (h ^ byte) * 0x100000001b3u;
+  for (unsigned char byte : mask) h = hash_word(h, byte);
   return h;
 }
 
-uint64_t run_any(const Case& c, int shift, int threads) {
+uint64_t run_any(const Case& c, const fastopt::Target&, int shift, int threads) {
   if (c.dtype == "float32") return run_case<float>(c, DType::float32, shift, threads);
   if (c.dtype == "float64") return run_case<double>(c, DType::float64, shift, threads);
   if (c.dtype == "bfloat16") return run_case<bfloat16>(c, DType::bfloat16, shift, threads);
   return run_case<float16>(c, DType::float16, shift, threads);
-}
-
-int replay_hashes(std::ifstream file, const char* target) {
-  int passed = 0;
-  for (std::string line; std::getline(file, line);) {
-    if (line.empty() || line[0] == '#') continue;
-    Case c;
-    std::istringstream words(line);
-    words >> c.form >> c.dtype >> c.size >> c.p >> c.index >> c.width >> std::hex >> c.expected;
-    for (int shift : {0, 1, 3}) {
-      for (int threads : {1, 2, 3}) {
-        if (const uint64_t got = run_any(c, shift, threads); got != c.expected) {
-          std::printf("%s at shift %d on %d threads: got %016llx: %s\n", target, shift, threads,
-                      static_cast<unsigned long long>(got), line.c_str());
-          return -1;
-        }
-        ++passed;
-      }
-    }
-  }
-  return passed;
 }
 
 int replay_known_answers(std::ifstream file, const fastopt::Target& target) {
@@ -151,15 +138,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: dropout_hashes HASHES KNOWN_ANSWERS\n");
     return 2;
   }
-  int total = 0;
   for (const fastopt::Target& target : fastopt::targets()) {
-    if (!target.supported()) continue;
-    fastopt::set_target(target.name);
-    const int answers = replay_known_answers(std::ifstream(argv[2]), target);
-    const int hashes = replay_hashes(std::ifstream(argv[1]), target.name);
-    if (answers <= 0 || hashes <= 0) return 1;
-    total += answers + hashes;
+    if (target.supported() && replay_known_answers(std::ifstream(argv[2]), target) <= 0) return 1;
   }
-  std::printf("%d dropout runs equal the reference\n", total);
-  return 0;
+  return report(replay<Case>(argv[1], run_any), "dropout runs");
 }

@@ -1,6 +1,7 @@
 // Inputs that tests/test_kernel_hashes.py makes alike, and the hash of results.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -69,6 +70,13 @@ auto computed(T x) {
   }
 }
 
+// As above, but for 1 in the place of infinities and NaNs.
+template <class T>
+T finite_input(uint64_t array, uint64_t i) {
+  const T x = input<T>(array, i, true);
+  return std::isfinite(x) ? x : T(1);
+}
+
 // Those of 16 bits are the rounded ones of float.
 template <class T>
 T input_of(uint64_t array, uint64_t i, bool negative) {
@@ -79,14 +87,18 @@ T input_of(uint64_t array, uint64_t i, bool negative) {
   }
 }
 
-// FNV-1a over the bits as 64-bit words; every NaN counts as one.
+// FNV-1a, whose first value is `hash_start`.
+constexpr uint64_t hash_start = 0xcbf29ce484222325u;
+inline uint64_t hash_word(uint64_t h, uint64_t word) { return (h ^ word) * 0x100000001b3u; }
+
+// Over the bits as 64-bit words; every NaN counts as one.
 template <class T>
 uint64_t hash(uint64_t h, const T* values, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
     uint64_t word = 0;
     std::memcpy(&word, values + i, sizeof(T));
     if (values[i] != values[i]) word = ~uint64_t{0};
-    h = (h ^ word) * 0x100000001b3u;
+    h = hash_word(h, word);
   }
   return h;
 }

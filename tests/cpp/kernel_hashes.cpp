@@ -11,7 +11,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
 #include <iterator>
 #include <new>
 #include <sstream>
@@ -22,6 +21,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 #include "inputs.h"
+#include "replay.h"
 #include "rules/list.h"
 #include "simd/vec.h"
 
@@ -33,7 +33,10 @@ using fastopt::Form;
 using fastopt::host::Range;
 using fastopt_test::computed;
 using fastopt_test::hash;
+using fastopt_test::hash_start;
 using fastopt_test::input_of;
+using fastopt_test::replay;
+using fastopt_test::report;
 using fastopt_test::stored;
 
 // Sets options from words such as lr=0.001 or amsgrad=1.
@@ -68,6 +71,10 @@ struct Case {
   int64_t size;
   double step;
   uint64_t expected;
+  void read(std::istream& words) {
+    words >> rule >> dtype >> size >> step >> std::hex >> expected;
+    std::getline(words, options);
+  }
 };
 
 // What param, grad and the states are stored in, by the name in the file.
@@ -180,7 +187,7 @@ uint64_t run_case(const Case& c, const Stored& types, int index, const fastopt::
     std::vector<fastopt::Item> items = {item};
     fastopt::run(items, threads);
   }
-  uint64_t h = 0xcbf29ce484222325u;
+  uint64_t h = hash_start;
   for (std::size_t b = 0; b < buffers.size(); ++b) {
     if (!buffers[b].guarded()) return 0;  // wrote outside
     if (b != 1) h = buffers[b].hash_on(h);
@@ -223,31 +230,5 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: kernel_hashes FILE\n");
     return 2;
   }
-  std::ifstream file(argv[1]);
-  int passed = 0;
-  for (std::string line; std::getline(file, line);) {
-    if (line.empty() || line[0] == '#') continue;
-    Case c;
-    std::istringstream words(line);
-    words >> c.rule >> c.dtype >> c.size >> c.step >> std::hex >> c.expected;
-    std::getline(words, c.options);
-    for (const fastopt::Target& target : fastopt::targets()) {
-      if (!target.supported()) continue;
-      for (int offset : {0, 1, 3}) {
-        for (int threads : {1, 2, 3}) {
-          const uint64_t got = run_any(c, target, offset, threads);
-          if (got == c.expected) {
-            ++passed;
-            continue;
-          }
-          std::printf("%s at offset %d on %d threads: expected %016llx, got %016llx: %s\n",
-                      target.name, offset, threads, static_cast<unsigned long long>(c.expected),
-                      static_cast<unsigned long long>(got), line.c_str());
-          return 1;
-        }
-      }
-    }
-  }
-  std::printf("%d kernel runs equal the references\n", passed);
-  return passed > 0 ? 0 : 1;
+  return report(replay<Case>(argv[1], run_any), "kernel runs");
 }

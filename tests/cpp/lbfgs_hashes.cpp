@@ -7,14 +7,14 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <fstream>
-#include <sstream>
+#include <istream>
 #include <string>
 #include <vector>
 
 #include "cpu/dispatch.h"
 #include "cpu/lbfgs.h"
 #include "inputs.h"
+#include "replay.h"
 
 namespace {
 
@@ -23,13 +23,17 @@ using fastopt::DType;
 using fastopt::Measures;
 using fastopt::Piece;
 using fastopt::Vectors;
+using fastopt_test::finite_input;
 using fastopt_test::hash;
-using fastopt_test::input;
+using fastopt_test::hash_start;
+using fastopt_test::replay;
+using fastopt_test::report;
 
 struct Case {
   std::string dtype;
   int64_t size, pairs;
   uint64_t expected;
+  void read(std::istream& words) { words >> dtype >> size >> pairs >> std::hex >> expected; }
 };
 
 constexpr double t = 0.3;
@@ -42,10 +46,7 @@ struct Vector {
 
   Vector(int64_t size, int shift) : memory(size + shift, T(7)), shift(shift) {}
   Vector(int64_t size, int shift, uint64_t array) : Vector(size, shift) {
-    for (int64_t i = 0; i < size; ++i) {
-      const T x = input<T>(array, i, true);
-      data()[i] = std::isfinite(x) ? x : T(1);
-    }
+    for (int64_t i = 0; i < size; ++i) data()[i] = finite_input<T>(array, i);
   }
   T* data() { return memory.data() + shift; }
   int64_t size() const { return static_cast<int64_t>(memory.size()) - shift; }
@@ -82,7 +83,7 @@ uint64_t run_case(const Case& c, DType dtype, int shift, int threads) {
   const int64_t first = c.size / 3, last = c.size - first / 2;
   const std::vector<Piece> pieces{
       {whole.data(), first}, {nullptr, last - first}, {whole.data() + last, c.size - last}};
-  uint64_t h = add(0xcbf29ce484222325u, gather(vectors, pieces, grad.data(), direction.data()));
+  uint64_t h = add(hash_start, gather(vectors, pieces, grad.data(), direction.data()));
   h = add(h, grad);
 
   Curvature curvature;
@@ -97,28 +98,9 @@ uint64_t run_case(const Case& c, DType dtype, int shift, int threads) {
   return add(h, whole);
 }
 
-int replay(std::ifstream file, const char* target) {
-  int passed = 0;
-  for (std::string line; std::getline(file, line);) {
-    if (line.empty() || line[0] == '#') continue;
-    Case c;
-    std::istringstream words(line);
-    words >> c.dtype >> c.size >> c.pairs >> std::hex >> c.expected;
-    for (int shift : {0, 1, 3}) {
-      for (int threads : {1, 2, 3}) {
-        const uint64_t got = c.dtype == "float32"
-                                 ? run_case<float>(c, DType::float32, shift, threads)
-                                 : run_case<double>(c, DType::float64, shift, threads);
-        if (got != c.expected) {
-          std::printf("%s at shift %d on %d threads: got %016llx: %s\n", target, shift, threads,
-                      static_cast<unsigned long long>(got), line.c_str());
-          return -1;
-        }
-        ++passed;
-      }
-    }
-  }
-  return passed;
+uint64_t run_any(const Case& c, const fastopt::Target&, int shift, int threads) {
+  return c.dtype == "float32" ? run_case<float>(c, DType::float32, shift, threads)
+                              : run_case<double>(c, DType::float64, shift, threads);
 }
 
 }  // namespace
@@ -128,14 +110,5 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: lbfgs_hashes HASHES\n");
     return 2;
   }
-  int total = 0;
-  for (const fastopt::Target& target : fastopt::targets()) {
-    if (!target.supported()) continue;
-    fastopt::set_target(target.name);
-    const int passed = replay(std::ifstream(argv[1]), target.name);
-    if (passed <= 0) return 1;
-    total += passed;
-  }
-  std::printf("%d runs of L-BFGS's passes equal the reference\n", total);
-  return 0;
+  return report(replay<Case>(argv[1], run_any), "runs of L-BFGS's passes");
 }

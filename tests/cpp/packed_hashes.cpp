@@ -5,13 +5,11 @@
 //
 // As kernel_hashes.cpp does for the rules; tests/test_packed_hashes.py writes and checks the file.
 // Each line names a kind, the shape of a parameter, where it begins in a whole one, and a hash.
-#include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <fstream>
+#include <istream>
 #include <limits>
 #include <new>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -20,6 +18,7 @@
 #include "inputs.h"
 #include "numeric/dither.h"
 #include "numeric/philox.h"
+#include "replay.h"
 #include "rules/list.h"
 
 namespace {
@@ -31,8 +30,12 @@ using fastopt::Form;
 using fastopt::Master;
 using fastopt::host::bfloat16;
 using fastopt_test::computed;
+using fastopt_test::finite_input;
 using fastopt_test::hash;
-using fastopt_test::input;
+using fastopt_test::hash_start;
+using fastopt_test::hash_word;
+using fastopt_test::replay;
+using fastopt_test::report;
 using fastopt_test::stored;
 using Rule = fastopt::host::Adam<float>;
 
@@ -40,6 +43,9 @@ struct Case {
   std::string kind;
   int64_t rows, row, first_row;
   uint64_t expected;
+  void read(std::istream& words) {
+    words >> kind >> rows >> row >> first_row >> std::hex >> expected;
+  }
   int64_t size() const { return rows * row; }
   int64_t blocks() const { return rows * ((row + block_size - 1) / block_size); }
 };
@@ -71,10 +77,7 @@ struct Array {
 template <class T>
 Array<T> numbers(uint64_t array, int64_t size, int shift) {
   Array<T> made(size, shift);
-  for (int64_t i = 0; i < size; ++i) {
-    const float x = input<float>(array, i, true);
-    made.data()[i] = stored<T>(std::isfinite(x) ? x : 1);
-  }
+  for (int64_t i = 0; i < size; ++i) made.data()[i] = stored<T>(finite_input<float>(array, i));
   return made;
 }
 
@@ -86,7 +89,6 @@ uint64_t add(uint64_t h, Array<T>& array) {
   }
   return h;
 }
-uint64_t add_words(uint64_t h, uint64_t word) { return (h ^ word) * 0x100000001b3u; }
 
 // Two steps, of which `prepare` gets the numbers.
 template <class Prepare>
@@ -137,9 +139,9 @@ uint64_t run_codes(const Case& c, const fastopt::Target& target, int index, int 
       dither.root8[i] = fastopt::host::dither_entry<Coding::root8>(step, i);
     }
   });
-  uint64_t h = add(0xcbf29ce484222325u, param);
+  uint64_t h = add(hash_start, param);
   for (Array<unsigned char>* codes : {&first, &second}) {
-    for (int64_t i = 0; i < c.size(); ++i) h = add_words(h, codes->data()[i]);
+    for (int64_t i = 0; i < c.size(); ++i) h = hash_word(h, codes->data()[i]);
   }
   return add(add(h, first_scales), second_scales);
 }
@@ -170,9 +172,16 @@ uint64_t run_halves(const Case& c, const fastopt::Target& target, int index, int
   take_steps(item, threads, [&](int step) {
     packing.offset = uint64_t{1} << fastopt::offset_bits | static_cast<uint64_t>(step);
   });
-  uint64_t h = add(add(add(0xcbf29ce484222325u, param), first), second);
-  for (int64_t i = 0; is_split && i < c.size(); ++i) h = add_words(h, low.data()[i]);
+  uint64_t h = add(add(add(hash_start, param), first), second);
+  for (int64_t i = 0; is_split && i < c.size(); ++i) h = hash_word(h, low.data()[i]);
   return h;
+}
+
+uint64_t run_any(const Case& c, const fastopt::Target& target, int shift, int threads) {
+  static const int index = index_of_adam();
+  if (c.kind == "codes") return run_codes<float>(c, target, index, shift, threads);
+  if (c.kind == "half_codes") return run_codes<bfloat16>(c, target, index, shift, threads);
+  return run_halves(c, target, index, shift, threads);
 }
 
 }  // namespace
@@ -182,34 +191,5 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: packed_hashes HASHES\n");
     return 2;
   }
-  std::ifstream file(argv[1]);
-  const int index = index_of_adam();
-  const auto run = [](const std::string& kind) {
-    if (kind == "codes") return run_codes<float>;
-    return kind == "half_codes" ? run_codes<bfloat16> : run_halves;
-  };
-  int passed = 0;
-  for (std::string line; std::getline(file, line);) {
-    if (line.empty() || line[0] == '#') continue;
-    Case c;
-    std::istringstream words(line);
-    words >> c.kind >> c.rows >> c.row >> c.first_row >> std::hex >> c.expected;
-    for (const fastopt::Target& target : fastopt::targets()) {
-      if (!target.supported()) continue;
-      fastopt::set_target(target.name);
-      for (int shift : {0, 1, 3}) {
-        for (int threads : {1, 2, 3}) {
-          const uint64_t got = run(c.kind)(c, target, index, shift, threads);
-          if (got != c.expected) {
-            std::printf("%s at shift %d on %d threads: got %016llx: %s\n", target.name, shift,
-                        threads, static_cast<unsigned long long>(got), line.c_str());
-            return 1;
-          }
-          ++passed;
-        }
-      }
-    }
-  }
-  std::printf("%d packed runs equal the reference\n", passed);
-  return passed > 0 ? 0 : 1;
+  return report(replay<Case>(argv[1], run_any), "packed runs");
 }
