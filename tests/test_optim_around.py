@@ -24,6 +24,7 @@ from _optim_cases import (
     set_gradients,
     step_and_check,
 )
+from conftest import RunPython
 
 each_optimizer = pytest.mark.parametrize("name", CASES)
 
@@ -233,3 +234,40 @@ def test_reference_counts_do_not_grow_with_the_steps() -> None:
     for _ in range(20):
         optimizer.step()
     assert [sys.getrefcount(it) for it in watched] == before
+
+
+# ---- the module in the place of torch.optim -----------------------------------------------------
+
+
+def test_the_module_has_all_that_torchs_has() -> None:
+    """Ours where there is a class of ours; else torch's own objects."""
+    ours = {*CASES, "Adadelta", "RAdam", "Adamax", "NAdam", "LBFGS"}
+    assert {"Optimizer", "lr_scheduler", "swa_utils", "SparseAdam", "ASGD"} <= set(torch.optim.__all__)
+    for name in torch.optim.__all__:
+        mine, theirs = getattr(fastopt.optim, name), getattr(torch.optim, name)
+        if name in ours:
+            assert issubclass(mine, theirs)
+            assert mine.__module__.startswith("fastopt.")
+        else:
+            assert mine is theirs
+    starred: dict[str, Any] = {}
+    exec("from fastopt.optim import *", starred)
+    assert set(fastopt.optim.__all__) <= starred.keys()
+    assert {"Optimizer", "lr_scheduler", "swa_utils", "Muon", "Adafactor"} <= starred.keys()
+    with pytest.raises(AttributeError, match=r"'fastopt\.optim' has no attribute 'Nothing'"):
+        _ = fastopt.optim.Nothing
+
+
+def test_the_modules_of_torch_can_be_imported_from_it(run_python: RunPython) -> None:
+    lines = (
+        "import fastopt.optim.lr_scheduler as schedules",
+        "from fastopt.optim.lr_scheduler import CosineAnnealingLR",
+        "from fastopt.optim.swa_utils import update_bn",
+        "from fastopt.optim import lr_scheduler, Optimizer, AdamW",
+        "import torch",
+        "assert schedules is lr_scheduler is torch.optim.lr_scheduler",
+        "assert CosineAnnealingLR is torch.optim.lr_scheduler.CosineAnnealingLR",
+        "assert update_bn is torch.optim.swa_utils.update_bn and issubclass(AdamW, Optimizer)",
+    )
+    done = run_python("-c", "\n".join(lines))
+    assert done.returncode == 0, done.stderr

@@ -33,6 +33,7 @@ MODULES = [fastopt, fastopt.kernels, fastopt.nn, fastopt.nn.functional, fastopt.
 MODULES += [fastopt.reference, fastopt.averages, fastopt.gradients, fastopt.schedules]
 OPTIMIZERS = [getattr(fastopt.optim, name) for name in fastopt.optim.__all__]
 OPTIMIZERS = [it for it in OPTIMIZERS if inspect.isclass(it) and issubclass(it, torch.optim.Optimizer)]
+OPTIMIZERS = [it for it in OPTIMIZERS if it.__module__.startswith("fastopt")]
 
 needs_mypy = pytest.mark.skipif(not find_spec("mypy"), reason="needs mypy, of fastopt[dev]")
 needs_example = pytest.mark.skipif(not EXAMPLES[0].is_file(), reason="needs the repository's examples")
@@ -42,12 +43,18 @@ needs_example = pytest.mark.skipif(not EXAMPLES[0].is_file(), reason="needs the 
 
 
 def public() -> dict[str, Any]:
-    """Every public name, `optim.Adam` for example, and what it stands for."""
-    return {
+    """Every public name, `optim.Adam` for example, and what it stands for; not what is torch's."""
+    named = {
         f"{module.__name__.removeprefix('fastopt.')}.{name}": getattr(module, name)
         for module in MODULES
         for name in module.__all__
     }
+    return {name: it for name, it in named.items() if not is_torchs(it)}
+
+
+def is_torchs(it: Any) -> bool:
+    name = it.__name__ if inspect.ismodule(it) else getattr(it, "__module__", None)
+    return str(name).startswith("torch.")
 
 
 FUNCTIONS = {name: it for name, it in public().items() if inspect.isfunction(it)}

@@ -52,7 +52,7 @@ class AveragedModel(swa_utils.AveragedModel):
 
     def __init__(self, model: nn.Module, optimizer: Tail) -> None:
         if not isinstance(optimizer, Tail):
-            raise TypeError(f"optimizer: expected one of fastopt.optim, got {type(optimizer).__name__}")
+            raise TypeError(f"optimizer: expected one of fastopt's own, got {type(optimizer).__name__}")
         if all(group.get("ema_decay") is None for group in optimizer.param_groups):
             raise ValueError("optimizer: expected one with ema_decay, got one that averages nothing")
         super().__init__(model)

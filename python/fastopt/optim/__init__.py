@@ -5,6 +5,10 @@ and ``ema_bias_correction``, which clip the gradients by their norm and average 
 step's own pass over memory (:mod:`fastopt.optim._tail` describes them), and ``state_dtype``, what the
 states are stored in (:mod:`fastopt.optim._storage`).
 
+What else :mod:`torch.optim` has is here, too, so that ``import fastopt.optim as optim`` does for
+``import torch.optim as optim``: ``Optimizer``, ``lr_scheduler``, ``swa_utils``, and torch's own classes
+of the rules without a kernel (Adafactor, ASGD, Muon, Rprop, SparseAdam).
+
 :class:`LBFGS` is apart: it evaluates the loss itself, works on all parameters as one vector, and has
 none of these options.
 
@@ -16,6 +20,12 @@ its states are stored in; ``_checks.py``, of the options of classes that torch l
 take; ``in_backward.py``, steps inside ``backward()``.
 """
 
+from typing import Any
+
+import torch
+from torch.optim import ASGD, Adafactor, Muon, Optimizer, Rprop, SparseAdam
+
+from fastopt.optim import lr_scheduler, swa_utils
 from fastopt.optim._report import FusedReport, ParameterPath
 from fastopt.optim.adadelta import Adadelta
 from fastopt.optim.adagrad import Adagrad
@@ -32,20 +42,35 @@ from fastopt.optim.rmsprop import RMSprop
 from fastopt.optim.sgd import SGD
 
 __all__ = [
+    "ASGD",
     "LAMB",
     "LBFGS",
     "SGD",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
     "FusedReport",
     "Lion",
+    "Muon",
     "NAdam",
+    "Optimizer",
     "ParameterPath",
     "RAdam",
     "RMSprop",
+    "Rprop",
+    "SparseAdam",
     "StepInBackward",
+    "lr_scheduler",
     "step_in_backward",
+    "swa_utils",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What a newer torch.optim has besides."""
+    if not name.startswith("_") and hasattr(torch.optim, name):
+        return getattr(torch.optim, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

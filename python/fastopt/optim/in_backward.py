@@ -111,7 +111,7 @@ def step_in_backward(model: Module, optimizer_class: type[Fused], **options: Any
     """
     if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, Fused)):
         raise TypeError(
-            f"optimizer_class: expected an optimizer of fastopt.optim, got {optimizer_class!r}"
+            f"optimizer_class: expected an optimizer of fastopt's own, got {optimizer_class!r}"
         )
     if inspect.unwrap(optimizer_class.step) is not inspect.unwrap(Fused.step):
         raise TypeError(
