@@ -97,18 +97,18 @@ class CodedLoop {
     int buffer = 0;
     for (int64_t i = begin; i < end;) {
       const int length = block_length(item_, i, end);
-      for_states([&](auto state) {
+      for_coded([&](auto state) {
         Coded& now = now_[state.index];
         now.block = block_at(item_, state.index, i);
         now.numbers = numbers[buffer][state.index];
       });
       update_block(i, length, pending);
-      for_states([&](auto state) { before_[state.index] = now_[state.index]; });
+      for_coded([&](auto state) { before_[state.index] = now_[state.index]; });
       buffer ^= 1;
       pending = length;
       i += length;
     }
-    for_states([&](auto state) { store_codes(state, 0, pending); });
+    for_coded([&](auto state) { store_codes(state, 0, pending); });
   }
 
  private:
@@ -127,24 +127,20 @@ class CodedLoop {
   };
 
   template <int i>
-  struct State {
-    static constexpr int index = i;
+  struct CodedState : State<i> {
     static constexpr Coding coding =
         (Rule::squares >> i & 1) != 0 ? Coding::root8 : Coding::signed8;
   };
   template <class Act>
-  FASTOPT_HOST_DEVICE static void for_states(Act act) {
-    static_assert(max_states == 3);
-    if constexpr ((used & 1) != 0) act(State<0>{});
-    if constexpr ((used & 2) != 0) act(State<1>{});
-    if constexpr ((used & 4) != 0) act(State<2>{});
+  FASTOPT_HOST_DEVICE static void for_coded(Act act) {
+    for_states<used>([&](auto state) { act(CodedState<state.index>()); });
   }
 
   // Updates a block and stores the codes of the one before it.
   FASTOPT_HOST_DEVICE void update_block(int64_t i, int length, int pending) {
     V scale[max_states], inverse[max_states];
     Largest largest[max_states];
-    for_states([&](auto state) {
+    for_coded([&](auto state) {
       // Any NaN may have been loaded; one whose lower half is 0 may be rounded (simd/pair.h).
       const float number = *now_[state.index].block.scale;
       scale[state.index] = number == number ? number : float_of(0x7fc00000u);
@@ -155,7 +151,7 @@ class CodedLoop {
     for (; x < in_pairs; x += Pair::lanes) {
       if (stores_pairs && x + Pair::lanes <= pending) {
         stored = x + Pair::lanes;
-        for_states([&](auto state) {
+        for_coded([&](auto state) {
           const Coded& before = before_[state.index];
           store_coded<state.coding>(before.numbers + x, inverse[state.index],
                                     before.block.dither + x, before.block.codes + x);
@@ -164,12 +160,12 @@ class CodedLoop {
       prefetch(i + x);
       update(WholePair{}, i, x, scale, largest);
     }
-    for_states([&](auto state) { store_codes(state, stored, pending); });
+    for_coded([&](auto state) { store_codes(state, stored, pending); });
     for (; x < length; x += V::lanes) {
       const int rest = length - x;
       update(FirstOfVec{rest < V::lanes ? rest : V::lanes}, i, x, scale, largest);
     }
-    for_states([&](auto state) {
+    for_coded([&](auto state) {
       Coded& now = now_[state.index];
       const BlockScale new_scale =
           scaled<state.coding>(now.numbers, length, largest[state.index].bits.largest());
@@ -183,12 +179,12 @@ class CodedLoop {
   FASTOPT_HOST_DEVICE void update(Some some, int64_t i, int x, const V* scale, Largest* largest) {
     using Vector = typename Some::V;
     Vector p = some.load(param_ + i + x), s[max_states];
-    for_states([&](auto state) {
+    for_coded([&](auto state) {
       s[state.index] =
           some.template decode<state.coding>(now_[state.index].block.codes + x, scale[state.index]);
     });
     rule_.step(p, some.load(grad_ + i + x), s);
-    for_states([&](auto state) {
+    for_coded([&](auto state) {
       Vector& number = s[state.index];
       if (state.coding == Coding::root8) number = sqrt(number);
       some.template include<state.coding>(number, largest[state.index]);
@@ -208,7 +204,7 @@ class CodedLoop {
       line(grad_);
       if (averages) line(ema_);
     }
-    for_states([&](auto state) {
+    for_coded([&](auto state) {
       __builtin_prefetch(static_cast<const uint8_t*>(item_.arrays[2 + state.index]) + i +
                          codes_ahead);
     });

@@ -10,7 +10,6 @@
 
 namespace fastopt {
 
-constexpr int max_states = 3;
 constexpr int ema_array = 2 + max_states;  // the running average of the parameter, where kept
 constexpr int max_arrays = ema_array + 1;
 

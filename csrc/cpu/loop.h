@@ -94,7 +94,11 @@ struct Loop {
         param(arrays, dtypes, 0),
         ema(arrays, dtypes, ema_array),
         grad(arrays, dtypes, 1),
-        states{{arrays, dtypes, 2}, {arrays, dtypes, 3}, {arrays, dtypes, 4}} {}
+        states{{arrays, dtypes, 2},
+               {arrays, dtypes, 3},
+               {arrays, dtypes, 4},
+               {arrays, dtypes, 5},
+               {arrays, dtypes, 6}} {}
 
   FASTOPT_HOST_DEVICE void run(int64_t begin, int64_t end) const {
     int64_t i = begin;
@@ -143,7 +147,7 @@ struct Loop {
 // Finds the loop for the states that are there, one after another: Loops::run<used, averages>.
 template <class Rule, class Loops, unsigned used = 0, int state = 0, class... Args>
 void choose_loop(void* const* arrays, const Args&... args) {
-  static_assert(Rule::state_count <= max_states, "raise max_states in cpu/kernel.h");
+  static_assert(Rule::state_count <= max_states, "raise max_states in cpu/packing.h");
   if constexpr (state < Rule::state_count) {
     if (state < Rule::required || arrays[2 + state] != nullptr) {
       return choose_loop<Rule, Loops, (used | 1u << state), state + 1>(arrays, args...);

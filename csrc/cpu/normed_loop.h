@@ -23,7 +23,11 @@ class NormedLoop {
         param_(arrays, dtypes, 0),
         grad_(arrays, dtypes, 1),
         ema_(arrays, dtypes, ema_array),
-        states_{{arrays, dtypes, 2}, {arrays, dtypes, 3}, {arrays, dtypes, 4}} {}
+        states_{{arrays, dtypes, 2},
+                {arrays, dtypes, 3},
+                {arrays, dtypes, 4},
+                {arrays, dtypes, 5},
+                {arrays, dtypes, 6}} {}
 
   // Leaves the update of element `begin` at updates[0].
   FASTOPT_HOST_DEVICE void update_states(int64_t begin, int64_t end, T* updates) const {

@@ -8,6 +8,8 @@
 
 namespace fastopt {
 
+constexpr int max_states = 5;  // of a rule
+
 // What stands behind a 16-bit parameter.
 enum class Master : int {
   none,
@@ -21,10 +23,10 @@ struct Packing {
   void* master_data = nullptr;
   uint64_t seed = 0, offset = 0, index = 0;  // of the first element's draw, for stochastic
 
-  Coding codings[3] = {};  // of the states
-  float* scales[3] = {};   // (rows, blocks of a row)
-  int64_t row = 0;         // elements; 0 if no state is coded
-  int64_t first_row = 0;   // where the rows lie in the whole parameter
+  Coding codings[max_states] = {};  // of the states
+  float* scales[max_states] = {};   // (rows, blocks of a row)
+  int64_t row = 0;                  // elements; 0 if no state is coded
+  int64_t first_row = 0;            // where the rows lie in the whole parameter
   const Dither* dither = nullptr;
 };
 

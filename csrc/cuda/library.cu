@@ -22,7 +22,7 @@ constexpr std::size_t options_sizes[] = {FASTOPT_RULES(FASTOPT_OPTIONS_SIZE)};
 
 // Which kernel of its rule an item takes: by its form and the states that are there.
 constexpr unsigned state_sets = 1u << max_states;
-static_assert(form_count * state_sets <= 64, "run_items has a bit for each");
+constexpr unsigned kind_count = form_count * state_sets;
 
 template <class Item>
 unsigned kind_of(const Item& item) {
@@ -90,12 +90,12 @@ class Batch {
 template <class Item>
 const char* run_items(const CudaStep& step, const Item* items, int64_t count,
                       const CudaPlace& place) {
-  uint64_t kinds = 0;  // of which there are items
+  bool there[kind_count] = {};
   for (int64_t i = 0; i < count; ++i) {
-    if (items[i].size > 0) kinds |= uint64_t{1} << kind_of(items[i]);
+    if (items[i].size > 0) there[kind_of(items[i])] = true;
   }
-  for (; kinds != 0; kinds &= kinds - 1) {
-    const unsigned kind = static_cast<unsigned>(__builtin_ctzll(kinds));
+  for (unsigned kind = 0; kind < kind_count; ++kind) {
+    if (!there[kind]) continue;
     Batch<Item> batch(step, place, kind);
     const char* error = nullptr;
     for (int64_t i = 0; i < count && error == nullptr; ++i) {

@@ -100,18 +100,6 @@ struct PackedKernel {
     new (shared.bound) Bound(rule_of<Rule>(table, item), read(table.grad_factor), table.ema_decay);
   }
 
-  template <int i>
-  struct State {
-    static constexpr int index = i;
-  };
-  template <class Act>
-  static FASTOPT_DEVICE void for_states(Act act) {
-    static_assert(max_states == 3);
-    if constexpr (Bound::keeps(0)) act(State<0>{});
-    if constexpr (Bound::keeps(1)) act(State<1>{});
-    if constexpr (Bound::keeps(2)) act(State<2>{});
-  }
-
   // A block of random numbers for each sixteen elements that share one.
   static FASTOPT_DEVICE void draw(const CudaPackedItem& item, const Piece& piece, Shared& shared,
                                   int thread) {
@@ -131,9 +119,9 @@ struct PackedKernel {
     const int64_t i = piece.begin + thread;
     V p = load_param(item, i), g, s[max_states];
     MixedArray(item, 1, i).load(one, &g);
-    for_states([&](auto state) { s[state.index] = load_state(item, state.index, piece, i); });
+    for_states<used>([&](auto state) { s[state.index] = load_state(item, state.index, piece, i); });
     bound.step(p, g, s);
-    for_states([&](auto state) {
+    for_states<used>([&](auto state) {
       constexpr int k = state.index;
       const Coding coding = item.packing.codings[k];
       if (coding == Coding::none) {
@@ -214,7 +202,7 @@ struct PackedKernel {
   // The largest magnitude of every 16th number, by its bits.
   static FASTOPT_DEVICE void search(const Piece& piece, Shared& shared, int thread) {
     if (thread >= searchers) return;
-    for_states([&](auto state) {
+    for_states<used>([&](auto state) {
       uint32_t largest = 0;
       for (int i = thread; i < piece.length; i += searchers) {
         const uint32_t magnitude = bits_of(shared.numbers[state.index][i]) & 0x7fffffffu;
@@ -226,7 +214,7 @@ struct PackedKernel {
 
   static FASTOPT_DEVICE void encode(const CudaPackedItem& item, const Piece& piece,
                                     const Shared& shared, int thread) {
-    for_states([&](auto state) {
+    for_states<used>([&](auto state) {
       const Coding coding = item.packing.codings[state.index];
       if (coding == Coding::signed8) {
         store_code<Coding::signed8>(item, state.index, piece, shared, thread);

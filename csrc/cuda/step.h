@@ -48,7 +48,6 @@ struct StepKernel {
 
  private:
   static constexpr int packet = Array::packet;
-  static FASTOPT_DEVICE constexpr bool keeps(int state) { return Bound::keeps(state); }
 
   // With two arrays, a packet of each is too little to have on its way to a thread.
   static constexpr int depth = used == 0 ? 2 : 1;
@@ -81,17 +80,20 @@ struct StepKernel {
   // What a thread keeps at hand.
   struct Worker {
     const Bound bound;
-    const Array param, grad, state0, state1, state2, ema;
+    const Array param, grad, ema;
+    const Array states[max_states];
     const bool averages;
 
     FASTOPT_DEVICE Worker(const CudaItem& item, const Shared& shared)
         : bound(*reinterpret_cast<const Bound*>(shared.bound)),
           param(item, 0, shared.chunk.begin),
           grad(item, 1, shared.chunk.begin),
-          state0(item, 2, shared.chunk.begin),
-          state1(item, 3, shared.chunk.begin),
-          state2(item, 4, shared.chunk.begin),
           ema(item, ema_array, shared.chunk.begin),
+          states{{item, 2, shared.chunk.begin},
+                 {item, 3, shared.chunk.begin},
+                 {item, 4, shared.chunk.begin},
+                 {item, 5, shared.chunk.begin},
+                 {item, 6, shared.chunk.begin}},
           averages(item.arrays[ema_array] != nullptr) {}
 
     // This thread's part of [begin, end), which is a number of whole packets.
@@ -107,22 +109,17 @@ struct StepKernel {
     template <class Access>
     FASTOPT_DEVICE void update(Access access) const {
       constexpr int lanes = Access::lanes;
-      V p[lanes], g[lanes], s0[lanes], s1[lanes], s2[lanes];
+      V p[lanes], g[lanes], s[max_states][lanes];
       param.load(access, p);
       grad.load(access, g);
-      if constexpr (keeps(0)) state0.load(access, s0);
-      if constexpr (keeps(1)) state1.load(access, s1);
-      if constexpr (keeps(2)) state2.load(access, s2);
+      for_states<used>([&](auto i) { states[i.index].load(access, s[i.index]); });
       for (int k = 0; k < lanes; ++k) {
-        V s[max_states] = {s0[k], s1[k], s2[k]};
-        bound.step(p[k], g[k], s);
-        s0[k] = s[0];
-        s1[k] = s[1];
-        s2[k] = s[2];
+        V of_lane[max_states];
+        for_states<used>([&](auto i) { of_lane[i.index] = s[i.index][k]; });
+        bound.step(p[k], g[k], of_lane);
+        for_states<used>([&](auto i) { s[i.index][k] = of_lane[i.index]; });
       }
-      if constexpr (keeps(0)) state0.store(access, s0);
-      if constexpr (keeps(1)) state1.store(access, s1);
-      if constexpr (keeps(2)) state2.store(access, s2);
+      for_states<used>([&](auto i) { states[i.index].store(access, s[i.index]); });
       if (averages) average(access, p);
       param.store(access, p);
     }

@@ -6,6 +6,21 @@
 
 FASTOPT_TARGET_BEGIN
 
+// A state's place among the rule's, for the compiler.
+template <int i>
+struct State {
+  static constexpr int index = i;
+};
+
+// act(State<i>()) for each i whose bit is set in `used`.
+template <unsigned used, int i = 0, class Act>
+FASTOPT_HOST_DEVICE void for_states(Act act) {
+  if constexpr (used >> i != 0) {
+    if constexpr ((used >> i & 1) != 0) act(State<i>());
+    for_states<used, i + 1>(act);
+  }
+}
+
 // Bit i of `used` is set if states[i] is kept; the others are not touched.
 template <class Rule, class T, unsigned used>
 class Update {
@@ -20,7 +35,8 @@ class Update {
 
   template <class V>
   FASTOPT_HOST_DEVICE void step(V& param, V grad, V* states) const {
-    apply(param, factor_ * grad, states, Count<Rule::state_count>{});
+    Absent absent;
+    apply(param, factor_ * grad, states, absent);
   }
 
   // The running average of the parameter, once it has been stepped.
@@ -31,26 +47,14 @@ class Update {
 
  private:
   // The rule's call, with Absent in the place of states that are not kept.
-  template <int>
-  struct Count {};
-  template <class V>
-  FASTOPT_HOST_DEVICE void apply(V& p, V g, V*, Count<0>) const {
-    rule_(p, g);
-  }
-  template <class V>
-  FASTOPT_HOST_DEVICE void apply(V& p, V g, V* s, Count<1>) const {
-    Absent absent;
-    rule_(p, g, pick<0>(s, absent));
-  }
-  template <class V>
-  FASTOPT_HOST_DEVICE void apply(V& p, V g, V* s, Count<2>) const {
-    Absent absent;
-    rule_(p, g, pick<0>(s, absent), pick<1>(s, absent));
-  }
-  template <class V>
-  FASTOPT_HOST_DEVICE void apply(V& p, V g, V* s, Count<3>) const {
-    Absent absent;
-    rule_(p, g, pick<0>(s, absent), pick<1>(s, absent), pick<2>(s, absent));
+  template <class V, class... Picked>
+  FASTOPT_HOST_DEVICE void apply(V& p, V g, V* s, Absent& absent, Picked&... picked) const {
+    constexpr int state = sizeof...(Picked);
+    if constexpr (state == Rule::state_count) {
+      rule_(p, g, picked...);
+    } else {
+      apply(p, g, s, absent, picked..., pick<state>(s, absent));
+    }
   }
   template <int state, class V>
   FASTOPT_HOST_DEVICE static auto& pick([[maybe_unused]] V* s, [[maybe_unused]] Absent& absent) {
