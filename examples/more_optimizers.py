@@ -104,6 +104,7 @@ def lion(model: torch.nn.Module) -> optim.Lion:
         state_dtype=torch.bfloat16,
         master_weights=False,
         stochastic_rounding=False,
+        rounding_seed=0,
     )
 
 
@@ -142,6 +143,7 @@ def adadelta(model: torch.nn.Module) -> optim.Adadelta:
         state_dtype="int8",
         master_weights=False,
         stochastic_rounding=True,
+        rounding_seed=0,
     )
 
 
@@ -164,6 +166,7 @@ def radam(model: torch.nn.Module) -> optim.RAdam:
         state_dtype=None,
         master_weights=True,
         stochastic_rounding=False,
+        rounding_seed=0,
     )
 
 
@@ -185,6 +188,7 @@ def adamax(model: torch.nn.Module) -> optim.Adamax:
         state_dtype="int8",
         master_weights=True,
         stochastic_rounding=False,
+        rounding_seed=0,
     )
 
 
@@ -208,6 +212,7 @@ def nadam(model: torch.nn.Module) -> optim.NAdam:
         state_dtype=torch.float32,
         master_weights=False,
         stochastic_rounding=True,
+        rounding_seed=0,
     )
 
 

@@ -58,6 +58,7 @@ def sgd(model: torch.nn.Module) -> optim.SGD:
         state_dtype=torch.bfloat16,
         master_weights=False,
         stochastic_rounding=False,
+        rounding_seed=0,
     )
 
 
@@ -80,6 +81,7 @@ def adagrad(model: torch.nn.Module) -> optim.Adagrad:
         state_dtype=None,
         master_weights=True,
         stochastic_rounding=False,
+        rounding_seed=0,
     )
 
 
@@ -104,6 +106,7 @@ def rmsprop(model: torch.nn.Module) -> optim.RMSprop:
         state_dtype="int8",
         master_weights=False,
         stochastic_rounding=True,
+        rounding_seed=0,
     )
 
 
@@ -130,6 +133,7 @@ def adam(model: torch.nn.Module) -> optim.Adam:
         state_dtype="int8",
         master_weights=True,
         stochastic_rounding=False,
+        rounding_seed=0,
     )
 
 
@@ -157,6 +161,7 @@ def adamw(model: torch.nn.Module) -> optim.AdamW:
         state_dtype=torch.float32,
         master_weights=False,
         stochastic_rounding=True,
+        rounding_seed=0,
     )
 
 

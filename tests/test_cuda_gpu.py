@@ -121,7 +121,6 @@ def trained(
 ) -> list[Tensor]:
     """All parameters and states after some steps."""
     params = parameters(device, dtype, shapes)
-    torch.manual_seed(1)  # whence random rounding has its seeds
     optimizer = getattr(optim, name)(params, **options)
     for step in range(steps):
         gradients(params, step)
@@ -253,7 +252,6 @@ def test_a_hundred_replays_are_a_hundred_steps(name: str, options: dict[str, Any
 
     def started() -> tuple[list[Tensor], torch.optim.Optimizer]:
         params = parameters(DEVICE, dtype)
-        torch.manual_seed(1)
         optimizer = getattr(optim, name)(params, lr=lr, capturable=True, **options)
         gradients(params, 0)
         optimizer.step()  # makes the states
@@ -319,7 +317,6 @@ def test_checkpoints_go_from_device_to_device(name: str, options: dict[str, Any]
     expected = cpu(lambda: trained(name, torch.device("cpu"), dtype, 4, **options))
 
     def two(params: list[Tensor], first: int, saved: Any = None) -> Any:
-        torch.manual_seed(1)
         optimizer = getattr(optim, name)(params, **options)
         if saved is not None:
             optimizer.load_state_dict(saved)

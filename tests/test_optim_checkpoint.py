@@ -227,6 +227,7 @@ def test_state_dicts_have_torchs_keys_and_dtypes(
             "state_dtype",
             "master_weights",
             "stochastic_rounding",
+            "rounding_seed",
         }
         for group in ours["param_groups"]:
             for extra in extras:

@@ -49,6 +49,7 @@ TAIL: dict[str, object] = {
     "state_dtype": None,
     "master_weights": False,
     "stochastic_rounding": False,
+    "rounding_seed": 0,
 }
 EXTRAS: dict[str, Options] = {
     "SGD": {"exponential_average": False, "bias_correction": False},

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import fastopt
 from _distributed_cases import Answer
 from _low_cases import (
     COPIES,
@@ -27,9 +28,10 @@ from _low_cases import (
 )
 from _optim_cases import CASES, EVERY, Options, option_id
 from _ranks import Job
+from fastopt.optim import step_in_backward
 from fastopt.reference import philox4x32
 from fastopt.reference.dropout import draw
-from fastopt.reference.rounding import rounding_draws
+from fastopt.reference.rounding import rounding_draws, seed_of_parameter
 from fastopt.reference.storage import from_bfloat16, round_stochastic, to_bfloat16
 
 SHAPES = [(7,), (33, 5), (1023,), (1025,), (4, 513), (), (0,)]
@@ -158,7 +160,6 @@ def test_the_expectation_is_the_number(set_threads: Any) -> None:
     run in 1.7 million. The seed is fixed.
     """
     set_threads(1)
-    torch.manual_seed(3)
     n, steps, unit = 1 << 16, 500, 2.0**-7
     param = torch.nn.Parameter(torch.full((n,), 1.5, dtype=torch.bfloat16))
     plain = torch.nn.Parameter(param.detach().clone())
@@ -207,25 +208,105 @@ def test_dropout_has_other_draws() -> None:
     assert (pair[0] != pair[1]).mean() > 0.99
 
 
-def test_torchs_seed_rules() -> None:
+def seeds_of(optimizer: Any) -> list[int]:
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    return [int(optimizer.state[param]["rounding"][0]) for param in params]
+
+
+def test_the_seed_is_half_a_block_by_place_and_rank() -> None:
+    for seed in (0, 1, -1, 2**63, 2**64 - 1):
+        key = [seed % 2**32, seed % 2**64 >> 32]
+        low, high = (int(it) for it in philox4x32([5, 3, 7, 2 << 24], key)[:2])
+        assert seed_of_parameter(seed, (3, 5), 7) % 2**64 == low | high << 32
+        assert -(2**63) <= seed_of_parameter(seed, (3, 5), 7) < 2**63
+    assert seed_of_parameter(-1, (0, 0)) == seed_of_parameter(2**64 - 1, (0, 0))
+
+
+def test_the_option_and_the_place_rule_and_not_torchs_generator() -> None:
+    for seed, options in [(0, {}), (0, {"rounding_seed": 0}), (7, {"rounding_seed": 7})]:
+        before = torch.manual_seed(len(options)).get_state()
+        groups = [{"params": low_parameters([(3,), (4,)], torch.bfloat16)}]
+        groups.append({"params": low_parameters([(3,)], torch.bfloat16), "rounding_seed": 9})
+        optimizer = CASES["AdamW"].ours(groups, **options, **RANDOM)
+        train(optimizer, range(2))
+        optimizer.add_param_group({"params": low_parameters([(2,), (1,)], torch.bfloat16)})
+        train(optimizer, range(2, 4))
+        places = {(0, 0): seed, (0, 1): seed, (1, 0): 9, (2, 0): seed, (2, 1): seed}
+        found = seeds_of(optimizer)
+        assert found == [seed_of_parameter(it, place) for place, it in places.items()]
+        assert len(set(found)) == len(found)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_parameter_that_is_put_in_anothers_place_has_that_places_seed() -> None:
+    optimizer = CASES["SGD"].ours(low_parameters([(3,), (4,)], torch.bfloat16), **RANDOM)
+    train(optimizer, range(1))
+    group = optimizer.param_groups[0]
+    group["params"] = [low_parameters([(5,)], torch.bfloat16)[0], group["params"][0]]
+    train(optimizer, range(1, 3))
+    assert seeds_of(optimizer) == [seed_of_parameter(0, (0, 0))] * 2  # the second has kept its own
+
+
+def test_steps_in_backward_have_the_seeds_of_the_whole_optimizer() -> None:
+    model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3))).to(torch.bfloat16)
+    handle = step_in_backward(model, fastopt.optim.AdamW, **RANDOM)
+    model(torch.ones(2, 4, dtype=torch.bfloat16)).sum().backward()
+    assert seeds_of(handle.optimizer) == [seed_of_parameter(0, (0, i)) for i in range(6)]
+
+
+def test_an_older_checkpoint_keeps_its_seed() -> None:
+    """From where there was no such option."""
+    params = low_parameters([(9, 31)], torch.bfloat16)
+    saved = CASES["SGD"].ours(params, **RANDOM)
+    saved.state[params[0]]["rounding"] = torch.tensor([-12345, 1])
+    state = saved.state_dict()
+    del state["param_groups"][0]["rounding_seed"]
+    other = CASES["SGD"].ours(low_parameters([(9, 31)], torch.bfloat16), rounding_seed=3, **RANDOM)
+    other.load_state_dict(state)
+    assert other.param_groups[0]["rounding_seed"] == 3
+    train(other, range(1))
+    assert other.state[other.param_groups[0]["params"][0]]["rounding"].tolist() == [-12345, 2]
+
+
+@pytest.mark.parametrize("wrong", [-(2**63) - 1, 2**64, 1.0, None, "1"], ids=repr)
+def test_a_seed_that_is_no_number_of_64_bits_is_refused(wrong: Any) -> None:
+    params = low_parameters([(2,)], torch.bfloat16)
+    for name in EVERY.keys() - {"LAMB"}:  # which does not round at random
+        with pytest.raises(ValueError, match=r"Invalid rounding_seed .*a whole number"):
+            EVERY[name].ours(params, rounding_seed=wrong)
+    optimizer = CASES["SGD"].ours(params, **RANDOM)
+    with pytest.raises(ValueError, match="Invalid rounding_seed value"):
+        optimizer.add_param_group({"params": low_parameters([(2,)]), "rounding_seed": wrong})
+    optimizer.param_groups[0]["rounding_seed"] = wrong
+    set_grads(params, 0)
+    with pytest.raises(ValueError, match="Invalid rounding_seed value"):
+        optimizer.step()
+    assert not optimizer.state
+
+
+@each_rule
+@pytest.mark.parametrize(
+    "storage", [RANDOM, {"master_weights": True}, {"state_dtype": "int8"}], ids=str
+)
+def test_a_step_under_another_default_device(name: str, options: Options, storage: Options) -> None:
+    """Where every new tensor would be on "meta"."""
+    if storage.get("state_dtype") and (name, options) in UNCODED:
+        return
     found = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        params = low_parameters([(300,), (300,)], torch.bfloat16)
-        optimizer = CASES["AdamW"].ours(params, lr=1e-4, **RANDOM)
-        train(optimizer, range(3))
-        found.append([raw(param) for param in params])
-        seeds = [optimizer.state[param]["rounding"][0] for param in params]
-        assert seeds[0] != seeds[1]
-    assert_equal(found[0][0], found[1][0], "the same seed")
-    assert (found[0][0] != found[2][0]).any()
+    for device in ("cpu", "meta"):
+        params = low_parameters([(65, 64), (3,)], torch.bfloat16)
+        set_grads(params, 0)
+        optimizer = EVERY[name].ours(params, **options, **storage, ema_decay=0.9)
+        with torch.device(device):
+            optimizer.step()
+        found.append(optimizer)
+    assert_same_everything(*found)
 
 
 def test_a_transposed_parameter_draws_in_the_order_of_memory() -> None:
     straight = low_parameters([(60, 50)], torch.bfloat16)[0]
     turned = torch.nn.Parameter(straight.detach().clone().T)
     for param in (straight, turned):
-        torch.manual_seed(0)
         optimizer = CASES["SGD"].ours([param], lr=1e-3, **RANDOM)
         param.grad = torch.ones_like(param)
         optimizer.step()
@@ -280,7 +361,7 @@ def round_sharded(cut: int) -> Answer:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-    torch.manual_seed(5)
+    torch.manual_seed(torch.distributed.get_rank())
     mesh = init_device_mesh("cpu", (2,))
     placements = [Replicate() if cut < 0 else Shard(cut)]
     whole = torch.full((7, 30), 1.5, dtype=torch.bfloat16)
@@ -305,3 +386,48 @@ def test_a_dtensor_is_rounded_as_the_whole_would_be(job: Job, cut: int) -> None:
 def test_columns_of_a_dtensor_are_refused(job: Job) -> None:
     for answer in job.run(round_sharded, 1):
         assert "a part that is not a range of its elements" in answer["error"]
+
+
+def train_replicas(kind: str) -> Answer:
+    """Each process seeds torch's generator for itself, as one does for dropout's sake."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+    from torch.nn.parallel import DistributedDataParallel
+
+    torch.manual_seed(0)
+    model: Any = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.Linear(30, 20))
+    model = model.to(torch.bfloat16)
+    if kind == "HSDP":
+        mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("replicas", "shards"))
+        model = fully_shard(model, mesh=mesh)
+    else:
+        model = DistributedDataParallel(model)
+    torch.manual_seed(1 + dist.get_rank())
+    options: Any = {"lr": 1e-3, **RANDOM}
+    if kind == "ZeRO":
+        optimizer: Any = ZeroRedundancyOptimizer(
+            model.parameters(), optimizer_class=fastopt.optim.AdamW, **options
+        )
+    else:
+        optimizer = fastopt.optim.AdamW(model.parameters(), **options)
+    for _ in range(5):
+        x = torch.randn(4, 20, dtype=torch.bfloat16)
+        optimizer.zero_grad()
+        (model(x) - x).square().mean().backward()
+        optimizer.step()
+    own = getattr(optimizer, "optim", optimizer)
+    params = [getattr(param, "_local_tensor", param) for param in model.parameters()]
+    answer: Answer = {str(i): raw(param) for i, param in enumerate(params)}
+    return {"params": answer, "seeds": seeds_of(own)}
+
+
+@pytest.mark.parametrize("kind", ["DDP", "HSDP", "ZeRO"])
+def test_replicas_stay_equal_under_unequal_generators(job: Job, kind: str) -> None:
+    first, second = job.run(train_replicas, kind)
+    for key, value in first["params"].items():
+        assert_equal(second["params"][key], value, key)
+    both = first["seeds"] + second["seeds"]
+    assert len(set(both)) == 4  # with ZeRO, each process has others
+    assert (first["seeds"] == second["seeds"]) == (kind != "ZeRO")

@@ -42,6 +42,11 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def rank_in(group: ProcessGroup | None) -> int:
+    """This process's place among those that hold different parameters; 0 if there are none."""
+    return 0 if group is None else dist.get_rank(group)
+
+
 def total_squares(parts: list[Part], group: ProcessGroup | None) -> float:
     """The sum of squares over all processes.
 

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from fastopt import _C
 from fastopt.optim._hooks import hooked
 from fastopt.optim._report import Reports, torchs_class
+from fastopt.optim._rounding import new_rounding
 
 Group = dict[str, Any]
 Leftover = tuple[Group, Tensor, str]  # group, parameter, why the kernels do not take it
@@ -130,6 +131,8 @@ class Fused(Reports):
                 dtype=torch.float64 if double and name != "ema_step" else torch.float32,
                 device=param.device if on_device else "cpu",
             )
+        if name == "rounding":
+            return new_rounding(self, group, param)
         if (made := self._new_storage(group, param, name)) is not None:
             return made
         dtype = self._dtype_of_state(group, param, name)

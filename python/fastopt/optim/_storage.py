@@ -22,9 +22,14 @@ master_weights
     ``param_low`` and so ends up within half of its last bit.
 stochastic_rounding
     Round bfloat16 parameters up or down at random, in proportion, so that steps too small for their
-    16 bits are not lost but made now and then. A function of a seed (drawn from torch's generator),
-    the number of the step (both in the state ``rounding``) and the element's place in memory.
-    Processes that hold replicas of a parameter must seed torch's generator alike, or these drift apart.
+    16 bits are not lost but made now and then. A function of a seed, the number of the step (both in
+    the state ``rounding``) and the element's place in memory.
+rounding_seed
+    Where the seeds of random rounding come from: each parameter's is a function of this number, a
+    whole one of 64 bits, and of the parameter's place in the groups when its first step is made. It
+    does not depend on torch's generator, so that replicas stay equal whatever their processes draw.
+    Where processes hold different parameters, or parts that are not DTensors, their rank in
+    ``grad_norm_group`` counts, too; where that is not set, give each a number of its own.
 
 Step counts stay float32, and averages (``ema_decay``) of 16-bit parameters are float32: what a step
 adds to an average would mostly be lost in 16 bits. They take in parameters before these are rounded.
@@ -34,6 +39,7 @@ from __future__ import annotations
 
 from itertools import chain
 from math import prod
+from numbers import Integral
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
@@ -57,6 +63,7 @@ class Storage(Optimizer):
         "state_dtype": None,
         "master_weights": False,
         "stochastic_rounding": False,
+        "rounding_seed": 0,
     }
     """The options that ask for nothing."""
 
@@ -81,7 +88,11 @@ class Storage(Optimizer):
             cls._squares = tuple(_C.square_states(cls._rule))
 
     def _storage_options(
-        self, state_dtype: StateDtype, master_weights: bool, stochastic_rounding: bool
+        self,
+        state_dtype: StateDtype,
+        master_weights: bool,
+        stochastic_rounding: bool,
+        rounding_seed: int = 0,
     ) -> dict[str, Any]:
         """The options as a group holds them, checked."""
         if state_dtype not in STATE_DTYPES:
@@ -104,10 +115,15 @@ class Storage(Optimizer):
                 "stochastic_rounding=True: expected master_weights=False with it, since a parameter "
                 "with a master is that master rounded"
             )
+        if not isinstance(rounding_seed, Integral) or not -(2**63) <= rounding_seed < 2**64:
+            raise ValueError(
+                f"Invalid rounding_seed value: {rounding_seed!r}; expected a whole number of 64 bits"
+            )
         return {
             "state_dtype": state_dtype,
             "master_weights": master_weights,
             "stochastic_rounding": stochastic_rounding,
+            "rounding_seed": int(rounding_seed),
         }
 
     def _check_storage(self, group: dict[str, Any]) -> None:
@@ -131,9 +147,6 @@ class Storage(Optimizer):
             return torch.zeros_like(param, dtype=torch.int16)
         if name == "master":
             return param.detach().to(torch.float32, copy=True)
-        if name == "rounding":
-            numbers = [torch.empty((), dtype=torch.int64).random_(), torch.tensor(0)]
-            return torch.stack(numbers).to(param.device)
         if name.endswith("_scale"):
             part, blocks = local_part(param), -(-prod(param.shape[1:]) // BLOCK)
             return cut_like(param, torch.zeros(part.shape[0], blocks, device=part.device), blocks)

@@ -69,6 +69,9 @@ class Tail(Optimizer):
 
     _grad_norm: float | Tensor | None = None
 
+    _places: dict[int, tuple[int, int]] | None = None
+    """By the identities of parameters, where they stood in the groups when somebody last asked."""
+
     @property
     def grad_norm(self) -> Tensor:
         """The norm of all gradients at the last step, before clipping; needs ``max_grad_norm``.

@@ -34,8 +34,8 @@ class Adagrad(Fused, torch.optim.Adagrad):
             unless ``differentiable`` is set.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same pass; see :mod:`fastopt.optim`. Not in torch.
-        state_dtype, master_weights, stochastic_rounding: what parameters and states are stored in; see
-            :mod:`fastopt.optim._storage`. Not in torch.
+        state_dtype, master_weights, stochastic_rounding, rounding_seed: what parameters and states are
+            stored in; see :mod:`fastopt.optim._storage`. Not in torch.
 
     Raises:
         ValueError: for options out of range, as torch does.
@@ -67,6 +67,7 @@ class Adagrad(Fused, torch.optim.Adagrad):
         state_dtype: StateDtype = None,
         master_weights: bool = False,
         stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
     ) -> None:
         super().__init__(
             params,
@@ -82,7 +83,7 @@ class Adagrad(Fused, torch.optim.Adagrad):
         )
         self._set_extras(
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
-            **self._storage_options(state_dtype, master_weights, stochastic_rounding),
+            **self._storage_options(state_dtype, master_weights, stochastic_rounding, rounding_seed),
         )
         for group in self.param_groups:  # torch's constructor has made the sums
             for param in group["params"]:

@@ -41,8 +41,8 @@ class Adam(Fused, torch.optim.Adam):
         eps_inside_sqrt: divide by :math:`\sqrt{v / (1-\beta_2^t) + \epsilon}`. Not in torch.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same pass; see :mod:`fastopt.optim`. Not in torch.
-        state_dtype, master_weights, stochastic_rounding: what parameters and states are stored in; see
-            :mod:`fastopt.optim._storage`. Not in torch.
+        state_dtype, master_weights, stochastic_rounding, rounding_seed: what parameters and states are
+            stored in; see :mod:`fastopt.optim._storage`. Not in torch.
 
     Raises:
         ValueError: for options out of range, as torch does.
@@ -79,6 +79,7 @@ class Adam(Fused, torch.optim.Adam):
         state_dtype: StateDtype = None,
         master_weights: bool = False,
         stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
     ) -> None:
         super().__init__(
             params,
@@ -98,5 +99,5 @@ class Adam(Fused, torch.optim.Adam):
             bias_correction=bias_correction,
             eps_inside_sqrt=eps_inside_sqrt,
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
-            **self._storage_options(state_dtype, master_weights, stochastic_rounding),
+            **self._storage_options(state_dtype, master_weights, stochastic_rounding, rounding_seed),
         )

@@ -154,7 +154,8 @@ def _step_one(owner: weakref.ref[StepInBackward], place: int, param: Tensor) -> 
     # An optimizer of this parameter alone, with the whole one's state and options as they are. That
     # it takes torch's path does not mean that all do, so it does not warn of that.
     one = object.__new__(type(whole))
-    vars(one).update(vars(whole), param_groups=[{**group, "params": [param]}], _has_warned=True)
+    groups = [{**group, "params": [param]}]
+    vars(one).update(vars(whole), param_groups=groups, _whole=whole, _has_warned=True)
     inspect.unwrap(Fused.step)(one)  # without the hooks, which are for a whole step
     param.grad = None
     vars(whole)["_opt_called"] = True  # what a scheduler looks for

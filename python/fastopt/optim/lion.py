@@ -29,8 +29,8 @@ class Lion(Fused):
         maximize: ascend instead of descend.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same pass; see :mod:`fastopt.optim`.
-        state_dtype, master_weights, stochastic_rounding: what parameters and states are stored in; see
-            :mod:`fastopt.optim._storage`.
+        state_dtype, master_weights, stochastic_rounding, rounding_seed: what parameters and states are
+            stored in; see :mod:`fastopt.optim._storage`.
 
     Raises:
         ValueError: for options out of range; from a step for a parameter that fastopt's kernels do
@@ -56,6 +56,7 @@ class Lion(Fused):
         state_dtype: StateDtype = None,
         master_weights: bool = False,
         stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
     ) -> None:
         check_options(lr, betas, weight_decay=weight_decay)
         super().__init__(
@@ -63,5 +64,5 @@ class Lion(Fused):
         )
         self._set_extras(
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
-            **self._storage_options(state_dtype, master_weights, stochastic_rounding),
+            **self._storage_options(state_dtype, master_weights, stochastic_rounding, rounding_seed),
         )

@@ -39,8 +39,8 @@ class NAdam(Fused, torch.optim.NAdam):
         maximize: ascend instead of descend.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same pass; see :mod:`fastopt.optim`. Not in torch.
-        state_dtype, master_weights, stochastic_rounding: what parameters and states are stored in; see
-            :mod:`fastopt.optim._storage`. Not in torch.
+        state_dtype, master_weights, stochastic_rounding, rounding_seed: what parameters and states are
+            stored in; see :mod:`fastopt.optim._storage`. Not in torch.
 
     Raises:
         ValueError: for options out of range, as torch does.
@@ -73,6 +73,7 @@ class NAdam(Fused, torch.optim.NAdam):
         state_dtype: StateDtype = None,
         master_weights: bool = False,
         stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
     ) -> None:
         super().__init__(
             params,
@@ -89,5 +90,5 @@ class NAdam(Fused, torch.optim.NAdam):
         )
         self._set_extras(
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
-            **self._storage_options(state_dtype, master_weights, stochastic_rounding),
+            **self._storage_options(state_dtype, master_weights, stochastic_rounding, rounding_seed),
         )

@@ -39,8 +39,8 @@ class RMSprop(Fused, torch.optim.RMSprop):
         eps_inside_sqrt: divide by :math:`\sqrt{s + \epsilon}`, as TensorFlow does. Not in torch.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same pass; see :mod:`fastopt.optim`. Not in torch.
-        state_dtype, master_weights, stochastic_rounding: what parameters and states are stored in; see
-            :mod:`fastopt.optim._storage`. Not in torch.
+        state_dtype, master_weights, stochastic_rounding, rounding_seed: what parameters and states are
+            stored in; see :mod:`fastopt.optim._storage`. Not in torch.
 
     Raises:
         ValueError: for options out of range, as torch does.
@@ -74,6 +74,7 @@ class RMSprop(Fused, torch.optim.RMSprop):
         state_dtype: StateDtype = None,
         master_weights: bool = False,
         stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
     ) -> None:
         super().__init__(
             params,
@@ -91,5 +92,5 @@ class RMSprop(Fused, torch.optim.RMSprop):
         self._set_extras(
             eps_inside_sqrt=eps_inside_sqrt,
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
-            **self._storage_options(state_dtype, master_weights, stochastic_rounding),
+            **self._storage_options(state_dtype, master_weights, stochastic_rounding, rounding_seed),
         )

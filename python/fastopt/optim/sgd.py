@@ -42,8 +42,8 @@ class SGD(Fused, torch.optim.SGD):
         bias_correction: correct that average for its start at 0. Not in torch.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same pass; see :mod:`fastopt.optim`. Not in torch.
-        state_dtype, master_weights, stochastic_rounding: what parameters and states are stored in; see
-            :mod:`fastopt.optim._storage`. Not in torch.
+        state_dtype, master_weights, stochastic_rounding, rounding_seed: what parameters and states are
+            stored in; see :mod:`fastopt.optim._storage`. Not in torch.
 
     Raises:
         ValueError: for options out of range or that exclude each other, as torch does.
@@ -78,6 +78,7 @@ class SGD(Fused, torch.optim.SGD):
         state_dtype: StateDtype = None,
         master_weights: bool = False,
         stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
     ) -> None:
         if exponential_average and (not 0 < momentum < 1 or dampening != 0 or nesterov):
             raise ValueError(
@@ -102,5 +103,5 @@ class SGD(Fused, torch.optim.SGD):
             exponential_average=exponential_average,
             bias_correction=bias_correction,
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
-            **self._storage_options(state_dtype, master_weights, stochastic_rounding),
+            **self._storage_options(state_dtype, master_weights, stochastic_rounding, rounding_seed),
         )

@@ -16,11 +16,12 @@ are the fewest that pass BigCrush; 10, which dropout takes, leave a margin.
 import numpy as np
 import numpy.typing as npt
 
-from .dropout import halves, words_behind
+from .dropout import halves, philox4x32, words_behind
 
 DRAWS_PER_BLOCK = 16
 ROUNDS = 7
 DOMAIN = 1
+SEEDS_DOMAIN = 2
 
 
 def rounding_draws(count: int, *, seed: int, offset: int, index: int) -> npt.NDArray[np.uint16]:
@@ -31,3 +32,19 @@ def rounding_draws(count: int, *, seed: int, offset: int, index: int) -> npt.NDA
     draws = halves(np.concatenate([words, words << 8 | words >> 24], axis=1))
     start = index % DRAWS_PER_BLOCK
     return draws[start : start + count]
+
+
+def seed_of_parameter(seed: int, place: tuple[int, int], rank: int = 0) -> int:
+    """The seed of one parameter's draws: half of a Philox block in a domain of its own.
+
+    Args:
+        seed: the key, a number of 64 bits.
+        place: the parameter's group and its index there, each below 2³².
+        rank: the process, where processes hold different parameters at one place; below 2³².
+
+    Returns:
+        The block's first two words, the low one first, as a signed number of 64 bits.
+    """
+    key = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
+    words = philox4x32((place[1], place[0], rank, SEEDS_DOMAIN << 24), key)
+    return int(words[:2].astype("<u4").view("<i8")[0])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fastopt import optim, reference
 from fastopt.reference import codes, storage
-from fastopt.reference.rounding import rounding_draws
+from fastopt.reference.rounding import rounding_draws, seed_of_parameter
 
 from . import device
 from .cases import Options, Rule
@@ -108,9 +108,7 @@ class PackedTrial:
 
     def reference(self) -> Iterator[list[dict[str, Stored]]]:
         """What every parameter and its states are after each step."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)  # whence a first step takes one seed for each parameter
-            seeds = [int(torch.empty((), dtype=torch.int64).random_()) for _ in self.shapes]
+        seeds = [seed_of_parameter(self.seed, (0, index)) for index in range(len(self.shapes))]
         behind = []
         for start in self.start:
             param = start.float().numpy()
@@ -162,20 +160,16 @@ class PackedTrial:
         device.use(row.target, threads)
         params = [device.placed(row.target, start.clone()) for start in self.start]
         options = self.rule.constructed(self.options) | self.kind.options
-        optimizer = getattr(optim, self.rule.optimizer)(params, **options)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            for number, expected in enumerate(self.expected):
-                for param, grad in zip(params, self.grads[number], strict=True):
-                    param.grad = device.placed(row.target, grad)
-                optimizer.step()
-                for index, (param, stored) in enumerate(zip(params, expected, strict=True)):
-                    found = {"param": param, **optimizer.state[param]}
-                    for name, want in stored.items():
-                        where = {"array": name, "parameter": index, "step": number + 1}
-                        self.compare(
-                            report, row, found[name].cpu(), want, {"threads": threads, **where}
-                        )
+        optimizer = getattr(optim, self.rule.optimizer)(params, rounding_seed=self.seed, **options)
+        for number, expected in enumerate(self.expected):
+            for param, grad in zip(params, self.grads[number], strict=True):
+                param.grad = device.placed(row.target, grad)
+            optimizer.step()
+            for index, (param, stored) in enumerate(zip(params, expected, strict=True)):
+                found = {"param": param, **optimizer.state[param]}
+                for name, want in stored.items():
+                    where = {"array": name, "parameter": index, "step": number + 1}
+                    self.compare(report, row, found[name].cpu(), want, {"threads": threads, **where})
 
     def compare(self, report: Report, row: Row, got: Tensor, want: Stored, where: Options) -> None:
         expected = np.asarray(want).reshape(-1)
