@@ -130,10 +130,34 @@ def test_what_is_no_array(form: str, name: str, wrong: Any) -> None:
     refuse(form, {name: wrong}, TypeError, f"^{name}: expected ")
 
 
+class Refusing(Producer):
+    """Raises an error instead of giving a capsule, or gives what is none."""
+
+    def __init__(self, answer: object) -> None:
+        super().__init__(np.ones(SHAPE, np.float32))
+        self.answer = answer
+
+    def __dlpack__(self, **others: Any) -> object:
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
 @pytest.mark.parametrize("form", FORMS_WITH_ARRAYS)
 def test_no_array_and_no_out(form: str) -> None:
     for wrong in (1.0, "text", object()):
         refuse(form, {"x": wrong, "out": None}, TypeError, "^x: expected ")
+
+
+@pytest.mark.parametrize("form", FORMS_WITH_ARRAYS)
+def test_what_dlpack_does_not_export_and_no_out(form: str) -> None:
+    refusals = [BufferError("not today"), RuntimeError("not today"), TypeError("not today")]
+    for wrong in (*(Refusing(it) for it in refusals), Refusing("a capsule"), np.ndarray):
+        refuse(
+            form, {"x": wrong, "out": None}, TypeError, "^x: expected an array that DLPack can export"
+        )
+    interrupted = {"x": Refusing(KeyboardInterrupt()), "out": None}
+    refuse(form, interrupted, KeyboardInterrupt, "^$")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("form", "name"), EVERY_ARRAY)

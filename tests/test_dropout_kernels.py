@@ -158,7 +158,7 @@ def test_every_length_of_a_row(backend: str, inner: int, random: np.random.Gener
     for dtype in DTYPES:
         x = values(random, 5000, dtype)
         for index in (0, 13):
-            expected = reference.dropout_rows(x, min(inner, 6000), 0.5, **KEY, index=index)
+            expected = reference.dropout_rows(x, inner, 0.5, **KEY, index=index)
             assert_same(kernels.dropout_rows(x, inner, 0.5, **KEY, index=index), expected)
 
 

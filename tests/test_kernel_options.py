@@ -62,7 +62,9 @@ def test_wrong_betas(name: str) -> None:
 
 
 def test_a_flag_that_is_neither_true_nor_false() -> None:
-    for name, option in (("sgd", "maximize"), ("adam", "amsgrad"), ("rmsprop", "centered")):
+    flags = ("sgd", "maximize"), ("sgd", "nesterov"), ("sgd", "exponential_average")
+    more = ("sgd", "bias_correction"), ("adam", "amsgrad"), ("rmsprop", "centered")
+    for name, option in (*flags, *more):
         match = rf"^{option}: expected True or False, got array\(\[1, 2\]\)$"
         refuse(name, arrays_for(name), TypeError, match, **{option: np.array([1, 2])})
 

@@ -44,3 +44,11 @@ def number(name: str, value: Any) -> float:
         return math.ldexp(value, 0)  # float() would take text, too
     except (TypeError, ValueError, RuntimeError):  # the last two from arrays
         raise TypeError(f"{name}: expected a number, got {value!r}") from None
+
+
+def flag(name: str, value: Any) -> bool:
+    """The value as a bool, likewise."""
+    try:
+        return bool(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name}: expected True or False, got {value!r}") from None

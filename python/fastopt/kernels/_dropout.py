@@ -28,7 +28,12 @@ def _output(x: Array, out: Array | None, **others: Array | None) -> Array:
     if isinstance(x, np.ndarray):
         return np.empty_like(x)
     if hasattr(x, "__dlpack__"):
-        return np.empty_like(np.from_dlpack(x))
+        try:
+            return np.empty_like(np.from_dlpack(x))
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise TypeError(
+                f"x: expected an array that DLPack can export, got {type(x).__name__} ({error})"
+            ) from error
     try:
         return np.empty_like(np.asarray(memoryview(x)))
     except TypeError:

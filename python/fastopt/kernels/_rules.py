@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._apply import Arrays, Steps, apply, number
+from ._apply import Arrays, Steps, apply, flag, number
 
 
 def sgd_(
@@ -25,6 +25,8 @@ def sgd_(
     ``step=1`` starts the momentum buffer from the gradient, whatever the buffer holds (except with
     ``exponential_average``, which starts from the buffer).
     """
+    nesterov, bias_correction = flag("nesterov", nesterov), flag("bias_correction", bias_correction)
+    exponential_average = flag("exponential_average", exponential_average)
     if nesterov or exponential_average:
         momentum, dampening = number("momentum", momentum), number("dampening", dampening)
     if nesterov and (momentum <= 0 or dampening != 0):

@@ -136,7 +136,7 @@ def dropout_rows(
     check_arrays(x)
     inner = whole("inner", inner, 1, 2**63, ">= 1")
     rows = dropout_mask(-(-x.size // inner), p, seed=seed, offset=offset, index=index)
-    kept = np.repeat(rows, inner)[: x.size].reshape(x.shape)
+    kept = np.repeat(rows, min(inner, x.size))[: x.size].reshape(x.shape)
     wide = widen(x)
     T = wide.dtype.type
     return narrow(np.where(kept, T(keep_scale(keep_threshold(p))) * wide, T(0)), x.dtype)
