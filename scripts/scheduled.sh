@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What takes too long for every change: the full verification, the tests marked slow, the CUDA library
-# for every architecture, and under sanitizers every CPU target and the tests of masters, random
-# rounding, 8-bit states and dropout.
+# for every architecture, and under sanitizers every CPU target, the tests of masters, random rounding,
+# 8-bit states and dropout, and a hundred times as many random calls.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python -m fastopt verify
@@ -12,3 +12,4 @@ export FASTOPT_CPU_TARGETS=  # all of them
 scripts/sanitize.sh
 scripts/sanitize.sh tests/test_masters.py tests/test_stochastic_rounding.py tests/test_int8_state.py \
   tests/test_dropout_kernels.py tests/test_storage_kernels.py
+FASTOPT_FUZZ_CALLS=100000 scripts/sanitize.sh tests/test_fuzz_kernels.py
