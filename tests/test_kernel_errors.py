@@ -229,6 +229,25 @@ def test_buffers_that_are_no_arrays(wrong: Any) -> None:
         refuse_array(name, argument, wrong, error, "")
 
 
+class Impostor:
+    """Calls itself bfloat16, as ml_dtypes' arrays do, and has items of another size."""
+
+    class dtype:
+        name = "bfloat16"
+
+    def __init__(self, items: Array) -> None:
+        self.items = items
+
+    def view(self, _: str) -> Array:
+        return self.items
+
+
+@pytest.mark.parametrize("items", [np.uint8, np.uint32, np.int16, np.float16])
+def test_what_calls_itself_bfloat16(items: type) -> None:
+    for name, argument in EVERY_ARGUMENT:
+        refuse_array(name, argument, Impostor(np.zeros(SHAPE, items)), TypeError, "Impostor$")
+
+
 READ_ONLY: dict[str, Callable[[Array], Any]] = {
     "numpy": np.asarray,
     "memoryview": memoryview,

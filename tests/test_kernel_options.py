@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from _kernel_cases import (
+    SHAPE,
     STATES,
     USING_ALL_STATES,
     Options,
@@ -21,6 +22,7 @@ from _kernel_cases import (
     refuse,
     rule,
 )
+from fastopt import kernels
 
 
 def number_options(name: str) -> list[str]:
@@ -95,7 +97,7 @@ def test_options_that_exclude_each_other(options: Options, match: str) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [0, -1, 1.5, NAN, INFINITY, 2**53 + 2, 10**400, *NOT_NUMBERS[:3]],
+    [0, -1, 1.5, NAN, INFINITY, 2**53 + 1, 2**53 + 2, 10**400, *NOT_NUMBERS[:3]],
     ids=lambda it: str(it)[:9],
 )
 def test_a_wrong_step(wrong: Any) -> None:
@@ -105,6 +107,62 @@ def test_a_wrong_step(wrong: Any) -> None:
         refuse(name, arrays_for(name), error, "^step" + accepted_got, step=wrong)
         match = r"^step\[2\]" + accepted_got
         refuse(name, lists_for(name), error, match, step=[1, 2, wrong])
+
+
+@pytest.mark.parametrize("kind", [int, float, np.int64, torch.tensor])
+def test_the_last_step(kind: Any) -> None:
+    """An integer is compared as it is, not as the double that it is rounded to."""
+    kernel("adam")(**arrays_for("adam"), step=kind(2**53))
+    if kind is not float:
+        with pytest.raises(ValueError, match="^step: expected a whole number from 1 to"):
+            kernel("adam")(**arrays_for("adam"), step=kind(2**53 + 1))
+
+
+class Raises:
+    """What is no number, for a reason of its own."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __float__(self) -> float:
+        raise self.error("as it is")
+
+    def __bool__(self) -> bool:
+        raise self.error("as it is")
+
+    def __index__(self) -> int:
+        raise self.error("as it is")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError, RecursionError, OSError])
+def test_what_is_no_refusal_comes_through(error: type[BaseException]) -> None:
+    raises = Raises(error)
+    options: list[tuple[str, Options]] = [
+        ("sgd", {"lr": raises}),
+        ("sgd", {"maximize": raises}),
+        ("sgd", {"step": raises}),
+        ("adam", {"betas": (0.9, raises)}),
+    ]
+    for name, wrong in options:
+        refuse(name, arrays_for(name), error, "^as it is$", **wrong)
+    x = np.ones(SHAPE, np.float32)
+    for dropout in ({"p": raises, "seed": 1}, {"p": 0.5, "seed": raises}):
+        with pytest.raises(error, match="^as it is$"):
+            kernels.dropout(x, **dropout)
+
+
+def test_betas_that_the_first_of_them_empties() -> None:
+    class Empties:
+        def __float__(self) -> float:
+            betas.clear()
+            return 0.5
+
+    betas: list[Any] = [Empties(), 0.25]
+    emptied, plain = arrays_for("adam"), arrays_for("adam")
+    kernel("adam")(**emptied, betas=betas)
+    kernel("adam")(**plain, betas=(0.5, 0.25))
+    for key, array in plain.items():
+        assert np.array_equal(emptied[key], array), key
 
 
 def test_a_list_of_steps_of_another_length() -> None:

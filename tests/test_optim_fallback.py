@@ -3,6 +3,11 @@
 Hooks run once all the same, whether or not a program has also built torch's class.
 """
 
+import contextlib
+import inspect
+import itertools
+import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +18,11 @@ from torch.optim import Optimizer
 
 from _optim_cases import (
     CASES,
+    DTYPES,
     EVERY,
     FULL,
     ODD,
+    STORED,
     WITH_TORCH,
     Mirror,
     Options,
@@ -23,11 +30,14 @@ from _optim_cases import (
     assert_same_bits,
     complex64,
     failures_in_fresh_processes,
+    option_id,
     parameters,
     set_gradients,
     set_odd_gradient,
     sparse_gradient,
 )
+from fastopt import kernels
+from fastopt.optim._report import Reports
 
 each_optimizer = pytest.mark.parametrize("name", CASES)
 each_odd = pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
@@ -210,6 +220,149 @@ def test_states_of_another_dtype(name: str) -> None:
         assert results[0] == results[1]
     else:
         assert torch.equal(results[0], results[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*no parameter takes")
+@pytest.mark.parametrize(("name", "key"), [("Adam", "step"), ("NAdam", "mu_product")])
+def test_a_count_between_the_multiples_of_its_size(name: str, key: str) -> None:
+    results = []
+    for optimizer_class in EVERY[name].classes:
+        param = parameters(shapes=[(5, 7)])[0]
+        optimizer = optimizer_class([param])
+        for step in range(3):
+            set_gradients([param], seed=step)
+            optimizer.step()
+            count = torch.frombuffer(bytearray(8), dtype=torch.float32, offset=1, count=1)[0]
+            optimizer.state[param][key] = count.copy_(optimizer.state[param][key])
+        if isinstance(optimizer, Reports):
+            assert "at a multiple of its size" in optimizer.fused_report()[0].reason
+        results.append((param.detach(), optimizer.state[param][key]))
+    assert torch.equal(results[0][1], results[1][1])
+    torch.testing.assert_close(results[0][0], results[1][0])
+
+
+def every_dtype() -> list[torch.dtype]:
+    """Those of which torch can make a tensor."""
+    dtypes = {it for it in vars(torch).values() if isinstance(it, torch.dtype)}
+    made = []
+    for dtype in sorted(dtypes, key=str):
+        with contextlib.suppress(RuntimeError, NotImplementedError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.empty(4, dtype=dtype)
+            made.append(dtype)
+    return made
+
+
+OTHER_DTYPES = [it for it in every_dtype() if it not in (*DTYPES, *STORED)]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("where", ["parameter", "gradient", "state", "step"])
+@pytest.mark.parametrize("dtype", OTHER_DTYPES, ids=option_id)
+def test_every_dtype_of_torch(dtype: torch.dtype, where: str) -> None:
+    """It does not crash: the step is torch's, or raises what torch's would, and writes nothing."""
+    # DLPack tells integers of fewer bits as those of 8.
+    is_code = where == "state" and re.fullmatch(r"torch\.u?int[1-8]", str(dtype))
+    results: list[Any] = []
+    for optimizer_class in CASES["Adam"].classes:
+        plain, param = parameters(shapes=[(4,), (4,)])
+        odd = torch.empty(4 if where != "step" else (), dtype=dtype)
+        odd.untyped_storage().fill_(0)
+        if where == "parameter":
+            param = torch.nn.Parameter(odd, requires_grad=False)
+            param.grad_dtype = torch.float32
+        optimizer = optimizer_class([plain, param])
+        plain.grad, param.grad = torch.ones(4), torch.ones(4)
+        if where == "parameter":
+            pass
+        elif where == "gradient":
+            param.grad_dtype = None  # so that torch takes any
+            param.grad = odd
+        else:
+            optimizer.step()
+            optimizer.state[param]["exp_avg" if where == "state" else "step"] = odd
+        before = plain.detach().clone()
+        if is_code:
+            with pytest.raises(KeyError, match="exp_avg_scale"):
+                optimizer.step()
+            return
+        if isinstance(optimizer, Reports):
+            assert [it.path for it in optimizer.fused_report()] == ["fastopt", "torch"]
+        try:
+            optimizer.step()
+            results.append(None)
+        except Exception as error:
+            results.append((type(error), str(error)))
+            assert optimizer_class is CASES["Adam"].torchs or torch.equal(plain, before)
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("dtype", OTHER_DTYPES, ids=option_id)
+@pytest.mark.filterwarnings("ignore")
+def test_every_dtype_of_torch_in_the_kernels(dtype: torch.dtype) -> None:
+    ones, odd = torch.ones(4), torch.empty(4, dtype=dtype)
+    calls: list[Callable[[], Any]] = [
+        lambda: kernels.sgd_(odd, ones),
+        lambda: kernels.sgd_(ones, odd),
+        lambda: kernels.adam_(ones, torch.ones(4), odd, torch.ones(4)),
+        lambda: kernels.dropout(odd, 0.5, seed=1),
+        lambda: kernels.dropout(ones, 0.5, seed=1, out=odd),
+        lambda: kernels.dropout(ones, 0.5, seed=1, mask=odd),
+    ]
+    for call in calls:
+        with pytest.raises((TypeError, ValueError, RuntimeError), match="expected|qscheme"):
+            call()
+    assert torch.equal(ones, torch.ones(4))
+
+
+# ---- a model whose dtype changes ----------------------------------------------------------------
+
+STORAGES: list[Options] = [
+    {},
+    {"state_dtype": "int8"},
+    {"state_dtype": torch.bfloat16},
+    {"master_weights": True},
+    {"stochastic_rounding": True},
+    {"state_dtype": "int8", "master_weights": True},
+    {"ema_decay": 0.5},
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*no parameter takes")
+@pytest.mark.parametrize("options", STORAGES, ids=option_id)
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_a_dtype_that_changes(name: str, options: Options) -> None:
+    """States stay what they were: the step goes on with them, or is refused and writes nothing."""
+    has_codes = name not in ("Adagrad", "LAMB")
+    known = inspect.signature(EVERY[name].ours).parameters.keys() >= options.keys()
+    if not known or (options.get("state_dtype") == "int8" and not has_codes):
+        pytest.skip("it has no such option")
+    for before, after in itertools.permutations([*DTYPES, *STORED], 2):
+        change_dtype(name, options, before, after)
+
+
+def change_dtype(name: str, options: Options, before: torch.dtype, after: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    model = torch.nn.Linear(96, 64, bias=False)
+    torch.nn.init.uniform_(model.weight, -1, 1, generator=generator)
+    model.to(before)
+    momentum = {"momentum": 0.9} if name == "SGD" else {}
+    optimizer = EVERY[name].ours(model.parameters(), lr=1e-3, **momentum, **options)
+    for _ in range(3):
+        model.weight.grad = torch.randn(64, 96, generator=generator).to(before)
+        optimizer.step()
+    model.to(after)
+    was = model.weight.detach().clone()
+    model.weight.grad = torch.randn(64, 96, generator=generator).to(after)
+    try:
+        optimizer.step()
+    except (ValueError, RuntimeError) as error:
+        assert torch.float64 in (before, after)
+        # torch's own refusal comes after AdamW's decay.
+        assert isinstance(error, RuntimeError) or torch.equal(model.weight, was)
+        return
+    moved = (model.weight.detach() - was).abs().double()
+    assert 0 < moved.max() < 0.1, moved.max()
 
 
 # ---- hooks --------------------------------------------------------------------------------------

@@ -66,10 +66,23 @@ void check_overlap(std::vector<Bytes>& all) {
   }
 }
 
+// Whether an int is another number than the double that was made of it.
+bool is_rounded(py::handle object, double value) {
+  if (!PyIndex_Check(object.ptr())) return false;
+  const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
+  if (!index) {  // a tensor of floats
+    take_refusal();
+    return false;
+  }
+  return !index.equal(py::int_(static_cast<long long>(value)));
+}
+
 double step_number(py::handle object, const std::string& name) {
   constexpr const char* accepted = "a whole number from 1 to 2**53";
+  constexpr double last = 9007199254740992.0;
   const double step = number(object, name, accepted);
-  if (!(step >= 1) || step != std::floor(step) || step > 9007199254740992.0) {
+  if (!(step >= 1) || step != std::floor(step) || step > last ||
+      (step == last && is_rounded(object, last))) {
     throw py::value_error(name + ": expected " + accepted + ", got " + text(object));
   }
   return step;
@@ -162,7 +175,7 @@ class Call {
     set_array(item, static_cast<int>(argument), array.view());
     const char* begin = static_cast<const char*>(item.arrays[argument]);
     if (item.size > 0) {
-      bytes_.push_back({begin, begin + item.size * (array.view().dtype.bits / 8), argument != 1,
+      bytes_.push_back({begin, begin + item.size * element_bytes(array.view()), argument != 1,
                         name(argument, i)});
     }
   }

@@ -6,13 +6,22 @@ namespace py = pybind11;
 
 namespace fastopt {
 
+void take_refusal() {
+  const bool refuses =
+      PyErr_ExceptionMatches(PyExc_TypeError) || PyErr_ExceptionMatches(PyExc_ValueError) ||
+      PyErr_ExceptionMatches(PyExc_OverflowError) ||
+      (PyErr_ExceptionMatches(PyExc_RuntimeError) && !PyErr_ExceptionMatches(PyExc_RecursionError));
+  if (!refuses) throw py::error_already_set();
+  PyErr_Clear();
+}
+
 std::string text(py::handle object) { return py::repr(object).cast<std::string>(); }
 
 double number(py::handle object, const std::string& name, const std::string& accepted) {
   const double value = PyFloat_AsDouble(object.ptr());
   if (value == -1.0 && PyErr_Occurred()) {
     const bool too_large = PyErr_ExceptionMatches(PyExc_OverflowError);
-    PyErr_Clear();
+    take_refusal();
     const std::string message = name + ": expected " + accepted + ", got " + text(object);
     if (too_large) throw py::value_error(message);
     throw py::type_error(message);
@@ -57,7 +66,7 @@ void check_layout(const Array& array, const std::string& name, bool written) {
   }
   if (!is_aligned(array.view())) {
     throw py::value_error(name + ": expected memory aligned to " +
-                          std::to_string(array.view().dtype.bits / 8) +
+                          std::to_string(element_bytes(array.view())) +
                           " bytes, got an address between elements; pass a copy");
   }
   if (written && array.read_only()) {

@@ -12,6 +12,11 @@ namespace fastopt {
 
 std::string text(pybind11::handle object);  // its repr
 
+// Clears the Python error that is set if it is an object's refusal to be a number or a truth, which
+// the caller tells in words of its own. torch's tensors raise RuntimeError, too. All others, an
+// interrupt or a lack of memory among them, come through as they are.
+void take_refusal();
+
 // Throws pybind11::type_error, or value_error for an int that no double can hold.
 double number(pybind11::handle object, const std::string& name, const std::string& accepted);
 

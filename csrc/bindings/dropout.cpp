@@ -37,7 +37,7 @@ uint64_t whole(py::handle object, const char* name, const char* accepted, uint64
   };
   const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
   if (!index) {
-    PyErr_Clear();
+    take_refusal();
     throw py::type_error(message());
   }
   int overflow = 0;
@@ -137,7 +137,7 @@ void check_packed(const Array& array, const std::string& name, int64_t count) {
 
 const char* begin_of(const Array& array) { return static_cast<const char*>(data_of(array.view())); }
 const char* end_of(const Array& array) {
-  return begin_of(array) + element_count(array.view()) * (array.view().dtype.bits / 8);
+  return begin_of(array) + element_count(array.view()) * element_bytes(array.view());
 }
 
 // `written` shares no memory with `other`, or, if that is allowed, all of it.

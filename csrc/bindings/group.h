@@ -5,6 +5,8 @@
 
 #include <string>
 
+#include "bindings/checks.h"
+
 namespace fastopt {
 
 namespace py = pybind11;
@@ -77,7 +79,7 @@ inline bool is_set(PyObject* group, PyObject* key) {
 inline double number(PyObject* object, const char* name) {
   const double value = PyFloat_AsDouble(object);
   if (value == -1.0 && PyErr_Occurred()) {
-    PyErr_Clear();
+    take_refusal();
     throw py::type_error(std::string(name) + ": expected a number or None, got " +
                          py::repr(object).cast<std::string>());
   }

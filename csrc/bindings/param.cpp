@@ -309,8 +309,9 @@ void ParamReader::read_product(const CudaNumber& step, bool empty) {
 // A tensor of one number, with the number that it holds; nullptr for one that cannot be read.
 Scratch::Count ParamReader::counter(const View* view, const char* name) const {
   if (view == nullptr || !on_cpu(*view) || dtype_of(*view) < 0 ||
-      dtype_of(*view) >= compute_count || element_count(*view) != 1) {
-    throw Unfit{std::string("its state's ") + name + " is no float32 or float64 tensor on the CPU"};
+      dtype_of(*view) >= compute_count || element_count(*view) != 1 || !is_aligned(*view)) {
+    throw Unfit{std::string("its state's ") + name +
+                " is no float32 or float64 tensor on the CPU, at a multiple of its size"};
   }
   if (capturable_) {
     throw Unfit{std::string("its state's ") + name + " lies on the CPU, under capturable=True"};

@@ -13,6 +13,9 @@ namespace fastopt {
 void ParamReader::set_coding(int i, Coding coding, bool is_new) {
   const std::string name = rule_.state_name(i);
   if (has_norms_) throw Unfit{name + " in 8 bits, of a rule with norms"};
+  if (compute_type(item_) != DType::float32) {
+    throw Unfit{name + " in 8 bits for a parameter of " + dtype_name(view_)};
+  }
   if (!is_contiguous(view_) || view_.ndim == 0) {
     throw Unfit{name + " in 8 bits beside a parameter that is not contiguous"};
   }
@@ -35,7 +38,7 @@ float* ParamReader::scales_of(PyObject* tensor) {
   View view;
   const int64_t rows = view_.shape[0], blocks = (packing().row + block_size - 1) / block_size;
   if (!reader_.read(tensor, &view) || cuda_.device_of(view) != device_ || !is_contiguous(view) ||
-      view.ndim != 2 || view.shape[0] != rows || view.shape[1] != blocks ||
+      !is_aligned(view) || view.ndim != 2 || view.shape[0] != rows || view.shape[1] != blocks ||
       dtype_of(view) != static_cast<int>(DType::float32)) {
     throw Unfit{"scales of a state in 8 bits that are not float32 of shape (" +
                 std::to_string(rows) + ", " + std::to_string(blocks) + ")"};
@@ -68,7 +71,8 @@ void ParamReader::read_rounding() {
   const bool readable = reader_.read(tensor, &view);
   const bool on_device = readable && is_beside_param(view);
   if (!readable || (!on_device && !on_cpu(view)) || view.dtype.code != kDLInt ||
-      view.dtype.bits != 64 || element_count(view) != 2 || !is_contiguous(view)) {
+      view.dtype.bits != 64 || element_count(view) != 2 || !is_contiguous(view) ||
+      !is_aligned(view)) {
     throw Unfit{"its state's rounding is no int64 tensor of a seed and a count"};
   }
   int64_t* const numbers = static_cast<int64_t*>(data_of(view));

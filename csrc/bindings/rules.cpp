@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <unordered_map>
 
+#include "bindings/checks.h"
 #include "cpu/dispatch.h"
 #include "rules/list.h"
 #include "simd/vec.h"
@@ -38,17 +39,17 @@ class OptionReader {
   void operator()(const char* name, double& first, double& second, Range range) {
     PyObject* pair = find(name);
     if (pair == nullptr) return;
-    PyObject* items = PySequence_Fast(pair, "");
-    if (items == nullptr) {
-      PyErr_Clear();
+    // A copy: what makes a number of the first may change a list.
+    const py::object two = py::reinterpret_steal<py::object>(PySequence_Tuple(pair));
+    if (!two) {
+      take_refusal();
       throw py::type_error(std::string(name) + ": expected two numbers, got " + text(pair));
     }
-    py::object owner = py::reinterpret_steal<py::object>(items);
-    if (PySequence_Fast_GET_SIZE(items) != 2) {
+    if (PyTuple_GET_SIZE(two.ptr()) != 2) {
       throw py::value_error(std::string(name) + ": expected two numbers, got " + text(pair));
     }
-    first = number(name, PySequence_Fast_GET_ITEM(items, 0), range);
-    second = number(name, PySequence_Fast_GET_ITEM(items, 1), range);
+    first = number(name, PyTuple_GET_ITEM(two.ptr(), 0), range);
+    second = number(name, PyTuple_GET_ITEM(two.ptr(), 1), range);
   }
 
   void operator()(const char* name, bool& value) {
@@ -56,7 +57,7 @@ class OptionReader {
     if (object == nullptr) return;
     const int truth = PyObject_IsTrue(object);
     if (truth < 0) {
-      PyErr_Clear();
+      take_refusal();
       throw py::type_error(std::string(name) + ": expected True or False, got " + text(object));
     }
     value = truth != 0;
@@ -74,7 +75,7 @@ class OptionReader {
     const double value = PyFloat_AsDouble(object);
     if (value == -1.0 && PyErr_Occurred()) {
       const bool too_large = PyErr_ExceptionMatches(PyExc_OverflowError);
-      PyErr_Clear();
+      take_refusal();
       if (too_large) {
         throw py::value_error(std::string(name) +
                               ": expected a number within a double's range, got " + text(object));
@@ -88,8 +89,6 @@ class OptionReader {
     }
     return value;
   }
-
-  static std::string text(PyObject* object) { return py::repr(object).cast<std::string>(); }
 
   static bool accepts(Range range, double value) {
     if (range == Range::any) return !std::isnan(value);

@@ -200,6 +200,12 @@ std::string type_name(py::handle object) {
   throw py::type_error(message);
 }
 
+// Clears the Python error that is set, unless it is an interrupt.
+void forget_exception() {
+  if (!PyErr_ExceptionMatches(PyExc_Exception)) throw py::error_already_set();
+  PyErr_Clear();
+}
+
 }  // namespace
 
 Array::Array(py::handle object, const std::string& name)
@@ -219,8 +225,11 @@ Array::Array(py::handle object, const std::string& name)
   }
 }
 
-Array::~Array() {
+Array::~Array() { release_buffer(); }
+
+void Array::release_buffer() {
   if (has_buffer_) PyBuffer_Release(&buffer_);
+  has_buffer_ = read_only_ = false;
 }
 
 std::string Array::dtype() const {
@@ -258,7 +267,7 @@ DLDataType buffer_dtype(const char* format, Py_ssize_t itemsize) {
 bool Array::read_buffer(py::handle object) {
   if (!PyObject_CheckBuffer(object.ptr())) return false;
   if (PyObject_GetBuffer(object.ptr(), &buffer_, PyBUF_STRIDES | PyBUF_FORMAT) != 0) {
-    PyErr_Clear();
+    forget_exception();
     return false;
   }
   has_buffer_ = true;
@@ -283,13 +292,18 @@ bool Array::read_buffer(py::handle object) {
 bool Array::read_bfloat16(py::handle object) {
   PyObject* dtype = PyObject_GetAttrString(object.ptr(), "dtype");
   if (dtype == nullptr) {
-    PyErr_Clear();
+    forget_exception();
     return false;
   }
   const py::object type = py::reinterpret_steal<py::object>(dtype);
   if (!py::isinstance<py::str>(py::getattr(type, "name", py::none())) ||
       py::str(type.attr("name")).cast<std::string>() != "bfloat16" ||
       !py::hasattr(object, "view") || !read_buffer(object.attr("view")("uint16"))) {
+    return false;
+  }
+  // What calls itself bfloat16 need not have items of its size.
+  if (view_.dtype.code != kDLUInt || view_.dtype.bits != 16) {
+    release_buffer();
     return false;
   }
   view_.dtype = {kDLBfloat, 16, 1};

@@ -4,6 +4,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -85,9 +86,14 @@ inline void* data_of(const DLTensor& view) {
   return static_cast<char*>(view.data) + view.byte_offset;
 }
 
+// Of an element, which may be less than a byte: then 1.
+inline int64_t element_bytes(const DLTensor& view) {
+  return std::max<int64_t>(1, view.dtype.bits * view.dtype.lanes / 8);
+}
+
 // Whether the elements start on multiples of their size.
 inline bool is_aligned(const DLTensor& view) {
-  return reinterpret_cast<uintptr_t>(data_of(view)) % (view.dtype.bits / 8) == 0;
+  return reinterpret_cast<uintptr_t>(data_of(view)) % element_bytes(view) == 0;
 }
 
 // Any array, held for the length of a call.
@@ -106,6 +112,7 @@ class Array {
   std::string dtype() const;  // for people
 
  private:
+  void release_buffer();
   bool read_buffer(pybind11::handle object);
   bool read_bfloat16(pybind11::handle object);
   bool read_dlpack(pybind11::handle object, const std::string& name);
