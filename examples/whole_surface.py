@@ -194,7 +194,8 @@ def train(make: Callable[[torch.nn.Module], Optimizer], steps: int = 60) -> None
     with optimizer.swap_ema():
         averaged = task.loss().item()
     weights = sum(average.numel() for average in optimizer.ema_parameters())
-    norm: Tensor = optimizer.grad_norm
+    norm: Tensor | None = optimizer.grad_norm
+    assert norm is not None
     print(
         f"{type(optimizer).__name__:8} loss {start:.3f} -> {trained:.4f}, averaged {averaged:.4f}; "
         f"last gradient norm {norm.item():.4f} over {weights} weights"

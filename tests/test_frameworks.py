@@ -144,6 +144,29 @@ def test_lightning_clips_and_accumulates(name: str, tmp_path: Path) -> None:
     assert_same_parameters(module.model, model)
 
 
+def test_lightnings_wrapper_has_the_norm(tmp_path: Path) -> None:
+    """It is what ``self.optimizers()`` gives; so has Fabric's."""
+    lightning = pytest.importorskip(
+        "lightning", reason="needs Lightning: pip install fastopt[frameworks]"
+    )
+    module = lightning_module("AdamW")
+    trainer = fit(module, tmp_path, 1)
+    optimizer, wrapper = trainer.optimizers[0], module.optimizers()
+    assert wrapper is not optimizer
+    assert wrapper.grad_norm is None
+    optimizer.param_groups[0]["max_grad_norm"] = 1.0
+    loss_of(module.model, next(iter(batches()))).backward()
+    optimizer.step()
+    assert torch.equal(wrapper.grad_norm, optimizer.grad_norm)
+
+    fabric = lightning.Fabric(accelerator="cpu", devices=1)
+    ours = fabric.setup_optimizers(fastopt.optim.AdamW(module.model.parameters(), max_grad_norm=1.0))
+    ours.step()
+    assert ours.grad_norm.item() == ours.optimizer.grad_norm.item()
+    ours.grad_norm_group = "a group"
+    assert ours.optimizer.grad_norm_group == "a group"
+
+
 # ---- Accelerate ---------------------------------------------------------------------------------
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import itertools
+import pickle
 from typing import Any
 
 import numpy as np
@@ -130,6 +132,65 @@ def test_the_norm_has_the_same_bits_on_every_target_and_thread_count(
             assert optimizer.grad_norm.item() == expected
         torch_norm = torch.nn.utils.get_total_norm([p.grad.double() for p in params])
         assert expected == pytest.approx(torch_norm.item(), rel=1e-12)
+
+
+@each_optimizer
+def test_there_is_no_norm_before_the_first_clipped_step(name: str) -> None:
+    params = parameters(shapes=[(5,)])
+    set_gradients(params, seed=0)
+    for options in ({}, {"max_grad_norm": 1.0}):
+        optimizer: Any = CASES[name].ours(params, **options)
+        assert optimizer.grad_norm is None
+        assert hasattr(optimizer, "grad_norm")
+        assert dict(inspect.getmembers(optimizer))["grad_norm"] is None
+        optimizer.step()
+        assert (optimizer.grad_norm is None) == (not options)
+        for again in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+            assert again.grad_norm is None  # of no step of its own
+            again.grad_norm_group = "of the copy"
+            assert optimizer.grad_norm_group is None
+
+
+class Asking(fastopt.optim.SGD):
+    """A wrapper that asks what it wraps for what it lacks, as Lightning's does."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["wrapped"], name)
+
+
+@pytest.mark.parametrize("way", ["copying", "asking"])
+@pytest.mark.parametrize("start", ["new", "unpickled", "converted", "loaded"])
+def test_a_wrapper_has_the_norm_and_its_group(start: str, way: str) -> None:
+    """Made before the first step, and of a class of its own."""
+    params = parameters(shapes=[(5,)])
+    options = {"lr": 0.1, "max_grad_norm": 1.0}
+    optimizer: Any = fastopt.optim.SGD(params, **options)
+    if start == "unpickled":
+        optimizer = pickle.loads(pickle.dumps(optimizer))
+        params = optimizer.param_groups[0]["params"]
+    elif start == "converted":
+        optimizer = fastopt.from_torch(torch.optim.SGD(params, lr=0.1))
+        optimizer.param_groups[0].update(options)
+    elif start == "loaded":
+        optimizer.load_state_dict(optimizer.state_dict())
+    wrapper: Any = object.__new__(Asking)
+    vars(wrapper).update(vars(optimizer) if way == "copying" else {"wrapped": optimizer})
+    set_gradients(params, seed=0)
+    optimizer.step()
+    assert optimizer.grad_norm.item() == reference.grad_norm([array_of(params[0].grad)])
+    assert torch.equal(wrapper.grad_norm, optimizer.grad_norm)
+    wrapper.grad_norm_group = "a group"
+    assert optimizer.grad_norm_group == "a group"
+
+
+def test_the_norm_lies_on_the_cpu_whatever_the_default_device() -> None:
+    params = parameters(shapes=[(5,)])
+    set_gradients(params, seed=0)
+    optimizer = fastopt.optim.SGD(params, max_grad_norm=1.0)
+    with torch.device("meta"):
+        optimizer.step()
+        norm = optimizer.grad_norm
+    assert norm.item() == reference.grad_norm([array_of(params[0].grad)])
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])

@@ -73,7 +73,7 @@ double factor_on_host(Scratch& scratch, const py::object& optimizer, const TailO
                              "), so they cannot be clipped; "
                              "error_if_nonfinite=False would let the step go on");
   }
-  optimizer.attr("_grad_norm") = clip.norm;
+  optimizer.attr("_set_grad_norm")(clip.norm);
   return clip.factor;
 }
 
@@ -101,7 +101,7 @@ CudaNumber factor_on_device(int device, Scratch& scratch, const py::object& opti
     clip.squares = squares->data;
     clip.max_norm = tail.max_grad_norm;
     CudaLibrary::get().clip(clip, device);
-    optimizer.attr("_grad_norm") = result.tensor[py::int_(0)];
+    optimizer.attr("_set_grad_norm")(result.tensor[py::int_(0)]);
   } else {
     CudaLibrary::get().clip(clip, device);
   }

@@ -105,8 +105,7 @@ def to_torch(optimizer: Optimizer) -> Optimizer:
     for state in optimizer.state.values():
         for key in only_ours & state.keys():
             del state[key]
-    for attribute in {"_grad_norm", "_has_warned"} & vars(optimizer).keys():
-        delattr(optimizer, attribute)
+    vars(optimizer).pop("_has_warned", None)
     return optimizer
 
 

@@ -72,6 +72,7 @@ class Fused(Reports):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._find_grad_norm_group()
         for group in self.param_groups:  # a state_dict of torch.optim does not have these
             for key, neutral in self._neutral().items():
                 group.setdefault(key, self.defaults.get(key, neutral))

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
@@ -55,33 +56,60 @@ def tail_options(
     }
 
 
+@dataclass(eq=False)
+class Norm:
+    """What belongs to the gradients' norm: one object, so that it is the same in wrappers (Fabric's,
+    for example) that copy an optimizer's attributes.
+    """
+
+    latest: float | Tensor | None = None
+    group: ProcessGroup | None = None
+
+
 class Tail(Optimizer):
     """Mixin: what an optimizer that clips and averages in its step offers besides ``step``."""
 
     _tail: ClassVar[dict[str, Any]] = tail_options(None, False, None, False)
     """The options that ask for nothing."""
 
-    grad_norm_group: ProcessGroup | None = None
-    """Processes that hold different parameters, over which ``max_grad_norm`` takes the norm.
-
-    ``ZeroRedundancyOptimizer`` sets its own. Neither DTensors nor DistributedDataParallel need one.
-    """
-
-    _grad_norm: float | Tensor | None = None
+    _its_norm: Norm
 
     _places: dict[int, tuple[int, int]] | None = None
     """By the identities of parameters, where they stood in the groups when somebody last asked."""
 
     @property
-    def grad_norm(self) -> Tensor:
-        """The norm of all gradients at the last step, before clipping; needs ``max_grad_norm``.
+    def grad_norm(self) -> Tensor | None:
+        """The norm of all gradients at the last step with ``max_grad_norm``, before clipping.
 
-        A float64 tensor without dimensions. Where one CUDA device holds all parameters and no other
-        process a part of them, it lies on that device, and the step did not wait for it.
+        A float64 tensor without dimensions; None before the first such step. Where one CUDA device
+        holds all parameters and no other process a part of them, it lies on that device, and the
+        step did not wait for it.
         """
-        if self._grad_norm is None:
-            raise RuntimeError("grad_norm: no step with max_grad_norm has been made yet")
-        return torch.as_tensor(self._grad_norm, dtype=torch.float64)
+        latest = self._norm.latest
+        if latest is None or isinstance(latest, Tensor):
+            return latest
+        return torch.tensor(latest, dtype=torch.float64, device="cpu")
+
+    @property
+    def grad_norm_group(self) -> ProcessGroup | None:
+        """Processes that hold different parameters, over which ``max_grad_norm`` takes the norm.
+
+        ``ZeroRedundancyOptimizer`` sets its own. Neither DTensors nor DistributedDataParallel need
+        one. It can be set.
+        """
+        return self._norm.group
+
+    @grad_norm_group.setter
+    def grad_norm_group(self, group: ProcessGroup | None) -> None:
+        self._norm.group = group
+
+    @property
+    def _norm(self) -> Norm:
+        try:  # not in the instance's own attributes alone: a wrapper may ask what it wraps
+            return self._its_norm
+        except AttributeError:
+            self._its_norm = Norm()
+            return self._its_norm
 
     def ema_parameters(self) -> list[Tensor]:
         """The average of every parameter, in the order of the groups.
@@ -112,6 +140,9 @@ class Tail(Optimizer):
 
     # What C++ calls when it takes the norm.
 
+    def _set_grad_norm(self, norm: float | Tensor) -> None:
+        self._norm.latest = norm
+
     def _total_squares(self, parts: list[_distributed.Part]) -> float:
         """The sum of squares over all processes, of those in this one."""
         if _distributed.is_distributed():
@@ -134,7 +165,7 @@ class Tail(Optimizer):
     def _find_grad_norm_group(self) -> None:
         """Take over the group of the ZeroRedundancyOptimizer that builds or steps this one."""
         found = _distributed.group_of_zero() if self.grad_norm_group is None else None
-        if found is not None:  # an attribute of the instance only where there is one to keep
+        if found is not None:
             self.grad_norm_group = found
 
     def _refuse_clipping(self, message: str) -> NoReturn:
