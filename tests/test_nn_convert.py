@@ -1,4 +1,4 @@
-"""convert_dropout and mc_dropout: which modules change, what stays, and the example of the latter."""
+"""convert_dropout, revert_dropout and mc_dropout: what changes, what stays; the latter's example."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from _nn_cases import normal
 from fastopt import nn
-from fastopt.nn import convert_dropout, mc_dropout
+from fastopt.nn import convert_dropout, mc_dropout, revert_dropout
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples/mc_dropout.py"
@@ -117,9 +117,73 @@ def test_nothing_is_imported_for_it() -> None:
 
 
 def test_what_is_no_module_is_refused() -> None:
-    for function in (convert_dropout, lambda it: mc_dropout(it).__enter__()):
+    for function in (convert_dropout, revert_dropout, lambda it: mc_dropout(it).__enter__()):
         with pytest.raises(TypeError, match=r"model: expected a torch.nn.Module, got list"):
             function([torch.nn.Dropout()])
+
+
+# ---- and back -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("torchs", "ours"), PAIRS)
+@pytest.mark.parametrize("converted", [True, False])
+def test_a_module_of_ours_becomes_torchs(torchs: Any, ours: Any, converted: bool) -> None:
+    before = torchs(0.3, inplace=True).eval()
+    module = convert_dropout(copy.deepcopy(before)) if converted else ours(0.3, inplace=True).eval()
+    calls: list[str] = []
+    for it in (module, before):
+        it.mark = "here"
+    module.register_forward_hook(lambda *_: calls.append("hook"))
+    hooks = module._forward_hooks
+    assert revert_dropout(module) is module
+    assert type(module) is torchs
+    assert vars(module).keys() == vars(before).keys()
+    assert (module.p, module.inplace, module.training, module.mark) == (0.3, True, False, "here")
+    assert repr(module) == repr(before)
+    assert module._forward_hooks is hooks
+    module(torch.ones(2, 3, *(4,) * {"Dropout1d": 1, "Dropout3d": 3}.get(torchs.__name__, 2)))
+    assert calls == ["hook"]
+    assert type(convert_dropout(module)) is ours
+
+
+def test_a_network_there_and_back(torchvision: None) -> None:
+    shared = torch.nn.Dropout(0.2)
+
+    class Own(nn.Dropout):
+        pass
+
+    def described(model: torch.nn.Module) -> list[tuple[str, int, type, set[str]]]:
+        return [(n, id(it), type(it), set(vars(it))) for n, it in model.named_modules()]
+
+    inner = torch.nn.Sequential(shared, torch.nn.Linear(4, 4))
+    model = torch.nn.Sequential(shared, inner, Depth(0.5, "row"), Own())
+    before, text = described(model), repr(model)
+    assert revert_dropout(model) is model
+    assert described(model) == before  # torch's stay as they are
+    convert_dropout(model)
+    assert [type(it) for it in model] == [nn.Dropout, torch.nn.Sequential, nn.StochasticDepth, Own]
+    revert_dropout(model)
+    assert described(model) == before
+    assert repr(model) == text
+    assert type(revert_dropout(nn.StochasticDepth(0.5))) is Depth
+
+
+def test_what_torch_lacks_stays() -> None:
+    model = torch.nn.ModuleList(
+        [nn.StochasticDepth(0.5), nn.BiasDropoutAdd(), nn.Dropout(packed_mask=True)]
+    )
+    revert_dropout(model)
+    assert [type(it) for it in model] == [nn.StochasticDepth, nn.BiasDropoutAdd, torch.nn.Dropout]
+    assert "packed_mask" not in vars(model[2])
+
+
+def test_a_generator_is_not_dropped_silently() -> None:
+    model = torch.nn.Sequential(
+        nn.Dropout(), torch.nn.Sequential(nn.Dropout(generator=torch.Generator()))
+    )
+    with pytest.raises(ValueError, match=r"1\.0: generator=.*; expected None in a Dropout to revert"):
+        revert_dropout(model)
+    assert type(model[0]) is nn.Dropout  # nothing has changed
 
 
 # ---- Monte Carlo ----------------------------------------------------------------------------------

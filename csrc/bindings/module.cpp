@@ -16,6 +16,7 @@
 #include "bindings/rules.h"
 #include "bindings/step.h"
 #include "bindings/tensor.h"
+#include "bindings/watchers.h"
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 
@@ -53,6 +54,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("apply", &fastopt::apply, "rule"_a, "arrays"_a, "steps"_a, "options"_a, "indexed"_a,
         "threads"_a, "names"_a = std::array<std::string, 2>{"param", "grad"},
         "Apply a rule in place to whole arrays.");
+  m.def("torch_is_watched", &fastopt::torch_is_watched,
+        "Whether a mode or a trace of torch is to see its operations.");
   m.def("square_states", &square_states, "rule"_a,
         "The states of a rule that are never negative, as sums and averages of squares are.");
   fastopt::define_dropout(m);

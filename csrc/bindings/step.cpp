@@ -13,6 +13,7 @@
 #include "bindings/scaling.h"
 #include "bindings/scratch.h"
 #include "bindings/tensor.h"
+#include "bindings/watchers.h"
 #include "cpu/parallel.h"
 
 namespace py = pybind11;
@@ -90,7 +91,9 @@ class Walk {
 
   void read_group(PyObject* group) {
     const Names& names = Names::get();
-    const char* whole_group = is_set(group, names.differentiable) ? "differentiable=True" : nullptr;
+    const char* whole_group = is_set(group, names.differentiable) ? "differentiable=True"
+                              : watched_ ? "a mode or a trace of torch is to see its operations"
+                                         : nullptr;
     const DeviceNumber lr = device_number(lookup(group, names.lr), is_set(group, names.capturable));
     if (whole_group == nullptr) {
       scratch_->rule->read_options(group, Checks::none, lr.number.on_device());
@@ -171,6 +174,7 @@ class Walk {
   }
 
   const bool dry_;
+  const bool watched_ = torch_is_watched();
   Lent scratch_;
   const py::object& optimizer_;
   ParamReader reader_;

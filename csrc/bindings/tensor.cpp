@@ -10,12 +10,17 @@ namespace fastopt {
 namespace {
 
 // A tensor whose storage was freed reads as its offset from a null pointer, so low addresses are
-// looked at more closely.
+// looked at more closely. Of some (functionalized, or zeros without memory) torch tells no address.
 bool has_memory(PyObject* object, const DLTensor& view) {
   constexpr uint64_t low = uint64_t{1} << 40;
   const bool is_ours = view.device.device_type == kDLCPU || view.device.device_type == kDLCUDA;
   if (!is_ours || reinterpret_cast<uint64_t>(view.data) >= low) return true;
-  return py::handle(object).attr("untyped_storage")().attr("data_ptr")().cast<uint64_t>() != 0;
+  try {
+    return py::handle(object).attr("untyped_storage")().attr("data_ptr")().cast<uint64_t>() != 0;
+  } catch (py::error_already_set& error) {
+    if (error.matches(PyExc_RuntimeError)) return false;
+    throw;
+  }
 }
 
 const DLPackExchangeAPI* exchange_api(py::handle type) {

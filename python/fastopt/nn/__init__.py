@@ -2,6 +2,7 @@
 
     layer = fastopt.nn.Dropout(0.1)               # torch.nn.Dropout's signature
     fastopt.nn.convert_dropout(model)             # or those of a whole network, in place
+    fastopt.nn.revert_dropout(model)              # and torch's again
     with fastopt.nn.mc_dropout(model): ...        # dropout at work, the rest evaluating
     y = fastopt.nn.functional.dropout(x, 0.1, seed=42)  # a pure function
 
@@ -10,7 +11,7 @@ every thread count.
 """
 
 from fastopt.nn import functional
-from fastopt.nn.convert import convert_dropout
+from fastopt.nn.convert import convert_dropout, revert_dropout
 from fastopt.nn.mc import mc_dropout
 from fastopt.nn.modules import (
     AlphaDropout,
@@ -35,4 +36,5 @@ __all__ = [
     "convert_dropout",
     "functional",
     "mc_dropout",
+    "revert_dropout",
 ]

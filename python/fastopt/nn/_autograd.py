@@ -37,6 +37,15 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def is_functionalized() -> bool:
+    """Whether functionalize is among the transforms; it takes no Function of ours."""
+    if not is_transformed():
+        return False
+    functionalize = torch._C._functorch.TransformType.Functionalize
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    return any(interpreter.key() == functionalize for interpreter in stack)
+
+
 def is_composed() -> bool:
     """Whether a form is put together from D x, because of torch.func or a forward derivative."""
     return is_transformed() or forward_ad._current_level >= 0

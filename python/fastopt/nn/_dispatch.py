@@ -32,8 +32,12 @@ def check_probability(p: float) -> None:
 
 
 def identity(input: Tensor, torchs: TorchDropout, p: float, inplace: bool) -> Tensor:
-    """The input itself. torch tells what is no tensor, and lets subclasses have their say."""
-    return input if type(input) is Tensor else torchs(input, p, False, inplace)
+    """The input itself. torch tells what is no tensor, and lets subclasses have their say.
+
+    What is exported keeps an idle dropout, for those who put the program back to training.
+    """
+    plain = type(input) is Tensor and not torch.compiler.is_exporting()
+    return input if plain else torchs(input, p, False, inplace)
 
 
 # ---- the way --------------------------------------------------------------------------------------
@@ -142,14 +146,22 @@ def takes(x: Any) -> bool:
         and (x.is_cpu or (x.is_cuda and _C.cuda_trouble(x.device.index) is None))
         and x.layout is torch.strided
         and not x.is_nested
+        and not is_without_memory(x)
         and not is_traced()
     )
 
 
+def is_without_memory(x: Tensor) -> bool:
+    """Whether it is a plain tensor by its looks only: zeros that are none, or functionalize's cover."""
+    return x._is_zerotensor() or torch._is_functional_tensor(x)
+
+
 def is_traced() -> bool:
     """Whether somebody records operations of torch, among which a kernel's would be missing."""
-    if torch._C._get_tracing_state() is not None:
+    if torch._C._get_tracing_state() is not None or _autograd.is_functionalized():
         return True
+    if torch._C._dispatch_tls_is_dispatch_key_included(torch._C.DispatchKey.PreDispatch):
+        return True  # make_fx(pre_dispatch=True) and torch.export's
     if not torch._C._len_torch_dispatch_stack():
         return False
     keys = torch._C._TorchDispatchModeKey
@@ -161,6 +173,8 @@ def why_not(x: Any) -> str | None:
     fake = x.is_meta or hasattr(x, "fake_mode") if isinstance(x, Tensor) else True
     if fake or is_traced():
         return None
+    if is_without_memory(x):
+        return "without memory"
     if type(x) not in TYPES:
         return f"of type {type(x).__name__}"
     if not x.is_cpu:

@@ -23,3 +23,13 @@ def _depth(input: Tensor, p: float, size: list[int]) -> Tensor:
     """As torchvision.ops.stochastic_depth."""
     noise = torch.empty(size, dtype=input.dtype, device=input.device).bernoulli_(1 - p)
     return input * (noise.div_(1 - p) if p < 1 else noise)
+
+
+def scripted_depth(input: Tensor, p: float, mode: str, training: bool) -> Tensor:
+    """Either, as torch.jit.script can compile it."""
+    if not training or p == 0.0:
+        return input
+    size = [1] * input.dim()
+    if mode == "row":
+        size[0] = input.shape[0]
+    return _depth(input, p, size)

@@ -1,8 +1,9 @@
-"""Give the dropout modules of a network fastopt's kernels, in place."""
+"""Give the dropout modules of a network fastopt's kernels, in place, and take them back."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from torch import nn
@@ -53,13 +54,53 @@ def convert_dropout(model: Module) -> Module:
     Raises:
         TypeError: if it is no module.
     """
+    ours = classes()
+    for _, module in _modules_of(model):
+        module.__class__ = ours.get(type(module), type(module))
+    return model
+
+
+def revert_dropout(model: Module) -> Module:
+    """Make the dropout modules of a network torch's again, in place: :func:`convert_dropout` undone.
+
+    Modules that are exactly of one of fastopt's classes that torch.nn has, too, change their class and
+    lose what only fastopt's have: ``packed_mask``, which decides where memory goes and nothing else,
+    and ``generator``. Each stays the object it is, with p, mode, training flag, hooks and attributes,
+    wherever it is referred to. ``StochasticDepth`` becomes torchvision's where that is imported; else
+    it stays, and so does ``BiasDropoutAdd``, which torch does not have.
+
+    Args:
+        model: a network, or a single module.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        TypeError: if it is no module.
+        ValueError: if one of these modules has a generator of its own, before any is changed.
+    """
+    theirs = {ours: torchs for torchs, ours in classes().items()}
+    found = [(name, module) for name, module in _modules_of(model) if type(module) in theirs]
+    for name, module in found:
+        if module.generator is not None:
+            raise ValueError(
+                f"{name or 'model'}: generator={module.generator!r}; expected None in a "
+                f"{type(module).__name__} to revert, since torch's draws from torch's own generator"
+            )
+    for _, module in found:
+        for attribute in ("generator", "packed_mask"):
+            vars(module).pop(attribute, None)
+        module.__class__ = theirs[type(module)]
+    return model
+
+
+def classes() -> dict[type[nn.Module], type[nn.Module]]:
+    """torch's classes and torchvision's, each with ours."""
+    depth = torchvisions_depth()
+    return CLASSES if depth is None else {**CLASSES, depth: StochasticDepth}
+
+
+def _modules_of(model: nn.Module) -> Iterator[tuple[str, Any]]:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    classes = dict(CLASSES)
-    if (theirs := torchvisions_depth()) is not None:
-        classes[theirs] = StochasticDepth
-    for module in model.modules():
-        ours = classes.get(type(module))
-        if ours is not None:
-            module.__class__ = ours
-    return model
+    yield from model.named_modules()

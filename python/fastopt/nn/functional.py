@@ -38,6 +38,7 @@ from torch import Tensor
 
 from fastopt.nn import _autograd, _torchs
 from fastopt.nn._dispatch import bias_drop_add, check_probability, drop, drop_channels, identity
+from fastopt.nn._fx import kept_by_fx
 
 __all__ = [
     "alpha_dropout",
@@ -51,6 +52,7 @@ __all__ = [
 ]
 
 
+@kept_by_fx
 def dropout(
     input: Tensor,
     p: float = 0.5,
@@ -87,6 +89,7 @@ def dropout(
     return drop(form, F.dropout, input, p, inplace, (seed, offset, index, generator))
 
 
+@kept_by_fx
 def alpha_dropout(
     input: Tensor,
     p: float = 0.5,
@@ -119,6 +122,7 @@ def alpha_dropout(
     return drop(_autograd.alpha_dropout, F.alpha_dropout, input, p, inplace, draws)
 
 
+@kept_by_fx
 def relu_dropout(
     input: Tensor,
     p: float = 0.5,
@@ -150,6 +154,7 @@ def relu_dropout(
     return drop(_autograd.relu_dropout, _torchs.relu_dropout, input, p, inplace, draws)
 
 
+@kept_by_fx
 def bias_dropout_add(
     x: Tensor,
     bias: Tensor | None,
@@ -186,6 +191,7 @@ def bias_dropout_add(
     return bias_drop_add(x, bias, residual, p, draws)
 
 
+@kept_by_fx
 def dropout1d(
     input: Tensor,
     p: float = 0.5,
@@ -212,6 +218,7 @@ def dropout1d(
     return drop_channels(1, F.dropout1d, input, p, training, inplace, (seed, offset, index, generator))
 
 
+@kept_by_fx
 def dropout2d(
     input: Tensor,
     p: float = 0.5,
@@ -238,6 +245,7 @@ def dropout2d(
     return drop_channels(2, F.dropout2d, input, p, training, inplace, (seed, offset, index, generator))
 
 
+@kept_by_fx
 def dropout3d(
     input: Tensor,
     p: float = 0.5,
@@ -263,6 +271,7 @@ def dropout3d(
     return drop_channels(3, F.dropout3d, input, p, training, inplace, (seed, offset, index, generator))
 
 
+@kept_by_fx
 def stochastic_depth(
     input: Tensor,
     p: float,

@@ -9,14 +9,20 @@ packed_mask: (Dropout) keep one bit an element for backward instead of drawing t
 
 In training mode each call draws one seed, so torch.manual_seed decides all masks. In evaluation mode
 a module returns its input.
+
+torch.jit.script makes torch's dropout of them, with torch's masks, and torch.fx keeps calls of them.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: torch.jit.script reads those of a class as they are.
+
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import _symbolic_trace
 
-from fastopt.nn import functional
+from fastopt.nn import _fx, _torchs, functional
 from fastopt.nn._dispatch import check_probability
 
 __all__ = [
@@ -30,11 +36,27 @@ __all__ = [
     "StochasticDepth",
 ]
 
+is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]
+
 
 class _Generating(nn.Module):
     """What ours have besides torch's. Defaults of the class, for objects that torch's have become."""
 
     generator: torch.Generator | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if _symbolic_trace._is_fx_tracing_flag and (tracer := _fx.symbolic_tracer()) is not None:
+            return _fx.call_of_module(tracer, self, args, kwargs)
+        return nn.Module.__call__(self, *args, **kwargs)  # not super(): a fifth of an idle call
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script calls first."""
+        if self.generator is not None:
+            raise ValueError(
+                f"generator={self.generator!r}: expected None in a {type(self).__name__} for "
+                f"torch.jit.script, whose dropout draws from torch's own"
+            )
+        return self
 
     def extra_repr(self) -> str:
         text = super().extra_repr()
@@ -82,6 +104,8 @@ class Dropout(_Drawing, nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """Dropout of the input in training mode, else the input."""
+        if is_scripting():
+            return F.dropout(input, self.p, self.training, self.inplace)
         return functional.dropout(
             input,
             self.p,
@@ -111,6 +135,8 @@ class Dropout1d(_Drawing, nn.Dropout1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Dropout of the input's channels in training mode, else the input."""
+        if is_scripting():
+            return F.dropout1d(input, self.p, self.training, self.inplace)
         return functional.dropout1d(
             input, self.p, self.training, self.inplace, generator=self.generator
         )
@@ -132,6 +158,8 @@ class Dropout2d(_Drawing, nn.Dropout2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Dropout of the input's channels in training mode, else the input."""
+        if is_scripting():
+            return F.dropout2d(input, self.p, self.training, self.inplace)
         return functional.dropout2d(
             input, self.p, self.training, self.inplace, generator=self.generator
         )
@@ -153,6 +181,8 @@ class Dropout3d(_Drawing, nn.Dropout3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Dropout of the input's channels in training mode, else the input."""
+        if is_scripting():
+            return F.dropout3d(input, self.p, self.training, self.inplace)
         return functional.dropout3d(
             input, self.p, self.training, self.inplace, generator=self.generator
         )
@@ -174,6 +204,8 @@ class AlphaDropout(_Drawing, nn.AlphaDropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """Alpha dropout of the input in training mode, else the input."""
+        if is_scripting():
+            return F.alpha_dropout(input, self.p, self.training)
         return functional.alpha_dropout(input, self.p, self.training, generator=self.generator)
 
 
@@ -206,6 +238,8 @@ class StochasticDepth(_Generating):
 
     def forward(self, input: Tensor) -> Tensor:
         """Stochastic depth of the input in training mode, else the input."""
+        if is_scripting():
+            return _torchs.scripted_depth(input, self.p, self.mode, self.training)
         return functional.stochastic_depth(
             input, self.p, self.mode, self.training, generator=self.generator
         )
@@ -241,6 +275,9 @@ class BiasDropoutAdd(_Generating):
 
     def forward(self, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         """residual + (x + bias), with dropout of the latter in training mode."""
+        if is_scripting():
+            y = F.dropout(x if bias is None else x + bias, self.p, self.training)
+            return y if residual is None else residual + y
         return functional.bias_dropout_add(
             x, bias, residual, self.p, self.training, generator=self.generator
         )

@@ -71,14 +71,18 @@ class LBFGS(torch.optim.LBFGS):
 
 def _fit_kernels(params: list[Tensor]) -> bool:
     dtype = params[0].dtype
-    return dtype in (torch.float32, torch.float64) and all(
-        type(param) in (Tensor, torch.nn.Parameter)
-        and param.dtype == dtype
-        and param.device.type == "cpu"
-        and param.layout == torch.strided
-        and param.is_contiguous()
-        and not param.is_neg()
-        for param in params
+    return (
+        not _C.torch_is_watched()
+        and dtype in (torch.float32, torch.float64)
+        and all(
+            type(param) in (Tensor, torch.nn.Parameter)
+            and param.dtype == dtype
+            and param.device.type == "cpu"
+            and param.layout == torch.strided
+            and param.is_contiguous()
+            and not param.is_neg()
+            for param in params
+        )
     )
 
 
