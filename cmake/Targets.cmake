@@ -27,7 +27,7 @@ function(fastopt_add_target name)
   add_library(fastopt_target_${name} OBJECT
     csrc/cpu/target.cpp csrc/cpu/target_halves.cpp csrc/cpu/target_coded.cpp
     csrc/cpu/target_coded_halves.cpp csrc/cpu/target_dropout.cpp csrc/cpu/target_normed.cpp
-    csrc/cpu/target_vectors.cpp)
+    csrc/cpu/target_program.cpp csrc/cpu/target_vectors.cpp)
   target_link_libraries(fastopt_target_${name} PRIVATE fastopt_numerics)
   target_compile_options(fastopt_target_${name} PRIVATE $<$<NOT:$<CONFIG:Debug>>:-O3> ${ARGN})
   target_compile_definitions(fastopt_target_${name}

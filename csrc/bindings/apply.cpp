@@ -156,10 +156,10 @@ class Call {
     }
     set_kernel(item, rule_);
     const int device = CudaLibrary::get().device_of(param.view());
-    if (device != cpu_device && rule_.has_norms()) {
-      throw py::value_error(name(0, i) +
-                            ": expected memory of the CPU, since this rule's norms are " +
-                            "taken there only, got memory of " + device_name(param.view()));
+    if (device != cpu_device && rule_.unfit_for_devices() != nullptr) {
+      throw py::value_error(name(0, i) + ": expected memory of the CPU (" +
+                            rule_.unfit_for_devices() + "), got memory of " +
+                            device_name(param.view()));
     }
     if (device != cpu_device) {
       cuda_items_[device].push_back(

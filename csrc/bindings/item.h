@@ -72,6 +72,7 @@ inline bool are_all(const Item& item, DType dtype) {
 // What brings the elements of an item with a packing to its kernel.
 inline Staged staged_of(const Item& item, const AnyRule& rule) {
   const Master master = item.packing->master;
+  if (rule.index() < 0) return target().staged;
   const bool has_codes = item.packing->row > 0;
   if (master == Master::none && is_all_coded(item, rule)) {
     if (is_all_but_states(item, DType::float32)) return target().coded[rule.index()];

@@ -13,6 +13,7 @@
 #include "bindings/cuda.h"
 #include "bindings/dropout.h"
 #include "bindings/lbfgs.h"
+#include "bindings/program_rule.h"
 #include "bindings/rules.h"
 #include "bindings/step.h"
 #include "bindings/tensor.h"
@@ -60,6 +61,7 @@ PYBIND11_MODULE(_C, m) {
         "The states of a rule that are never negative, as sums and averages of squares are.");
   fastopt::define_dropout(m);
   fastopt::define_lbfgs(m);
+  fastopt::define_rules(m);
   m.def("cpu_targets", &cpu_targets, "Every CPU target of this build, the best first.");
   m.def("cpu_target", [] { return fastopt::target().name; }, "The CPU target in use.");
   m.def("set_cpu_target", &fastopt::set_target, "name"_a,

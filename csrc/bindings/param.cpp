@@ -155,7 +155,9 @@ void ParamReader::check_device() {
     throw Unfit{is_cuda ? "on " + device_name(view_) + ": " + cuda_.trouble() : "not on the CPU"};
   }
   if (device_ == cpu_device && capturable_) throw Unfit{"capturable=True on the CPU"};
-  if (device_ != cpu_device && has_norms_) throw Unfit{"a rule with norms is for the CPU so far"};
+  if (device_ != cpu_device && rule_.unfit_for_devices() != nullptr) {
+    throw Unfit{rule_.unfit_for_devices()};
+  }
   if (lr_.number.on_device() && lr_.device != device_) {
     throw Unfit{"not on the device of its learning rate"};
   }

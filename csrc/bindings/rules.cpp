@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "bindings/checks.h"
+#include "bindings/program_rule.h"
 #include "cpu/dispatch.h"
 #include "rules/list.h"
 #include "simd/vec.h"
@@ -114,6 +115,9 @@ class RuleOf final : public AnyRule {
 
   int index() const override { return index_; }
   bool has_norms() const override { return norms; }
+  const char* unfit_for_devices() const override {
+    return norms ? "a rule with norms is for the CPU so far" : nullptr;
+  }
 
   void set_kernel(Item& item) const override {
     if constexpr (norms) {
@@ -168,7 +172,7 @@ class RuleOf final : public AnyRule {
     if constexpr (keeps_product) Rule<float>::product_of(options_) = product;
   }
 
-  BoundRule at_step(DType compute, double step) const override {
+  BoundRule at_step(DType compute, double step) override {
     BoundRule bound;
     if (compute == DType::float32) {
       put(bound, Rule<float>(options_, step));
@@ -209,6 +213,7 @@ std::unique_ptr<AnyRule> make_rule(const std::string& name) {
     FASTOPT_NORMED_RULES(FASTOPT_MAKE)
   }
 #undef FASTOPT_MAKE
+  if (auto rule = make_program_rule(name)) return rule;
   throw py::value_error("rule: there is no rule named '" + name + "'");
 }
 

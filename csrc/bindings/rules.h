@@ -17,8 +17,9 @@ class AnyRule {
  public:
   virtual ~AnyRule() = default;
 
-  virtual int index() const = 0;  // in its list (rules/list.h), and so in every kernel table
+  virtual int index() const = 0;  // in its list (rules/list.h) and every table; -1 for a program
   virtual bool has_norms() const = 0;
+  virtual const char* unfit_for_devices() const = 0;  // why only the CPU has kernels, or nullptr
 
   // Sets what steps an item of this form.
   virtual void set_kernel(Item& item) const = 0;
@@ -46,7 +47,9 @@ class AnyRule {
   virtual void set_product(double product) = 0;
 
   // What kernels take: all scalars of step number `step`, rounded to what they compute in.
-  virtual BoundRule at_step(DType compute, double step) const = 0;
+  // It may hold pointers to what lives until forget_steps().
+  virtual BoundRule at_step(DType compute, double step) = 0;
+  virtual void forget_steps() {}
 };
 
 // Throws pybind11::value_error if there is no rule of this name.

@@ -88,6 +88,7 @@ struct Scratch {
   }
   void clear() {
     roll_back({});
+    rule->forget_steps();
     rules.clear();
     packings.clear();
     dithers.clear();

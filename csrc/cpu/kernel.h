@@ -83,6 +83,7 @@ struct Target {
   const Kernel (*kernels)[compute_count];         // [rule, by its place in FASTOPT_RULES][Form]
   const Kernel (*half_kernels)[half_form_count];  // [rule][Form from bfloat16 on]
   const NormedKernels (*normed)[form_count];      // [rule, in FASTOPT_NORMED_RULES][Form]
+  const Kernel* programs;                         // [dtype that is computed in]
   Staged staged;                                  // any item, by way of buffers (cpu/stage.h)
   const Staged* coded;                            // [rule]: all float32, states in 8 bits
   const Staged* half_coded;                       // [rule]: all bfloat16, states in 8 bits

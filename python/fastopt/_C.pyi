@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
 from torch import Tensor
@@ -22,6 +22,36 @@ def apply(
     threads: int,
     names: Sequence[str] = ("param", "grad"),
 ) -> None: ...
+
+class Traced:
+    def __init__(
+        self,
+        steps: Sequence[tuple[int, ...]],
+        inputs: int,
+        constants: Sequence[float],
+        nodes: Sequence[tuple[int, int, int]],
+        guards: Sequence[tuple[int, bool]],
+        guard_nodes: int,
+        arrays: int,
+        written: int,
+    ) -> None: ...
+    def numbers(self, inputs: Sequence[float]) -> list[float] | None: ...
+
+def define_rule(
+    name: str,
+    states: Sequence[str],
+    squares: Sequence[int],
+    options: Sequence[tuple[str, Sequence[float], object]],
+    trace: Callable[[tuple[Any, ...], list[float]], Traced],
+) -> None: ...
+def array_ops() -> list[str]: ...
+def number_ops() -> list[str]: ...
+
+max_states: int
+first_register: int
+max_registers: int
+max_instructions: int
+
 def dropout(
     x: object,
     out: object,

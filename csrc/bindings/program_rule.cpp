@@ -1,0 +1,263 @@
+#include "bindings/program_rule.h"
+
+#include <pybind11/stl.h>
+
+#include <deque>
+#include <new>
+#include <tuple>
+#include <unordered_map>
+#include <vector>
+
+#include "bindings/checks.h"
+#include "bindings/traced.h"
+#include "cpu/dispatch.h"
+
+namespace py = pybind11;
+
+namespace fastopt {
+namespace {
+
+constexpr std::size_t programs_kept = 64;  // of one choice of options
+
+// Those of a function for one choice of what is not a number: flags, texts, None.
+struct Family {
+  py::tuple choice;
+  std::vector<std::shared_ptr<const Traced>> programs;  // the one used last is the first
+};
+
+struct Option {
+  std::string name;
+  PyObject* interned;
+  std::vector<double> numbers;  // its defaults; several for a tuple
+  py::object value;             // the default of one that may be something else
+  bool is_free() const { return value.ptr() != nullptr; }
+};
+
+// What Python defined.
+struct Definition {
+  std::vector<std::string> states;
+  unsigned squares = 0;
+  std::vector<Option> options;
+  py::object trace;  // (choice, numbers) -> Traced
+  std::deque<Family> families;
+};
+
+std::unordered_map<std::string, std::shared_ptr<Definition>>& definitions() {
+  static auto& all = *new std::unordered_map<std::string, std::shared_ptr<Definition>>();
+  return all;
+}
+
+bool is_number(PyObject* object) {
+  return PyFloat_Check(object) || (PyLong_Check(object) && !PyBool_Check(object));
+}
+
+class ProgramRule final : public AnyRule {
+ public:
+  explicit ProgramRule(std::shared_ptr<Definition> definition)
+      : definition_(std::move(definition)) {}
+
+  int index() const override { return -1; }
+  bool has_norms() const override { return false; }
+  const char* unfit_for_devices() const override {
+    return "a rule in Python has no kernels for CUDA so far";
+  }
+
+  void set_kernel(Item& item) const override {
+    item.kernel = target().programs[item.form == Form::float64 ? 1 : 0];
+  }
+
+  int state_count() const override { return static_cast<int>(definition_->states.size()); }
+  const char* state_name(int state) const override { return definition_->states[state].c_str(); }
+
+  void read_options(py::handle group, Checks, bool) override {
+    inputs_.assign(1, 0);  // the number of the step comes there
+    py::list choice;
+    for (const Option& option : definition_->options) {
+      PyObject* object = PyDict_GetItemWithError(group.ptr(), option.interned);
+      if (object == nullptr && PyErr_Occurred()) throw py::error_already_set();
+      if (object == nullptr && option.is_free()) object = option.value.ptr();
+      if (object == nullptr) {
+        inputs_.insert(inputs_.end(), option.numbers.begin(), option.numbers.end());
+      } else if (option.is_free()) {
+        const bool counts = is_number(object);
+        inputs_.push_back(counts ? number(object, option.name, "a number") : 0);
+        choice.append(counts ? py::handle(Py_Ellipsis) : py::handle(object));
+      } else if (option.numbers.size() == 1) {
+        inputs_.push_back(number(object, option.name, "a number"));
+      } else {
+        read_tuple(option, object);
+      }
+    }
+    find_family(py::tuple(choice));
+  }
+
+  std::shared_ptr<const void> options() const override { return nullptr; }  // only CUDA asks
+
+  bool uses(int) const override { return true; }
+  bool always_uses(int) const override { return true; }
+  bool is_square(int state) const override { return (definition_->squares >> state & 1) != 0; }
+  bool counts_steps() const override { return true; }
+
+  const char* product_name() const override { return nullptr; }
+  double product() const override { return 1; }
+  double next_product(DType, double product, double) const override { return product; }
+  void set_product(double) override {}
+
+  BoundRule at_step(DType compute, double step) override {
+    inputs_[0] = step;
+    const Traced& program = find_program();
+    program.finish(numbers_);
+    BoundRule bound;
+    const void* code = compute == DType::float32 ? bind(program, floats_, floats_used_)
+                                                 : bind(program, doubles_, doubles_used_);
+    static_assert(sizeof(BoundProgram) <= sizeof(bound.rule));
+    new (bound.rule)
+        BoundProgram{code, static_cast<int>(program.steps.size()), program.arrays, program.written};
+    return bound;
+  }
+
+  void forget_steps() override { floats_used_ = doubles_used_ = 0; }
+
+ private:
+  template <class T>
+  using Bound = std::deque<std::vector<Instruction<T>>>;
+
+  void read_tuple(const Option& option, PyObject* object) {
+    const std::string accepted = std::to_string(option.numbers.size()) + " numbers";
+    const py::object items = py::reinterpret_steal<py::object>(PySequence_Fast(object, ""));
+    if (!items) {
+      PyErr_Clear();
+      throw py::type_error(option.name + ": expected " + accepted + ", got " + text(object));
+    }
+    const Py_ssize_t count = PySequence_Fast_GET_SIZE(items.ptr());
+    if (static_cast<std::size_t>(count) != option.numbers.size()) {
+      throw py::value_error(option.name + ": expected " + accepted + ", got " + text(object));
+    }
+    for (Py_ssize_t i = 0; i < count; ++i) {
+      inputs_.push_back(number(PySequence_Fast_GET_ITEM(items.ptr(), i), option.name, accepted));
+    }
+  }
+
+  void find_family(const py::tuple& choice) {
+    for (Family& family : definition_->families) {
+      if (family.choice.equal(choice)) {
+        family_ = &family;
+        return;
+      }
+    }
+    family_ = &definition_->families.emplace_back(Family{choice, {}});
+  }
+
+  // The family's program for the inputs, whose guards' numbers are then known.
+  const Traced& find_program() {
+    auto& programs = family_->programs;
+    for (std::size_t i = 0; i < programs.size(); ++i) {
+      if (!programs[i]->holds(inputs_, numbers_)) continue;
+      if (i > 0) std::swap(programs[i], programs[0]);
+      return *programs[0];
+    }
+    auto traced = definition_->trace(family_->choice, inputs_).cast<std::shared_ptr<Traced>>();
+    if (traced->inputs != static_cast<int>(inputs_.size()) || traced->arrays != state_count() + 2 ||
+        !traced->holds(inputs_, numbers_)) {
+      throw std::logic_error("a rule was traced to a program of another step");
+    }
+    if (programs.size() == programs_kept) programs.pop_back();
+    programs.insert(programs.begin(), std::move(traced));
+    return *programs[0];
+  }
+
+  template <class T>
+  const void* bind(const Traced& program, Bound<T>& kept, std::size_t& used) {
+    if (used == kept.size()) kept.emplace_back();
+    program.bind(numbers_, kept[used]);
+    return kept[used++].data();
+  }
+
+  const std::shared_ptr<Definition> definition_;
+  std::vector<double> inputs_, numbers_;
+  Family* family_ = nullptr;
+  // Of this step, which rules hold pointers to.
+  Bound<float> floats_;
+  Bound<double> doubles_;
+  std::size_t floats_used_ = 0, doubles_used_ = 0;
+};
+
+using OptionText = std::tuple<std::string, std::vector<double>, py::object>;
+
+void define(const std::string& name, std::vector<std::string> states,
+            const std::vector<int>& squares, const std::vector<OptionText>& options,
+            py::object trace) {
+  if (states.size() > max_states) throw py::value_error("too many states");
+  auto made = std::make_shared<Definition>();
+  made->states = std::move(states);
+  for (int state : squares) made->squares |= 1u << state;
+  for (const auto& [option, numbers, value] : options) {
+    const bool is_free = numbers.empty();
+    made->options.push_back({option, PyUnicode_InternFromString(option.c_str()), numbers,
+                             is_free ? value : py::object()});
+  }
+  made->trace = std::move(trace);
+  definitions()[name] = std::move(made);
+}
+
+std::shared_ptr<Traced> traced(const std::vector<std::array<int, 7>>& steps, int inputs,
+                               std::vector<double> constants,
+                               const std::vector<std::array<int, 3>>& nodes,
+                               const std::vector<std::pair<int, bool>>& guards, int guard_nodes,
+                               int arrays, unsigned written) {
+  auto made = std::make_shared<Traced>();
+  for (const auto& [op, to, a, b, c, s, t] : steps) {
+    made->steps.push_back({static_cast<Op>(op), static_cast<uint8_t>(to), static_cast<uint8_t>(a),
+                           static_cast<uint8_t>(b), static_cast<uint8_t>(c), s, t});
+  }
+  made->inputs = inputs;
+  made->constants = std::move(constants);
+  for (const auto& [op, a, b] : nodes) made->nodes.push_back({static_cast<NumberOp>(op), a, b});
+  for (const auto& [number, answer] : guards) made->guards.push_back({number, answer});
+  made->guard_nodes = guard_nodes;
+  made->arrays = arrays;
+  made->written = written;
+  const std::string trouble = made->trouble();
+  if (!trouble.empty()) throw py::value_error("no program: " + trouble);
+  return made;
+}
+
+#define FASTOPT_NAME(name) #name,
+std::vector<std::string> array_ops() { return {FASTOPT_PROGRAM_OPS(FASTOPT_NAME)}; }
+std::vector<std::string> number_ops() { return {FASTOPT_NUMBER_OPS(FASTOPT_NAME)}; }
+#undef FASTOPT_NAME
+
+}  // namespace
+
+std::unique_ptr<AnyRule> make_program_rule(const std::string& name) {
+  const auto found = definitions().find(name);
+  if (found == definitions().end()) return nullptr;
+  return std::make_unique<ProgramRule>(found->second);
+}
+
+void define_rules(py::module_& m) {
+  using namespace pybind11::literals;
+  py::class_<Traced, std::shared_ptr<Traced>>(m, "Traced",
+                                              "A program whose numbers depend on the step.")
+      .def(py::init(&traced), "steps"_a, "inputs"_a, "constants"_a, "nodes"_a, "guards"_a,
+           "guard_nodes"_a, "arrays"_a, "written"_a)
+      .def(
+          "numbers",
+          [](const Traced& program, const std::vector<double>& inputs) -> py::object {
+            std::vector<double> numbers;
+            if (!program.holds(inputs, numbers)) return py::none();
+            program.finish(numbers);
+            return py::cast(numbers);
+          },
+          "inputs"_a, "Every number of a step; None if another program is this step's.");
+  m.def("define_rule", &define, "name"_a, "states"_a, "squares"_a, "options"_a, "trace"_a,
+        "A rule whose programs `trace` makes.");
+  m.def("array_ops", &array_ops, "The instructions, by their numbers.");
+  m.def("number_ops", &number_ops, "The operations on numbers, by theirs.");
+  m.attr("max_states") = max_states;
+  m.attr("first_register") = first_register;
+  m.attr("max_registers") = max_registers;
+  m.attr("max_instructions") = max_instructions;
+}
+
+}  // namespace fastopt

@@ -1,0 +1,239 @@
+// The loop that interprets a program (rules/program.h): an instruction works on a strip of every
+// array, which stays in the first-level cache, so that the switch between instructions is paid once
+// a strip.
+//
+// Arrays of the type that is computed in are worked on where they lie; of others, a strip is
+// converted on its way in and out, and so is the strip at the end, which may be there in part only.
+#pragma once
+
+#include <stdint.h>
+
+#include "cpu/kernel.h"
+#include "rules/program.h"
+#include "rules/rule.h"
+#include "simd/vec.h"
+#include "target.h"
+
+FASTOPT_TARGET_BEGIN
+
+static_assert(first_register == max_arrays, "places are arrays, then registers");
+
+template <class T>
+class ProgramLoop {
+ public:
+  static constexpr int strip = 64;  // elements
+
+  FASTOPT_HOST_DEVICE ProgramLoop(const BoundRule& bound, void* const* arrays, const DType* dtypes)
+      : program_(*reinterpret_cast<const BoundProgram*>(bound.rule)),
+        code_(static_cast<const Instruction<T>*>(program_.code)),
+        arrays_(arrays),
+        dtypes_(dtypes),
+        factor_(static_cast<T>(bound.tail.grad_factor)),
+        decay_(static_cast<T>(bound.tail.ema_decay)),
+        growth_(static_cast<T>(1 - bound.tail.ema_decay)),
+        averages_(arrays[ema_array] != nullptr) {
+    for (int k = 0; k < max_registers; ++k) places_[first_register + k] = registers_[k];
+  }
+
+  FASTOPT_HOST_DEVICE void run(int64_t begin, int64_t end) {
+    int64_t i = begin;
+    for (; i + strip <= end; i += strip) {
+      for_arrays([&](int array) { enter(array, i); });
+      step();
+      for_arrays([&](int array) { leave(array, i); });
+    }
+    if (const int rest = static_cast<int>(end - i); rest > 0) {
+      for_arrays([&](int array) { enter_first(array, i, rest); });
+      step();
+      for_arrays([&](int array) { leave_first(array, i, rest); });
+    }
+  }
+
+ private:
+  using V = Vec<T>;
+  static constexpr DType own = sizeof(T) == 4 ? DType::float32 : DType::float64;
+  static constexpr int64_t ahead = 1024;  // bytes, as in cpu/loop.h
+
+  template <class Act>
+  FASTOPT_HOST_DEVICE void for_arrays(Act act) const {
+    for (int array = 0; array < program_.arrays; ++array) act(array);
+    if (averages_) act(ema_array);
+  }
+
+  FASTOPT_HOST_DEVICE bool is_written(int array) const {
+    return array == ema_array || (program_.written >> array & 1) != 0;
+  }
+
+  // A strip, with the gradient's factor before the program and the average after it.
+  FASTOPT_HOST_DEVICE void step() {
+    if (factor_ != 1) {
+      const V factor(factor_);
+      const T* grad = places_[1];
+      places_[1] = grad_;
+      each(grad_, [=](int k) { return factor * V::load(grad + k); });
+    }
+    execute();
+    if (averages_) {
+      const V decay(decay_), growth(growth_);
+      T* const average = places_[ema_array];
+      const T* param = places_[0];
+      each(average,
+           [=](int k) { return decay * V::load(average + k) + growth * V::load(param + k); });
+    }
+  }
+
+  template <class Of>
+  FASTOPT_HOST_DEVICE static void each(T* to, Of of) {
+#pragma GCC unroll 4
+    for (int k = 0; k < strip; k += V::lanes) of(k).store(to + k);
+  }
+
+  FASTOPT_HOST_DEVICE void execute() const {
+    const Instruction<T>* const end = code_ + program_.length;
+    for (const Instruction<T>* it = code_; it != end; ++it) {
+      T* const to = places_[it->to];
+      const T *const a = places_[it->a], *const b = places_[it->b], *const c = places_[it->c];
+      const V s(it->s), t(it->t), zero(0), one(1);
+      const auto x = [=](int k) { return V::load(a + k); };
+      const auto y = [=](int k) { return V::load(b + k); };
+      const auto z = [=](int k) { return V::load(c + k); };
+      const auto truth = [=](auto mask) { return select(mask, one, zero); };
+      const auto smaller = [](V u, V v) { return select((v >= u) | (u != u), u, v); };
+#define FASTOPT_CASE(name, result)                \
+  case Op::name:                                  \
+    each(to, [=](int k) -> V { return result; }); \
+    break;
+      switch (it->op) {
+        FASTOPT_CASE(copy, x(k))
+        FASTOPT_CASE(negative, -x(k))
+        FASTOPT_CASE(absolute, select(zero < x(k), x(k), zero - x(k)))
+        FASTOPT_CASE(root, sqrt(x(k)))
+        FASTOPT_CASE(square, x(k) * x(k))
+        FASTOPT_CASE(sign, select(zero < x(k), one, select(x(k) < zero, -one, x(k))))
+        FASTOPT_CASE(add, x(k) + y(k))
+        FASTOPT_CASE(subtract, x(k) - y(k))
+        FASTOPT_CASE(multiply, x(k) * y(k))
+        FASTOPT_CASE(divide, x(k) / y(k))
+        FASTOPT_CASE(maximum, fastopt::FASTOPT_TARGET::maximum(x(k), y(k)))
+        FASTOPT_CASE(minimum, smaller(x(k), y(k)))
+        FASTOPT_CASE(less, truth(x(k) < y(k)))
+        FASTOPT_CASE(at_most, truth(y(k) >= x(k)))
+        FASTOPT_CASE(equal, select(x(k) != y(k), zero, one))
+        FASTOPT_CASE(both, x(k) * y(k))
+        FASTOPT_CASE(either, select(x(k) >= y(k), x(k), y(k)))
+        FASTOPT_CASE(opposite, one - x(k))
+        FASTOPT_CASE(select, select(x(k) != zero, y(k), z(k)))
+        FASTOPT_CASE(select_else, select(x(k) != zero, y(k), s))
+        FASTOPT_CASE(select_then, select(x(k) != zero, s, y(k)))
+        FASTOPT_CASE(select_numbers, select(x(k) != zero, s, t))
+        FASTOPT_CASE(fill, (static_cast<void>(k), s))
+        FASTOPT_CASE(add_number, x(k) + s)
+        FASTOPT_CASE(from_number, s - x(k))
+        FASTOPT_CASE(scale, x(k) * s)
+        FASTOPT_CASE(over_number, x(k) / s)
+        FASTOPT_CASE(number_over, s / x(k))
+        FASTOPT_CASE(maximum_number, fastopt::FASTOPT_TARGET::maximum(x(k), s))
+        FASTOPT_CASE(minimum_number, smaller(x(k), s))
+        FASTOPT_CASE(clip, smaller(fastopt::FASTOPT_TARGET::maximum(x(k), s), t))
+        FASTOPT_CASE(less_number, truth(x(k) < s))
+        FASTOPT_CASE(greater_number, truth(s < x(k)))
+        FASTOPT_CASE(at_most_number, truth(s >= x(k)))
+        FASTOPT_CASE(at_least_number, truth(x(k) >= s))
+        FASTOPT_CASE(equal_number, select(x(k) != s, zero, one))
+        FASTOPT_CASE(sum, s * x(k) + t * y(k))
+        FASTOPT_CASE(sum_square, s * x(k) + t * (y(k) * y(k)))
+        FASTOPT_CASE(sum_product, s * x(k) + t * (y(k) * z(k)))
+        FASTOPT_CASE(sum_quotient, s * x(k) + t * (y(k) / z(k)))
+        FASTOPT_CASE(root_plus, sqrt(x(k)) + s)
+        FASTOPT_CASE(root_maximum, fastopt::FASTOPT_TARGET::maximum(sqrt(x(k)), s))
+      }
+#undef FASTOPT_CASE
+    }
+  }
+
+  // act(data) with an array's memory from element i on, by what it is stored in.
+  template <class Act>
+  FASTOPT_HOST_DEVICE void stored(int array, int64_t i, Act act) const {
+    const DType dtype = dtypes_[array];
+    void* const data = arrays_[array];
+    if (dtype == own) return act(static_cast<T*>(data) + i);
+    if constexpr (own == DType::float32) {
+      if (dtype == DType::bfloat16) return act(static_cast<bfloat16*>(data) + i);
+      act(static_cast<float16*>(data) + i);
+    }
+  }
+
+  // The array's strip that begins at element i, where the program finds it.
+  FASTOPT_HOST_DEVICE void enter(int array, int64_t i) {
+    stored(array, i, [&](auto* data) {
+      constexpr int bytes = strip * sizeof *data;
+      for (int byte = 0; byte < bytes; byte += 64) {
+        __builtin_prefetch(reinterpret_cast<const char*>(data) + byte + ahead);
+      }
+      place(array, data);
+    });
+  }
+  FASTOPT_HOST_DEVICE void place(int array, T* data) { places_[array] = data; }
+  template <class Half>
+  FASTOPT_HOST_DEVICE void place(int array, const Half* data) {
+    places_[array] = buffers_[array];
+    each(buffers_[array], [=](int k) { return V::load(data + k); });
+  }
+
+  // Stores a strip that was converted.
+  FASTOPT_HOST_DEVICE void leave(int array, int64_t i) {
+    if (!is_written(array)) return;
+    stored(array, i, [&](auto* data) { put(array, data); });
+  }
+  FASTOPT_HOST_DEVICE void put(int, T*) {}
+  template <class Half>
+  FASTOPT_HOST_DEVICE void put(int array, Half* data) {
+    for (int k = 0; k < strip; k += V::lanes) V::load(buffers_[array] + k).store(data + k);
+  }
+
+  // The same with the first `count` elements of a strip, which is 0 behind them.
+  FASTOPT_HOST_DEVICE void enter_first(int array, int64_t i, int count) {
+    stored(array, i, [&](auto* data) {
+      alignas(64) auto whole = Whole<decltype(*data)>();
+      __builtin_memcpy(whole.data, data, count * sizeof *data);
+      places_[array] = buffers_[array];
+      each(buffers_[array], [&](int k) { return V::load(whole.data + k); });
+    });
+  }
+  FASTOPT_HOST_DEVICE void leave_first(int array, int64_t i, int count) {
+    if (!is_written(array)) return;
+    stored(array, i, [&](auto* data) {
+      alignas(64) Whole<decltype(*data)> whole;
+      for (int k = 0; k < strip; k += V::lanes) {
+        V::load(places_[array] + k).store(whole.data + k);
+      }
+      __builtin_memcpy(data, whole.data, count * sizeof *data);
+    });
+  }
+
+  template <class Stored>
+  struct Whole;
+  template <class Stored>
+  struct Whole<Stored&> {
+    Stored data[strip];
+  };
+
+  const BoundProgram& program_;
+  const Instruction<T>* const code_;
+  void* const* const arrays_;
+  const DType* const dtypes_;
+  const T factor_, decay_, growth_;
+  const bool averages_;
+  T* places_[first_register + max_registers];
+  alignas(64) T registers_[max_registers][strip];
+  alignas(64) T buffers_[max_arrays][strip];  // of arrays that are converted
+  alignas(64) T grad_[strip];                 // times its factor
+};
+
+template <class T>
+void run_program(const BoundRule& bound, void* const* arrays, const DType* dtypes, int64_t begin,
+                 int64_t end) {
+  ProgramLoop<T>(bound, arrays, dtypes).run(begin, end);
+}
+
+FASTOPT_TARGET_END

@@ -1,0 +1,12 @@
+// One target's interpreter of programs: see target.cpp.
+#include "cpu/kernel.h"
+#include "cpu/program_loop.h"
+
+namespace fastopt {
+namespace FASTOPT_TARGET {
+
+extern const Kernel programs[compute_count];
+const Kernel programs[compute_count] = {run_program<float>, run_program<double>};
+
+}  // namespace FASTOPT_TARGET
+}  // namespace fastopt

@@ -1,0 +1,84 @@
+// An update rule as a program: plain data that the loop of each target interprets
+// (cpu/program_loop.h), strip by strip. fastopt.rules makes them of functions in Python.
+//
+// An operand is a place: the arrays of a kernel come first, then registers, which hold a strip. The
+// numbers of a program are double until they are bound: rounded once, to what is computed in. A
+// condition is 1 or 0.
+#pragma once
+
+#include <stdint.h>
+
+namespace fastopt {
+
+// x, y, z: the operands a, b, c; s, t: the instruction's numbers.
+#define FASTOPT_PROGRAM_OPS(X)              \
+  X(copy)                                   \
+  X(negative)                               \
+  X(absolute)                               \
+  X(root)                                   \
+  X(square)                                 \
+  X(sign) /* of 0 and NaN: themselves */    \
+  X(add)                                    \
+  X(subtract)                               \
+  X(multiply)                               \
+  X(divide)                                 \
+  X(maximum) /* NaN if either is */         \
+  X(minimum)                                \
+  X(less)                                   \
+  X(at_most)                                \
+  X(equal)                                  \
+  X(both)                                   \
+  X(either)                                 \
+  X(opposite)                               \
+  X(select)         /* y where x, else z */ \
+  X(select_else)    /* y where x, else s */ \
+  X(select_then)    /* s where x, else y */ \
+  X(select_numbers) /* s where x, else t */ \
+  X(fill)           /* s */                 \
+  X(add_number)                             \
+  X(from_number) /* s - x */                \
+  X(scale)                                  \
+  X(over_number) /* x / s */                \
+  X(number_over) /* s / x */                \
+  X(maximum_number)                         \
+  X(minimum_number)                         \
+  X(clip) /* minimum(maximum(x, s), t) */   \
+  X(less_number)                            \
+  X(greater_number)                         \
+  X(at_most_number)                         \
+  X(at_least_number)                        \
+  X(equal_number)                           \
+  X(sum)          /* s x + t y */           \
+  X(sum_square)   /* s x + t y^2 */         \
+  X(sum_product)  /* s x + t (y z) */       \
+  X(sum_quotient) /* s x + t (y / z) */     \
+  X(root_plus)    /* sqrt(x) + s */         \
+  X(root_maximum) /* maximum(sqrt(x), s) */
+
+enum class Op : uint8_t {
+#define FASTOPT_PROGRAM_OP(name) name,
+  FASTOPT_PROGRAM_OPS(FASTOPT_PROGRAM_OP)
+#undef FASTOPT_PROGRAM_OP
+};
+
+constexpr int first_register = 8;  // the places before it are a kernel's arrays
+constexpr int max_registers = 16;
+constexpr int max_instructions = 128;
+
+// An instruction with its numbers. It may write to one of its operands.
+template <class T>
+struct Instruction {
+  Op op;
+  uint8_t to, a, b, c;
+  T s, t;
+};
+
+// What a BoundRule holds: `code` is of Instruction<float> or of Instruction<double>.
+struct BoundProgram {
+  const void* code;
+  int length;
+  int arrays;        // the parameter, the gradient and the states
+  unsigned written;  // bit i is set if array i is
+};
+
+}  // namespace fastopt

@@ -1,0 +1,356 @@
+"""``@rule``: a function that is a reference, a program on every target, and an optimizer."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import torch
+
+from fastopt import _C
+from fastopt.kernels._apply import apply
+from fastopt.reference.storage import is_stored, narrow, widen
+
+from ._errors import RuleError
+from ._functions import reading
+from ._numbers import Number
+from ._trace import Trace, checked, never_negative, trace
+
+if TYPE_CHECKING:
+    from ._optimizer import RuleOptimizer
+
+_count = itertools.count(1)
+
+PROGRAMS_UNTIL_WARNING = 16
+NOT_NEGATIVE = ("lr", "eps", "weight_decay")
+
+
+@dataclass(frozen=True)
+class Option:
+    """A keyword of a rule."""
+
+    name: str
+    default: Any
+    annotation: Any
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """The default's, where it is a number or a tuple of them; else nothing."""
+        if isinstance(self.default, tuple):
+            return tuple(float(it) for it in self.default)
+        is_plain = isinstance(self.default, (int, float)) and not isinstance(self.default, bool)
+        return (float(self.default),) if is_plain else ()
+
+    def check(self, value: Any) -> None:
+        """ValueError or TypeError, in torch's words, for what the option cannot be."""
+        if not self.numbers:
+            if value is None or isinstance(value, (bool, str, int, float)):
+                return
+            raise TypeError(
+                f"Invalid {self.name} value: {value!r}; expected a number, a bool, a string or None"
+            )
+        if isinstance(self.default, tuple):
+            if not isinstance(value, (tuple, list)) or len(value) != len(self.numbers):
+                raise ValueError(
+                    f"Invalid {self.name} value: {value!r}; expected {len(self.numbers)} numbers"
+                )
+            for index, it in enumerate(value):
+                self._check_number(it, index)
+        else:
+            self._check_number(value)
+
+    def _check_number(self, value: Any, index: int | None = None) -> None:
+        if isinstance(value, torch.Tensor):
+            if value.numel() != 1:
+                raise ValueError(f"Tensor {self.name} must be 1-element")
+            value = value.item()
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
+            raise TypeError(f"Invalid {self.name} value: {value!r}; expected a number")
+        if self.name == "lr" and not value >= 0:
+            raise ValueError(f"Invalid learning rate: {value}; expected >= 0")
+        if self.name == "betas" and not 0 <= value < 1:
+            raise ValueError(
+                f"Invalid beta parameter at index {index}: {value}; expected 0 <= beta < 1"
+            )
+        if self.name in NOT_NEGATIVE and not value >= 0:
+            raise ValueError(f"Invalid {self.name} value: {value}; expected >= 0")
+        if not math.isfinite(value):
+            raise ValueError(f"Invalid {self.name} value: {value}; expected a finite number")
+
+
+class Rule:
+    """An update rule that is a function ``(p, g, states…, *, t, options…) -> (p, states…)``.
+
+    Called, it is the function.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        squares: Sequence[str] | None = None,
+        start: Mapping[str, str] | None = None,
+    ) -> None:
+        self.function = function
+        self.__name__, self.__qualname__ = function.__name__, function.__qualname__
+        self.__doc__, self.__module__ = function.__doc__, function.__module__
+        self.__wrapped__ = function
+        code = function.__code__
+        self.where = f"{code.co_filename}, line {code.co_firstlineno}: {self.__name__}"
+        self.arrays, self.options = self._read_signature()
+        self.states = self.arrays[2:]
+        self.start = dict(start or {})
+        self._check_names("start", self.start, self.states)
+        for name, begins in self.start.items():
+            if begins != "param":
+                raise ValueError(f"start[{name!r}]: expected 'param', got {begins!r}")
+        self._check_names("squares", squares or (), self.states)
+        self.name = f"{self.__module__}.{self.__qualname__}#{next(_count)}"
+        self._traces = 0
+        self.squares = tuple(self._find_squares() if squares is None else squares)
+        _C.define_rule(
+            self.name,
+            self.states,
+            [self.states.index(it) for it in self.squares],
+            [(it.name, list(it.numbers), it.default) for it in self.options],
+            self._traced,
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<rule {self.__qualname__}{self.signature}>"
+
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        return inspect.signature(self.function)
+
+    def reference(self, *arrays: Any, t: int = 1, **options: Any) -> tuple[Any, ...]:
+        """The function itself on NumPy arrays: what every kernel's bits are compared with.
+
+        Arrays are float32 or float64, all alike, or stored in 16 bits in any mix with float32, in
+        which case it computes in float32 and rounds each result as its array is stored. They are
+        read, not written to. Returns new arrays: the parameter and the states.
+        """
+        numbers = self._numbers(options)
+        self._check_once(numbers, t)
+        self._check_arrays(arrays)
+        wide = [np.atleast_1d(widen(it) if is_stored(it.dtype) else it).view() for it in arrays]
+        for it in wide:
+            it.flags.writeable = False
+        with np.errstate(all="ignore"), reading(wide[0]):
+            results = self._call(wide, [float(t), *numbers[1]], numbers[0])
+        expected = [arrays[0], *arrays[2:]]
+        if not isinstance(results, tuple):
+            results = (results,)
+        names = [self.arrays[0], *self.states]
+        for name, it in zip(names, results, strict=True):
+            if not isinstance(it, np.ndarray) or it.dtype != wide[0].dtype or it.shape != wide[0].shape:
+                got = f"{it.dtype} of shape {it.shape}" if isinstance(it, np.ndarray) else repr(it)
+                raise RuleError(
+                    f"{self.where} returns {got} for {name} on NumPy arrays; expected "
+                    f"{wide[0].dtype} of shape {wide[0].shape}: use the functions of fastopt.rules"
+                )
+        return tuple(
+            narrow(it.reshape(like.shape), like.dtype).copy()
+            if is_stored(like.dtype)
+            else np.array(it.reshape(like.shape))
+            for it, like in zip(results, expected, strict=True)
+        )
+
+    def kernel_(self, *arrays: Any, t: Any = 1, **options: Any) -> None:
+        """The rule in place, on NumPy arrays, torch tensors or whatever has DLPack; or lists of them.
+
+        ``t`` is the number of the step, or one for each array.
+        """
+        self._numbers(options)
+        if len(arrays) != len(self.arrays):
+            raise TypeError(f"{self.__name__}.kernel_: expected {', '.join(self.arrays)}")
+        apply(self.name, dict(zip(self.arrays, arrays, strict=True)), t, options)
+
+    def program(self, *, t: int = 2, **options: Any) -> Trace:
+        """What runs at step ``t`` with these options, instruction by instruction: print it."""
+        choice, values = self._numbers(options)
+        return self._trace(choice, [float(t), *values])
+
+    def optimizer(self, name: str, module: str | None = None) -> type[RuleOptimizer]:
+        """A torch optimizer with this rule and all that fastopt's have around it.
+
+        Assign it to ``name`` at a module's top level, so that it can be pickled by its name.
+        """
+        from ._optimizer import make_class
+
+        if module is None:
+            import sys
+
+            module = str(sys._getframe(1).f_globals.get("__name__", "__main__"))
+        return make_class(self, name, module)
+
+    def __deepcopy__(self, memo: Any) -> Rule:
+        return self
+
+    __copy__ = __deepcopy__
+
+    # ---- the function's signature ----
+
+    def _read_signature(self) -> tuple[tuple[str, ...], tuple[Option, ...]]:
+        arrays, options, has_step = [], [], False
+        for it in self.signature.parameters.values():
+            if it.kind is it.KEYWORD_ONLY and it.name == "t":
+                has_step = True
+            elif it.kind is it.KEYWORD_ONLY:
+                if it.default is it.empty:
+                    raise RuleError(f"{self.where}: option {it.name} has no default; expected one")
+                options.append(Option(it.name, it.default, it.annotation))
+            elif it.kind in (it.POSITIONAL_ONLY, it.POSITIONAL_OR_KEYWORD) and it.default is it.empty:
+                arrays.append(it.name)
+            else:
+                raise RuleError(
+                    f"{self.where}: parameter {it}; expected arrays without default, then * and options"
+                )
+        if len(arrays) < 2:
+            raise RuleError(f"{self.where}: expected the parameter and its gradient as first arguments")
+        if len(arrays) - 2 > _C.max_states:
+            raise RuleError(
+                f"{self.where}: {len(arrays) - 2} states; expected at most {_C.max_states}: "
+                f"{', '.join(arrays[2:])}"
+            )
+        if not has_step:
+            raise RuleError(
+                f"{self.where}: expected a keyword-only parameter t, the number of the step"
+            )
+        if all(it.name != "maximize" for it in options):
+            options.append(Option("maximize", False, bool))
+        for option in options:
+            option.check(option.default)
+        return tuple(arrays), tuple(options)
+
+    def _check_names(self, argument: str, names: Any, known: Sequence[str]) -> None:
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"{argument}: {self.__name__} has no state {name!r}; it has {list(known)}"
+                )
+
+    # ---- calls of the function ----
+
+    def _numbers(self, options: Mapping[str, Any]) -> tuple[tuple[Any, ...], list[float]]:
+        """The options that are no numbers, and the numbers, as C++ reads them."""
+        known = {it.name for it in self.options}
+        for name in options:
+            if name not in known:
+                raise TypeError(f"{self.__name__} has no option {name!r}; it has {sorted(known)}")
+        choice: list[Any] = []
+        values: list[float] = []
+        for option in self.options:
+            value = options.get(option.name, option.default)
+            option.check(value)
+            if option.numbers:
+                values += map(float, value) if isinstance(value, (tuple, list)) else [float(value)]
+            else:
+                counts = isinstance(value, (int, float)) and not isinstance(value, bool)
+                values.append(float(value) if counts else 0.0)
+                choice.append(... if counts else value)
+        return tuple(choice), values
+
+    def _call(self, arrays: Sequence[Any], values: Sequence[Any], choice: Sequence[Any]) -> Any:
+        """The function on arrays of any kind, with the numbers of a step."""
+        numbers = iter(it if isinstance(it, Number) else Number("input", (), it) for it in values)
+        kept: dict[str, Any] = {"t": next(numbers)}
+        others = iter(choice)
+        for option in self.options:
+            if isinstance(option.default, tuple):
+                kept[option.name] = tuple(next(numbers) for _ in option.numbers)
+            elif option.numbers:
+                kept[option.name] = next(numbers)
+            else:
+                value, as_number = next(others), next(numbers)
+                kept[option.name] = as_number if value is ... else value
+        param, grad, *states = arrays
+        if "maximize" not in self.signature.parameters and kept.pop("maximize"):
+            grad = -grad
+        return self.function(param, grad, *states, **kept)
+
+    def _trace(self, choice: Sequence[Any], values: Sequence[float]) -> Trace:
+        return trace(
+            lambda arrays, numbers: self._call(arrays, numbers, choice), self.arrays, values, self.where
+        )
+
+    def _traced(self, choice: tuple[Any, ...], values: list[float]) -> _C.Traced:
+        """What C++ calls where no program holds."""
+        found = self._trace(choice, values)
+        self._traces += 1
+        if self._traces == PROGRAMS_UNTIL_WARNING:
+            lines = found.guards[-1][2].strip() if found.guards else self.where
+            warnings.warn(
+                f"{self.__name__} has been traced {self._traces} times, since what Python branches on "
+                f"keeps changing, the last time at {lines}; expected few different answers: "
+                "each costs about a millisecond",
+                UserWarning,
+                stacklevel=2,
+            )
+        return found.traced
+
+    def _find_squares(self) -> list[str]:
+        choice, values = self._numbers({})
+        known = [never_negative(self._trace(choice, [t, *values])) for t in (1.0, 2.0)]
+        return [
+            it for it in self.states if all(it in names for names in known) and it not in self.start
+        ]
+
+    def _check_once(self, numbers: tuple[tuple[Any, ...], list[float]], t: int) -> None:
+        """Let a mistake in the function meet the tracer's words before NumPy's."""
+        checked_already = self.__dict__.setdefault("_checked", set())
+        if numbers[0] not in checked_already:
+            self._trace(numbers[0], [float(t), *numbers[1]])
+            checked_already.add(numbers[0])
+
+    def _check_arrays(self, arrays: Sequence[Any]) -> None:
+        if len(arrays) != len(self.arrays):
+            raise TypeError(
+                f"{self.__name__}: expected {len(self.arrays)} arrays: {', '.join(self.arrays)}"
+            )
+        for name, it in zip(self.arrays, arrays, strict=True):
+            if type(it) is not np.ndarray:
+                raise TypeError(f"{name} must be a numpy.ndarray, not {type(it).__name__}")
+            is_double = it.dtype == np.float64
+            if not (is_double or it.dtype == np.float32 or is_stored(it.dtype)):
+                raise TypeError(
+                    f"{name} must be of dtype float32, float64, float16 or bfloat16, not {it.dtype}"
+                )
+            if is_double != (arrays[0].dtype == np.float64):
+                raise TypeError(
+                    f"{name} is {it.dtype}, {self.arrays[0]} {arrays[0].dtype}: expected one of both"
+                )
+            if it.shape != arrays[0].shape:
+                raise ValueError(f"{name} must have shape {arrays[0].shape}, not {it.shape}")
+
+
+@overload
+def rule(function: Callable[..., Any], /) -> Rule: ...
+@overload
+def rule(
+    *, squares: Sequence[str] | None = None, start: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., Any]], Rule]: ...
+def rule(function: Callable[..., Any] | None = None, /, **settings: Any) -> Any:
+    """Make a rule of a function ``(p, g, states…, *, t, options…) -> (p, states…)``.
+
+    Args:
+        squares: the states that are sums or averages of squares, or other divisors that are never
+            negative; found by themselves where this is not given.
+        start: ``{"z": "param"}`` for a state that begins as the parameter; others begin at 0.
+    """
+    if function is None:
+        return lambda it: Rule(it, **settings)
+    return Rule(function, **settings)
+
+
+__all__ = ["Rule", "checked", "rule"]
