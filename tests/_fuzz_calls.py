@@ -42,6 +42,7 @@ class Place:
         self.view[...] = contents
         self.before = self.view.copy()
         self.object: Any = self.view
+        self.broken = False
 
 
 @dataclass

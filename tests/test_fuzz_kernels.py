@@ -196,17 +196,17 @@ def uses(call: Call, name: str) -> bool:
 def other_kind(call: Call, random: Random) -> None:
     """Another kind of object with the same memory."""
     chosen = any_place(call, random)
-    if chosen and chosen[1].view.dtype.kind not in "ub":
+    if chosen and not chosen[1].broken and chosen[1].view.dtype.kind not in "ub":
         chosen[1].object = random.choice(KINDS_OF_ARRAYS)(chosen[1].view)
 
 
 def broken_array(call: Call, random: Random) -> None:
     chosen = any_place(call, random)
-    if chosen is None or chosen[1].view.dtype.kind in "ub" or chosen[1].object is not chosen[1].view:
+    if chosen is None or chosen[1].view.dtype.kind in "ub" or chosen[1].broken:
         return
     name, place = chosen
     make, is_wrong = random.choice(BROKEN)
-    place.object = make(place.view)
+    place.object, place.broken = make(place.view), True
     holders = {key for key, places in call.places.items() if place in places}
     if place.object is None and holders & {"bias", "residual", "out"}:
         is_wrong = None
@@ -260,12 +260,13 @@ def kind_of_number(call: Call, random: Random) -> None:
 def shared_memory(call: Call, random: Random) -> None:
     """Two arguments that overlap."""
     one, two = any_place(call, random), any_place(call, random)
-    if one is None or two is None or one[1].root is two[1].root or two[1].object is not two[1].view:
+    if one is None or two is None or one[1].root is two[1].root or one[1].broken or two[1].broken:
         return
     memory, view, shift = one[1], two[1].view, random.choice([0, 0, 1, 2]) * two[1].view.itemsize
     span = slice(memory.span.start + shift, memory.span.start + shift + view.nbytes)
     if view.dtype.kind in "ub" or span.stop > memory.root.size or span.start % view.itemsize:
         return
+    two[1].broken = True
     two[1].object = memory.root[span].view(view.dtype).reshape(view.shape)
     call.odd |= {one[0], two[0]}
     used = uses(call, one[0]) and uses(call, two[0]) and span.start < memory.span.stop

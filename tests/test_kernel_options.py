@@ -82,6 +82,7 @@ AVERAGE = {"momentum": 0.9, "exponential_average": True}
         ({"nesterov": True, "momentum": "0.9"}, "momentum: expected a number, got '0.9'"),
         (AVERAGE | {"momentum": 0.0}, "exponential_average: expected 0 < momentum < 1.*=0.0"),
         (AVERAGE | {"momentum": 1.0}, "exponential_average: expected 0 < momentum < 1.*=1.0"),
+        (AVERAGE | {"momentum": 10**400}, "momentum: expected a number within a double's range"),
         (AVERAGE | {"momentum": NAN}, "momentum: expected a number >= 0, got nan"),
         (AVERAGE | {"dampening": 0.1}, "exponential_average: expected .* dampening=0.1"),
         (AVERAGE | {"dampening": None}, "dampening: expected a number, got None"),

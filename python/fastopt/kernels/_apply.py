@@ -42,6 +42,9 @@ def number(name: str, value: Any) -> float:
     """The value as a float, for a check that compares it before the kernel sees it."""
     try:
         return math.ldexp(value, 0)  # float() would take text, too
+    except OverflowError:
+        message = f"{name}: expected a number within a double's range, got {value!r}"
+        raise ValueError(message) from None
     except (TypeError, ValueError, RuntimeError):  # the last two from arrays
         raise TypeError(f"{name}: expected a number, got {value!r}") from None
 
