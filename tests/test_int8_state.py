@@ -400,6 +400,16 @@ def test_as_torch_is_what_torch_could_have_saved(
     assert "ema" in ours.state[params[0]]  # nothing is taken from the optimizer itself
 
 
+@pytest.mark.parametrize("entry", [3, 2.5, "text"])
+def test_as_torch_keeps_entries_that_are_no_tensors(entry: Any) -> None:
+    params = low_parameters([(4,)])
+    optimizer: Any = build("Adam", params)
+    set_grads(params, 0)
+    optimizer.step()
+    optimizer.state[params[0]]["exp_avg"] = entry
+    assert optimizer.state_dict(as_torch=True)["state"][0]["exp_avg"] == entry
+
+
 def test_as_torch_refuses_an_optimizer_that_torch_lacks() -> None:
     with pytest.raises(ValueError, match=r"as_torch=True: torch\.optim has no Lion"):
         build("Lion", low_parameters([(4,)])).state_dict(as_torch=True)  # type: ignore[call-arg]

@@ -263,8 +263,11 @@ class Storage(Optimizer):
 
     def _state_in_torch_format(self, param: Tensor, state: dict[str, Any]) -> dict[str, Any]:
         kept = {name: decoded(state, name) for name in self._torch_states if name in state}
+        as_they_are = ("step", self._product)
         return {
-            name: value if name in ("step", self._product) or value is None else value.to(param.dtype)
+            name: value.to(param.dtype)
+            if name not in as_they_are and isinstance(value, Tensor)
+            else value
             for name, value in kept.items()
         }
 
