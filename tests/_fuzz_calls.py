@@ -192,6 +192,17 @@ class Nonsense(Producer):
         return "a capsule"
 
 
+class Impostor:
+    """Calls itself bfloat16, and views as something else."""
+
+    def __init__(self, contents: Array) -> None:
+        self.dtype, self.shape = BFLOAT16, contents.shape
+        self.contents = contents
+
+    def view(self, dtype: Any) -> Array:
+        return self.contents.view(np.uint8) if self.contents.ndim else self.contents.astype(np.uint8)
+
+
 def freed(view: Array) -> torch.Tensor:
     tensor = torch.ones(view.shape)
     tensor.untyped_storage().resize_(0)
@@ -225,6 +236,9 @@ BROKEN: list[tuple[Callable[[Array], Any], bool | None]] = [
     (lambda view: np.full(view.shape, b"text"), True),
     (lambda view: np.zeros(view.shape, "f4,i1"), True),
     (lambda view: torch.ones(view.shape).to(torch.float8_e5m2), True),
+    (lambda view: torch.zeros(view.shape, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), True),
+    (lambda view: torch.zeros(view.shape, dtype=torch.complex32), True),
+    (Impostor, True),
     (lambda view: torch.ones(view.shape).short(), True),
     (lambda view: view[..., None], None),
     (lambda view: np.ones(view.size + 1, view.dtype), None),

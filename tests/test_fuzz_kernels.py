@@ -208,7 +208,7 @@ def broken_array(call: Call, random: Random) -> None:
     make, is_wrong = random.choice(BROKEN)
     place.object, place.broken = make(place.view), True
     holders = {key for key, places in call.places.items() if place in places}
-    if place.object is None and holders & {"bias", "residual", "out"}:
+    if place.object is None and holders & {"bias", "residual", "out", "corrected"}:
         is_wrong = None
     (call.bad if is_wrong and uses(call, name) else call.odd).update(holders)
 
