@@ -302,3 +302,29 @@ def test_state_dict_hooks_run(name: str) -> None:
     optimizer.register_load_state_dict_post_hook(lambda *_: calls.append("load post"))
     optimizer.load_state_dict(optimizer.state_dict())
     assert calls == ["save pre", "save post", "load pre", "load post"]
+
+
+@each_optimizer
+def test_a_checkpoint_in_the_process_shares_its_tensors_as_torchs_does(name: str) -> None:
+    """With the optimizer that it is of, and with those that load it; so does what `.data` gives."""
+    shared, moved = [], []
+    for optimizer_class in EVERY[name].classes:
+        params = parameters(shapes=[(5, 3)])
+        optimizer = optimizer_class(params, **FULL[name])
+        train(optimizer, 4, 6)
+        saved, kept = optimizer.state_dict(), params[0].data
+        other = optimizer_class(parameters(shapes=[(5, 3)]), **FULL[name])
+        other.load_state_dict(saved)
+        loaded = other.state[params_of(other)[0]]
+        states = optimizer.state[params[0]]
+        shared.append({key: saved["state"][0][key] is value for key, value in states.items()})
+        moved.append(
+            states["step"].data_ptr() == loaded["step"].data_ptr() if "step" in states else None
+        )
+        before = kept.clone()
+        train(optimizer, 6, 7)
+        assert not torch.equal(kept, before)
+        assert kept.data_ptr() == params[0].data_ptr()
+    assert shared[0] == shared[1]
+    assert all(shared[0].values())
+    assert moved[0] == moved[1]
