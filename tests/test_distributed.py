@@ -254,6 +254,39 @@ def test_a_norm_that_is_not_known_is_refused(job: Job, what: str) -> None:
         assert REFUSALS[what] in message
 
 
+def refused_by_one_shard(layout: str, rank: int, what: str) -> tuple[str, list[Array]]:
+    """By one process alone, for its state. The steps before and after go well."""
+    params = list(sharded(layout).parameters())
+    optimizer = fastopt.optim.AdamW(params, lr=0.1, max_grad_norm=1.0)
+    train(params, optimizer, range(1))
+    before = [whole(param) for param in params]
+    state = optimizer.state[params[-1]]
+    kept = dict(state)
+    if dist.get_rank() == rank:
+        if what == "no kernel":
+            state["exp_avg"] = state["exp_avg"].to(torch.complex64)
+        else:
+            del state["step"]
+    set_gradients(params, 1)
+    with pytest.raises((ValueError, KeyError)) as caught:
+        optimizer.step()
+    assert all(np.array_equal(a, whole(b)) for a, b in zip(before, params, strict=True))
+    state.update(kept)
+    train(params, optimizer, range(1, 3))
+    return str(caught.value), [whole(param) for param in params]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("rank", "what"), [(0, "no kernel"), (1, "no step")])
+def test_a_refusal_of_one_shard_is_everybodys(job: Job, layout: str, rank: int, what: str) -> None:
+    answers = job.run(refused_by_one_shard, layout, rank, what)
+    own = "exp_avg of dtype complex64" if what == "no kernel" else "step"
+    assert own in answers[rank][0]
+    assert f"max_grad_norm: refused on rank {rank}, whose error" in answers[1 - rank][0]
+    for a, b in zip(answers[0][1], answers[1][1], strict=True):
+        assert np.array_equal(a, b)
+
+
 def step_on_torchs_path() -> list[Array]:
     params, _ = mismatched("grads cut otherwise")
     optimizer = fastopt.optim.SGD(params, lr=0.5)

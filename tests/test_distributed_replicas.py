@@ -29,6 +29,7 @@ from _distributed_cases import (
 )
 from _optim_cases import CASES, FULL, Array, Options, array_of, assert_same_bits, gradients
 from _ranks import Job
+from fastopt.averages import AveragedModel
 from test_optim_parity import MEASURED
 
 each_optimizer = pytest.mark.parametrize("name", CASES)
@@ -163,6 +164,46 @@ def test_a_refusal_of_one_partition_is_everybodys(job: Job) -> None:
     messages = job.run(refused_by_one_partition)
     assert sorted("grad: sparse" in it for it in messages) == [False, True]
     assert sorted("refused on rank" in it for it in messages) == [False, True]
+
+
+def average_partitions(dtype: torch.dtype, options: Options, as_bucket_view: bool) -> Answer:
+    model = network().to(dtype)
+    params = list(model.parameters())
+    zero = ZeroRedundancyOptimizer(
+        params,
+        optimizer_class=fastopt.optim.AdamW,
+        parameters_as_bucket_view=as_bucket_view,
+        **options,
+    )
+    with pytest.raises(TypeError, match=r"got ZeroRedundancyOptimizer \(its \.optim is\)"):
+        AveragedModel(model, zero)
+    train(params, zero)
+    trained = [param.detach().clone() for param in params]
+    averaged = AveragedModel(model, zero.optim)
+    with zero.optim.swap_ema():
+        swapped = {str(i): array_of(param.float()) for i, param in enumerate(params)}
+    assert all(torch.equal(*pair) for pair in zip(params, trained, strict=True))
+    averages = averaged.module.parameters()
+    return {
+        "swapped": swapped,
+        "model": {str(i): array_of(it.float()) for i, it in enumerate(averages)},
+    }
+
+
+@pytest.mark.parametrize("as_bucket_view", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_partitions_have_the_averages_of_all_parameters(
+    job: Job, dtype: torch.dtype, as_bucket_view: bool
+) -> None:
+    options = {"lr": 0.1, "ema_decay": 0.9, "ema_bias_correction": as_bucket_view}
+    params = list(network().to(dtype).parameters())
+    optimizer = fastopt.optim.AdamW(params, **options)
+    train(params, optimizer)
+    with optimizer.swap_ema():
+        expected = {str(i): array_of(param.float()) for i, param in enumerate(params)}
+    for answer in job.run(average_partitions, dtype, options, as_bucket_view):
+        assert_all_same_bits(answer["swapped"], expected)
+        assert_all_same_bits(answer["model"], expected)
 
 
 def resume_partitions(name: str) -> Answer:

@@ -39,7 +39,8 @@ class AveragedModel(swa_utils.AveragedModel):
 
     What works with torch's class works with this: ``update_bn``, ``module``, calls, a state dict
     whose parameters torch's class loads, too. Parameters that the optimizer does not average (frozen
-    ones) and buffers are the model's own.
+    ones) and buffers are the model's own. Under ``ZeroRedundancyOptimizer`` the optimizer is its
+    ``.optim``, and making and updating this are calls of every process.
 
     Args:
         model: the network that is trained. It is copied.
@@ -52,7 +53,10 @@ class AveragedModel(swa_utils.AveragedModel):
 
     def __init__(self, model: nn.Module, optimizer: Tail) -> None:
         if not isinstance(optimizer, Tail):
-            raise TypeError(f"optimizer: expected one of fastopt's own, got {type(optimizer).__name__}")
+            inner = " (its .optim is)" if isinstance(getattr(optimizer, "optim", None), Tail) else ""
+            raise TypeError(
+                f"optimizer: expected one of fastopt's own, got {type(optimizer).__name__}{inner}"
+            )
         if all(group.get("ema_decay") is None for group in optimizer.param_groups):
             raise ValueError("optimizer: expected one with ema_decay, got one that averages nothing")
         super().__init__(model)
@@ -66,9 +70,7 @@ class AveragedModel(swa_utils.AveragedModel):
         Raises:
             ValueError: if the optimizer has none of the model's parameters.
         """
-        groups = self.optimizer.param_groups
-        trained = [param for group in groups for param in group["params"]]
-        averages = dict(zip(trained, self.optimizer.ema_parameters(), strict=True))
+        averages = self.optimizer._averages()
         if averages.keys().isdisjoint(model.parameters()):
             raise ValueError("model: expected the one that the optimizer trains, got another")
         for own, param in zip(self.module.parameters(), model.parameters(), strict=True):

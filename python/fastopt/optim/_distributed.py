@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -31,15 +31,14 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
 
-Part = tuple[Any, Any, float]  # mesh, placements (both None for plain tensors), sum of squares
+_AVAILABLE = dist.is_available()  # in this build of torch
 
-_ZERO = "torch.distributed.optim.zero_redundancy_optimizer"
-_REFUSED = -1.0  # in the place of a sum of squares
+Part = tuple[Any, Any, float]  # mesh, placements (both None for plain tensors), sum of squares
 
 
 def is_distributed() -> bool:
     """Whether this process belongs to a job of several."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return _AVAILABLE and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def rank_in(group: ProcessGroup | None) -> int:
@@ -55,7 +54,36 @@ def total_squares(parts: list[Part], group: ProcessGroup | None) -> float:
         group: processes that hold different parameters.
 
     Raises:
-        ValueError: if it is unknown which processes hold what.
+        ValueError: if it is unknown which processes hold what, or one of them has refused.
+    """
+    return _exchange(parts, group, None)
+
+
+def announce_refusal(params: list[Tensor], group: ProcessGroup | None) -> None:
+    """Let the others, which wait in :func:`total_squares`, know that no sum will come.
+
+    Args:
+        params: all of this process's parameters, in the order of the groups.
+    """
+    parts: list[Part] = []
+    for param in params:
+        if not is_dtensor(param) and param.grad is None:
+            continue
+        part = _layout_of(param) if is_dtensor(param) else (None, None)
+        if (*part, 0.0) not in parts:
+            parts.append((*part, 0.0))
+    parts.sort(key=lambda part: part[0] is not None)  # plain ones first, as in a step
+    try:
+        _exchange(parts, group, dist.get_rank())
+    except ValueError:  # this very refusal, or another one that all have come to before they waited
+        return
+
+
+def _exchange(parts: list[Part], group: ProcessGroup | None, refuser: int | None) -> float:
+    """What total_squares returns. A process that refuses takes part in its collectives all the same.
+
+    Refusals travel as negative numbers, and whoever has met one sends it on: over every dimension of
+    a mesh, so that no process goes on alone, replicas included.
     """
     sums: dict[tuple[DeviceMesh, tuple[int, ...]], float] = {}
     total = 0.0
@@ -67,23 +95,27 @@ def total_squares(parts: list[Part], group: ProcessGroup | None) -> float:
             sums[key] = sums.get(key, 0.0) + squares
     if sums:
         _check_meshes([mesh for mesh, _ in sums], group, plain=len(parts) > 0 and parts[0][0] is None)
+
+    def add_up(value: float, over: ProcessGroup) -> float:
+        nonlocal refuser
+        gathered = _gather(value if refuser is None else -1.0 - refuser, over)
+        refusals = [it for it in gathered if it < 0]
+        if refusals:
+            refuser = int(-1 - max(refusals))
+        return _add_up(gathered)
+
     for (mesh, dimensions), squares in sums.items():
         for dimension in dimensions:
-            squares = _add_up(_gather(squares, mesh.get_group(dimension)))
+            squares = add_up(squares, mesh.get_group(dimension))
         total += squares
+    if sums:
+        for mesh, dimension in _silent_dimensions(list(sums)):
+            add_up(0.0, mesh.get_group(dimension))
     if group is not None:
-        gathered = _gather(total, group)
-        if _REFUSED in gathered:
-            rank = dist.get_global_rank(group, gathered.index(_REFUSED))
-            raise ValueError(f"max_grad_norm: refused on rank {rank}, whose error tells why")
-        total = _add_up(gathered)
+        total = add_up(total, group)
+    if refuser is not None:
+        raise ValueError(f"max_grad_norm: refused on rank {refuser}, whose error tells why")
     return total
-
-
-def announce_refusal(group: ProcessGroup | None) -> None:
-    """Let the others, which wait in :func:`total_squares`, know that no sum will come."""
-    if group is not None:
-        _gather(_REFUSED, group)
 
 
 def first_index(param: Tensor) -> int | None:
@@ -150,26 +182,6 @@ def refuse_hidden_shards(params: Iterable[Tensor], group: ProcessGroup | None) -
         )
 
 
-def group_of_zero() -> ProcessGroup | None:
-    """The process group of the ZeroRedundancyOptimizer that is building or stepping an optimizer.
-
-    None if there is no such. It hands each process's optimizer a part of the parameters and says
-    nothing of the others, so it is looked for among the calls under way.
-    """
-    module = sys.modules.get(_ZERO)
-    if module is None:
-        return None
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
-        frame = frame.f_back
-        if frame.f_code.co_filename == module.__file__:
-            owner = frame.f_locals.get("self")
-            if isinstance(owner, module.ZeroRedundancyOptimizer):
-                group: ProcessGroup = owner.process_group
-                return group
-    return None
-
-
 def _cut_dimensions(placements: Any) -> tuple[int, ...]:
     """The mesh dimensions whose processes hold different elements."""
     from torch.distributed.tensor.placement_types import Replicate, Shard, _StridedShard
@@ -180,6 +192,23 @@ def _cut_dimensions(placements: Any) -> tuple[int, ...]:
                 f"max_grad_norm: expected DTensors that are sharded or replicated, got {placement}"
             )
     return tuple(i for i, it in enumerate(placements) if not isinstance(it, Replicate))
+
+
+def _silent_dimensions(
+    cuts: list[tuple[DeviceMesh, tuple[int, ...]]],
+) -> Iterator[tuple[DeviceMesh, int]]:
+    """Dimensions of a mesh that no sum goes over, unless sums go over all dimensions of some mesh."""
+    summed: dict[DeviceMesh, set[int]] = {}
+    for mesh, dimensions in cuts:
+        summed.setdefault(mesh, set()).update(dimensions)
+    if all(len(dimensions) < mesh.ndim for mesh, dimensions in summed.items()):
+        mesh = cuts[0][0]
+        yield from ((mesh, it) for it in range(mesh.ndim) if it not in summed[mesh])
+
+
+def _layout_of(param: Tensor) -> tuple[DeviceMesh, Any]:
+    tensor = cast("DTensor", param)
+    return tensor.device_mesh, tensor.placements
 
 
 def _check_meshes(meshes: list[DeviceMesh], group: ProcessGroup | None, plain: bool) -> None:

@@ -17,6 +17,7 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from fastopt import _C
+from fastopt.optim import _engines
 from fastopt.optim._hooks import hooked
 from fastopt.optim._report import Reports, torchs_class
 from fastopt.optim._rounding import new_rounding
@@ -44,6 +45,9 @@ class Fused(Reports):
     _extras: ClassVar[dict[str, Any]] = {}
     """Options that torch's class lacks, with the values at which the two agree."""
 
+    _has_norms: ClassVar[bool] = False
+    """Whether a step asks for the norms of single parameters."""
+
     @hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Perform one optimization step.
@@ -64,7 +68,12 @@ class Fused(Reports):
     def _update(self) -> None:
         # A GradScaler sets these for fused=True, and leaves unscaling and skipping to the step.
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        _C.step(self._rule, self, torch.get_num_threads(), grad_scale, found_inf)
+        self._has_exchanged = False
+        try:
+            _C.step(self._rule, self, torch.get_num_threads(), grad_scale, found_inf)
+        except Exception:
+            self._announce_failure()
+            raise
 
     # torch.compile breaks its graph here, and nowhere below: the update is not for it to trace.
     # Not torch.compiler.disable, which would import torch._dynamo with fastopt, for seconds.
@@ -123,6 +132,7 @@ class Fused(Reports):
 
     def _new_state(self, group: Group, param: Tensor, name: str) -> Tensor:
         """A state tensor as torch's class would make it."""
+        self._check_engines(group, name)
         if name in ("step", "ema_step", self._product):
             on_device = group.get("capturable") or group.get("fused")
             double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
@@ -147,6 +157,21 @@ class Fused(Reports):
         finally:
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
+
+    def _check_engines(self, group: Group, name: str) -> None:
+        """Refuse what an engine's tensors in the parameters' place would make something else of."""
+        if name == "ema":
+            self._find_grad_norm_group()  # whose parts the averages are of
+            _engines.refuse_copies(
+                self,
+                f"ema_decay={group['ema_decay']!r}",
+                "ema_decay=None, and torch.optim.swa_utils.AveragedModel for averages of the model",
+            )
+        elif group.get("state_dtype") == "int8":
+            _engines.refuse_copies(self, 'state_dtype="int8"', "torch.bfloat16 or torch.float32")
+        elif self._has_norms:
+            what = f"{type(self).__name__}, which steps by the norms of parameters"
+            _engines.refuse_copies(self, what, "a class whose steps are elementwise")
 
     @torch.no_grad()
     def _copy_back(self, tensor: Tensor, copy: Tensor) -> None:

@@ -37,6 +37,7 @@ adds to an average would mostly be lost in 16 bits. They take in parameters befo
 
 from __future__ import annotations
 
+import warnings
 from itertools import chain
 from math import prod
 from numbers import Integral
@@ -53,6 +54,7 @@ from fastopt.reference.codes import BLOCK, decode_blocks, encode_blocks, is_wort
 StateDtype: TypeAlias = torch.dtype | Literal["int8"] | None
 
 HALVES = (torch.bfloat16, torch.float16)
+LONGEST_VECTOR = 1 << 18  # of elements; what is longer is no bias but many parameters, flattened
 STATE_DTYPES = (None, torch.float32, torch.bfloat16, torch.float16, "int8")
 
 
@@ -75,6 +77,8 @@ class Storage(Optimizer):
 
     _no_int8: ClassVar[str | None] = None
     """Why its states cannot be kept in 8 bits."""
+
+    _has_warned_flat: bool = False
 
     _product: ClassVar[str | None] = None
     """A number that each parameter keeps beside ``step``: the product of every step's factor."""
@@ -164,11 +168,26 @@ class Storage(Optimizer):
         wanted: StateDtype = group.get("state_dtype")
         if wanted == "int8":
             if not is_worth_blocks(param):
+                self._warn_flat(param)
                 return torch.float32
             return torch.uint8 if name in self._squares else torch.int8
         if isinstance(wanted, torch.dtype):
             return wanted
         return torch.float32 if group.get("master_weights") else param.dtype
+
+    def _warn_flat(self, param: Tensor) -> None:
+        """Say, once, that no codes are kept of what an engine has flattened."""
+        is_flat = getattr(param, "_fsdp_flattened", False) or param.numel() > LONGEST_VECTOR
+        if param.ndim != 1 or not is_flat or self._has_warned_flat:
+            return
+        self._has_warned_flat = True
+        warnings.warn(
+            f'state_dtype="int8": the states of a parameter of shape {tuple(param.shape)} stay '
+            "float32, since codes go by rows and it has one dimension, as flattened parameters have; "
+            "torch.bfloat16 states take half of that",
+            UserWarning,
+            stacklevel=2,
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, with every state in the dtype that the options say.

@@ -17,6 +17,8 @@ ema_bias_correction
 
 from __future__ import annotations
 
+import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fastopt.optim import _distributed
+from fastopt.optim import _distributed, _engines
 from fastopt.reference import power
 
 if TYPE_CHECKING:
@@ -74,6 +76,12 @@ class Tail(Optimizer):
 
     _its_norm: Norm
 
+    _has_exchanged: bool = False
+    """Whether the other processes have this one's part of the norm of the step that is under way."""
+
+    _zero: weakref.ref[Any] | None = None
+    """The ZeroRedundancyOptimizer whose part this is."""
+
     _places: dict[int, tuple[int, int]] | None = None
     """By the identities of parameters, where they stood in the groups when somebody last asked."""
 
@@ -115,7 +123,8 @@ class Tail(Optimizer):
         """The average of every parameter, in the order of the groups.
 
         A parameter that has not been averaged stands for itself. With ``ema_bias_correction`` the
-        corrected values, which are copies; else the averages themselves.
+        corrected values, which are copies; else the averages themselves. Under
+        ``ZeroRedundancyOptimizer`` of the parameters that this process steps.
         """
         return [
             self._average(group, param) if "ema" in self.state.get(param, {}) else param.detach()
@@ -125,18 +134,29 @@ class Tail(Optimizer):
 
     @contextmanager
     def swap_ema(self) -> Iterator[None]:
-        """``with optimizer.swap_ema(): evaluate(model)``: the averages in the parameters' place."""
-        params = [param for group in self.param_groups for param in group["params"]]
-        trained = [param.detach().clone() for param in params]
+        """``with optimizer.swap_ema(): evaluate(model)``: the averages in the parameters' place.
+
+        Under ``ZeroRedundancyOptimizer`` (``zero.optim.swap_ema()``) all parameters are swapped on
+        every process, from the averages of that which keeps them, so every process must call this.
+        """
+        averages = self._averages()
+        trained = {param: param.detach().clone() for param in averages}
         try:
             with torch.no_grad():
-                for param, average in zip(params, self.ema_parameters(), strict=True):
+                for param, average in averages.items():
                     param.copy_(average)
             yield
         finally:
             with torch.no_grad():
-                for param, value in zip(params, trained, strict=True):
+                for param, value in trained.items():
                     param.copy_(value)
+
+    def _averages(self) -> dict[Tensor, Tensor]:
+        """The average of every parameter that the model's processes train, in all of them."""
+        params = [param for group in self.param_groups for param in group["params"]]
+        own = dict(zip(params, self.ema_parameters(), strict=True))
+        owner = None if self._zero is None else self._zero()
+        return own if owner is None else _engines.averages_of_all(owner, own)
 
     # What C++ calls when it takes the norm.
 
@@ -145,34 +165,49 @@ class Tail(Optimizer):
 
     def _total_squares(self, parts: list[_distributed.Part]) -> float:
         """The sum of squares over all processes, of those in this one."""
-        if _distributed.is_distributed():
-            params = (param for group in self.param_groups for param in group["params"])
-            self._find_grad_norm_group()
-            _distributed.refuse_hidden_shards(params, self.grad_norm_group)
-        elif len(parts) == 1:
+        if not self._is_spread() and len(parts) == 1:
             return parts[0][2]
+        self._has_exchanged = True
         return _distributed.total_squares(parts, self.grad_norm_group)
 
     def _norm_is_local(self) -> bool:
         """Whether this process's gradients are all that the norm is of."""
+        return not self._is_spread() or self.grad_norm_group is None
+
+    def _is_spread(self) -> bool:
+        """Whether other processes may hold gradients; ValueError if nothing says what they hold."""
+        for package in _engines.PACKAGES:
+            if package in sys.modules:  # without a call, which every step would pay for
+                _engines.refuse_clipping(self, self.grad_norm_group is not None)
         if not _distributed.is_distributed():
-            return True
+            return False
         params = (param for group in self.param_groups for param in group["params"])
         self._find_grad_norm_group()
         _distributed.refuse_hidden_shards(params, self.grad_norm_group)
-        return self.grad_norm_group is None
+        return True
 
     def _find_grad_norm_group(self) -> None:
         """Take over the group of the ZeroRedundancyOptimizer that builds or steps this one."""
-        found = _distributed.group_of_zero() if self.grad_norm_group is None else None
-        if found is not None:
-            self.grad_norm_group = found
+        norm = self._norm  # which is there from the first, for wrappers to share
+        owner = _engines.zero_around() if self._zero is None else None
+        if owner is None:
+            return
+        self._zero = weakref.ref(owner)
+        if norm.group is None:
+            norm.group = owner.process_group
 
     def _refuse_clipping(self, message: str) -> NoReturn:
-        """ValueError, here and in the processes that wait for this one's part of the norm."""
-        self._find_grad_norm_group()
-        _distributed.announce_refusal(self.grad_norm_group)
+        """ValueError, which :meth:`_announce_failure` tells the others."""
         raise ValueError(message)
+
+    def _announce_failure(self) -> None:
+        """Let processes that wait for this one's part of the norm know that none will come."""
+        clips = any(group.get("max_grad_norm") is not None for group in self.param_groups)
+        if self._has_exchanged or not clips or not _distributed.is_distributed():
+            return
+        self._find_grad_norm_group()
+        params = [param for group in self.param_groups for param in group["params"]]
+        _distributed.announce_refusal(params, self.grad_norm_group)
 
     def _average(self, group: dict[str, Any], param: Tensor) -> Tensor:
         state = self.state[param]

@@ -55,6 +55,7 @@ class LAMB(Fused):
     """
 
     _rule = "lamb"
+    _has_norms = True
     _no_int8 = "forms its update twice, from states that are numbers"
 
     def __init__(
