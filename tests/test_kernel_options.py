@@ -148,7 +148,7 @@ def test_what_is_no_refusal_comes_through(error: type[BaseException]) -> None:
         refuse(name, arrays_for(name), error, "^as it is$", **wrong)
     x = np.ones(SHAPE, np.float32)
     for dropout in ({"p": raises, "seed": 1}, {"p": 0.5, "seed": raises}):
-        with pytest.raises(error, match="^as it is$"):
+        with pytest.raises(error, match=r"^as it is$"):
             kernels.dropout(x, **dropout)
 
 
