@@ -115,7 +115,7 @@ def test_the_last_step(kind: Any) -> None:
     """An integer is compared as it is, not as the double that it is rounded to."""
     kernel("adam")(**arrays_for("adam"), step=kind(2**53))
     if kind is not float:
-        with pytest.raises(ValueError, match="^step: expected a whole number from 1 to"):
+        with pytest.raises(ValueError, match=r"^step: expected a whole number from 1 to"):
             kernel("adam")(**arrays_for("adam"), step=kind(2**53 + 1))
 
 
