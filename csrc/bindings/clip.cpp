@@ -25,7 +25,8 @@ std::optional<double> own_squares(Scratch& scratch, int threads, int layout) {
     scratch.grads.push_back({item.arrays[1], item.size, item.dtypes[1]});
   }
   if (!scratch.grads.empty()) {
-    py::gil_scoped_release released;
+    std::optional<py::gil_scoped_release> released;
+    if (scratch.holds) released.emplace();
     total = sum_of_squares(scratch.grads, threads, scratch.partials);
   }
   for (const int device : scratch.cuda.devices()) {
@@ -65,7 +66,9 @@ double factor_on_host(Scratch& scratch, const py::object& optimizer, const TailO
         scratch.left_over[0].cast<py::tuple>()[2].cast<std::string>() +
         "); clip with torch.nn.utils.clip_grad_norm_ instead");
   }
-  const double squares = total_squares(scratch, optimizer, threads);
+  // A light walk has asked whether this process has all that the norm is of.
+  const double squares = scratch.holds ? total_squares(scratch, optimizer, threads)
+                                       : own_squares(scratch, threads, Layouts::plain).value_or(0);
   const host::Clip clip(squares, tail.max_grad_norm, grad_scale);
   if (tail.error_if_nonfinite && !std::isfinite(clip.norm)) {
     throw std::runtime_error("The total norm of the gradients is non-finite (" +
@@ -73,7 +76,7 @@ double factor_on_host(Scratch& scratch, const py::object& optimizer, const TailO
                              "), so they cannot be clipped; "
                              "error_if_nonfinite=False would let the step go on");
   }
-  optimizer.attr("_set_grad_norm")(clip.norm);
+  scratch.norm = clip.norm;
   return clip.factor;
 }
 

@@ -57,6 +57,8 @@ PYBIND11_MODULE(_C, m) {
         "Apply a rule in place to whole arrays.");
   m.def("torch_is_watched", &fastopt::torch_is_watched,
         "Whether a mode or a trace of torch is to see its operations.");
+  m.def("call_with_grads", &fastopt::call_with_grads, "params"_a, "grads"_a, "function"_a,
+        "Call a function while parameters have other gradients.");
   m.def("square_states", &square_states, "rule"_a,
         "The states of a rule that are never negative, as sums and averages of squares are.");
   fastopt::define_dropout(m);

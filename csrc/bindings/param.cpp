@@ -1,7 +1,9 @@
 #include "bindings/param.h"
 
+#include <stdexcept>
 #include <utility>
 
+#include "bindings/checks.h"
 #include "bindings/dtensor.h"
 #include "bindings/item.h"
 #include "cpu/dispatch.h"
@@ -13,35 +15,37 @@ ParamReader::ParamReader(Spec& spec, Scratch& scratch, const py::object& optimiz
     : dry_(dry),
       spec_(spec),
       scratch_(scratch),
-      rule_(*scratch.rule),
-      has_norms_(rule_.has_norms()),
       optimizer_(optimizer),
       state_(optimizer.attr("state")) {}
 
-void ParamReader::begin_group(PyObject* group, const TailOptions& tail, const DeviceNumber& lr) {
-  group_ = group;
-  tail_ = tail;
-  lr_ = lr;
-  capturable_ = is_set(group, Names::get().capturable);
-  counts_on_device_ = capturable_ || is_set(group, Names::get().fused);
+void ParamReader::begin_group(const Plan& plan) {
+  group_ = plan.group.ptr();
+  rule_ = plan.rule;
+  has_norms_ = rule_->has_norms();
+  tail_ = plan.tail;
+  lr_ = plan.lr;
+  capturable_ = plan.capturable;
+  counts_on_device_ = plan.counts_on_device;
+  has_master_ = plan.has_master;
+  rounds_at_random_ = plan.rounds_at_random;
+  keeps_state_ = keeps_state();
   is_on_cuda_ = false;
-  has_master_ = is_set(group, Names::get().master_weights);
-  rounds_at_random_ = is_set(group, Names::get().stochastic_rounding);
   last_step_ = -1;
 }
 
-void ParamReader::read(PyObject* param, py::object grad) {
+void ParamReader::read(const Candidate& candidate) {
+  PyObject* const param = candidate.param;
   param_ = param;
   packing_ = nullptr;
   dither_step_ = {};
   rounding_ = nullptr;
   made_rule_state_ = false;
   fresh_ = {};
+  entries_.emplace(candidate.entries.ptr());
   if (has_norms_) check_norms();
   PyObject* local = local_param();
   read_local(local);
-  take(1, grad.ptr(), "grad");
-  scratch_.held.push_back(std::move(grad));
+  take(1, candidate.grad.ptr(), "grad");
 
   const CudaNumber step = read_states();
   if (fresh_.entries) {
@@ -53,8 +57,14 @@ void ParamReader::read(PyObject* param, py::object grad) {
   if (local != param) scratch_.updated.push_back(py::reinterpret_borrow<py::object>(local));
 }
 
+// Below so many elements a step is faster than holding what it works on, and far faster than the 5
+// ms after which a thread that waits for the GIL asks for it.
+constexpr int64_t work_under_gil = 1 << 18;
+
 void ParamReader::add_item(const CudaNumber& step) {
-  set_kernel(item_, rule_);
+  set_kernel(item_, *rule_);
+  elements_ += item_.size;
+  if (elements_ > work_under_gil) must_hold();
   if (device_ == cpu_device) {
     scratch_.items.push_back(item_);
     scratch_.rule_of_item.push_back(rule_at(step.value, compute_type(item_)));
@@ -62,7 +72,7 @@ void ParamReader::add_item(const CudaNumber& step) {
     return;
   }
   CudaWork& work = scratch_.cuda;
-  work.has_first_step |= !rule_.counts_steps() && made_rule_state_;
+  work.has_first_step |= !rule_->counts_steps() && made_rule_state_;
   work.params.push_back(
       {item_, step, product_, dither_step_, rounding_, device_, layout_, cuda_group(), like_});
 }
@@ -72,8 +82,8 @@ std::size_t ParamReader::cuda_group() {
   CudaWork& work = scratch_.cuda;
   if (!is_on_cuda_) {
     CudaStep of_group;
-    const std::shared_ptr<const void> options = rule_.options();
-    of_group.rule = rule_.index();
+    const std::shared_ptr<const void> options = rule_->options();
+    of_group.rule = rule_->index();
     of_group.options = options.get();
     of_group.lr = lr_.number;
     of_group.ema_decay = tail_.ema_decay;
@@ -103,6 +113,7 @@ PyObject* ParamReader::local_param() {
   layout_ = Layouts::plain;
   distribution_ = py::object();
   if (reader_.is_plain(param_) || !is_dtensor(param_)) return param_;
+  must_hold();
   distribution_ = distribution(param_);
   layout_ = scratch_.layouts.index_of(distribution_);
   if (scratch_.layouts[layout_].partial) {
@@ -114,6 +125,7 @@ PyObject* ParamReader::local_param() {
 // The same of its gradient or of a state, which must be cut up as it is.
 PyObject* ParamReader::local_like_param(PyObject* tensor, const char* name) {
   const bool is_cut = !reader_.is_plain(tensor) && is_dtensor(tensor);
+  if (is_cut) must_hold();
   if (!is_cut && !distribution_) return tensor;
   const std::string what = name;
   if (!is_cut) throw Unfit{what + " is no DTensor, but its parameter is one"};
@@ -128,19 +140,20 @@ PyObject* ParamReader::local_like_param(PyObject* tensor, const char* name) {
 
 void ParamReader::note_layout(PyObject* param) {
   if (reader_.is_plain(param) || !is_dtensor(param)) return;
+  must_hold();
   scratch_.layouts.index_of(distribution(param));
 }
 
 // Begins the item with the parameter itself; with a copy of it where it has gaps.
 void ParamReader::read_local(PyObject* local) {
-  if (!reader_.read(local, &view_)) throw Unfit{unreadable(local)};
+  if (!look(local, &view_)) throw Unfit{unreadable(local)};
   check_device();
   if (dtype_of(view_) < 0) throw Unfit{"dtype " + dtype_name(view_)};
   like_ = local;
   const bool has_gaps = !is_contiguous(view_) && !is_dense(view_);
   if (view_.negated || !is_aligned(view_) || has_gaps) {
     like_ = dense_copy(local, py::none(), true).ptr();
-    reader_.read(like_, &view_);
+    look(like_, &view_);
     scratch_.copies.push_back(
         {py::reinterpret_borrow<py::object>(local), py::reinterpret_borrow<py::object>(like_)});
   }
@@ -150,13 +163,14 @@ void ParamReader::read_local(PyObject* local) {
 // Finds the device whose kernels take the parameter.
 void ParamReader::check_device() {
   device_ = cuda_.device_of(view_);
+  if (device_ != cpu_device) must_hold();
   const bool is_cuda = view_.device.device_type == kDLCUDA;
   if (device_ == no_device) {
     throw Unfit{is_cuda ? "on " + device_name(view_) + ": " + cuda_.trouble() : "not on the CPU"};
   }
   if (device_ == cpu_device && capturable_) throw Unfit{"capturable=True on the CPU"};
-  if (device_ != cpu_device && rule_.unfit_for_devices() != nullptr) {
-    throw Unfit{rule_.unfit_for_devices()};
+  if (device_ != cpu_device && rule_->unfit_for_devices() != nullptr) {
+    throw Unfit{rule_->unfit_for_devices()};
   }
   if (lr_.number.on_device() && lr_.device != device_) {
     throw Unfit{"not on the device of its learning rate"};
@@ -170,70 +184,105 @@ bool ParamReader::is_beside_param(const View& view) const {
   return !on_cpu(view) || counts_on_device_;
 }
 
+namespace {
+
+// Whether a dense tensor's storage was freed, as by resize_(0); not one that has none by its kind.
+bool is_freed(py::handle tensor) {
+  try {
+    if (!tensor.attr("layout").is(py::module_::import("torch").attr("strided")) ||
+        tensor.attr("device").attr("type").cast<std::string>() == "meta" ||
+        tensor.attr("_is_zerotensor")().cast<bool>()) {
+      return false;
+    }
+    return tensor.attr("numel")().cast<int64_t>() > 0 &&
+           tensor.attr("untyped_storage")().attr("nbytes")().cast<int64_t>() == 0;
+  } catch (py::error_already_set&) {  // a tensor of a transformation
+    return false;
+  }
+}
+
+}  // namespace
+
 // Fills the item's states and tells the number of this step.
 CudaNumber ParamReader::read_states() {
-  if (!keeps_state()) {
-    out_of_order_ = true;  // nothing says whether the parameter comes twice
-    return CudaNumber::of(1);
-  }
-  entries_.emplace(find_state());
+  if (!keeps_state_) return CudaNumber::of(1);
   const bool empty = entries_->empty();
   CudaNumber step = {};
-  if (rule_.counts_steps()) {
+  if (rule_->counts_steps()) {
     PyObject* counter = entries_->find(Names::get().step);
     if (counter == nullptr && !empty) throw py::key_error("step");
     step = count(counter, Names::get().step);
   }
   if (spec_.product != nullptr) read_product(step, empty);
-  for (int i = 0; i < rule_.state_count(); ++i) {
-    if (rule_.uses(i)) read_rule_state(i, empty);
+  for (int i = 0; i < rule_->state_count(); ++i) {
+    if (rule_->uses(i)) read_rule_state(i, empty);
   }
   if (packing_ != nullptr && packing_->row > 0) {
     // The dither is of the step, even where the rule does not ask which it is.
-    if (!rule_.counts_steps()) step = count(entries_->find(Names::get().step), Names::get().step);
+    if (!rule_->counts_steps()) step = count(entries_->find(Names::get().step), Names::get().step);
     dither_step_ = step;
     if (device_ == cpu_device) packing_->dither = dither_at(step.value);
   }
   read_master();
   if (tail_.averages) read_average();
-  if (rule_.counts_steps()) return step;
+  if (rule_->counts_steps()) return step;
   return CudaNumber::of(made_rule_state_ ? 1 : 2);  // it only asks whether it is the first
 }
 
 // Whether the group's options keep anything from step to step.
 bool ParamReader::keeps_state() const {
-  if (rule_.counts_steps() || tail_.averages || has_master_ || rounds_at_random_) return true;
-  for (int i = 0; i < rule_.state_count(); ++i) {
-    if (rule_.uses(i)) return true;
+  if (rule_->counts_steps() || tail_.averages || has_master_ || rounds_at_random_) return true;
+  for (int i = 0; i < rule_->state_count(); ++i) {
+    if (rule_->uses(i)) return true;
   }
   return false;
 }
 
-// The entry of optimizer.state, or nullptr. Entries mostly stand in the order of the parameters,
-// so the next one is tried before the hash, which calls into Python.
-PyObject* ParamReader::find_state() {
+// Entries mostly stand in the order of the parameters, so the next one is tried before the hash,
+// which calls into Python.
+py::object ParamReader::find_entries(PyObject* param) {
+  if (!keeps_state_) {
+    out_of_order_ = true;  // nothing says whether the parameter comes twice
+    return {};
+  }
   PyObject *key, *value;
   Py_ssize_t position = state_position_;
-  if (PyDict_Next(state_.ptr(), &position, &key, &value) && key == param_) {
+  if (PyDict_Next(state_.ptr(), &position, &key, &value) && key == param) {
     state_position_ = position;
-    return value;
+  } else {
+    out_of_order_ = true;
+    value = lookup(state_.ptr(), param);
   }
-  out_of_order_ = true;
-  return lookup(state_.ptr(), param_);
+  return py::reinterpret_borrow<py::object>(value);
+}
+
+// Reads a tensor's memory. The storage is held beside the tensor, since `tensor.data = ...` in
+// another thread puts another one in its place.
+bool ParamReader::look(PyObject* tensor, View* view) {
+  if (!reader_.read(tensor, view)) return false;
+  if (!scratch_.holds || element_count(*view) == 0) return true;
+  static PyObject* const untyped_storage = PyUnicode_InternFromString("untyped_storage");
+  hold(py::reinterpret_borrow<py::object>(tensor));
+  PyObject* storage = PyObject_CallMethodNoArgs(tensor, untyped_storage);
+  if (storage == nullptr) throw py::error_already_set();
+  hold(py::reinterpret_steal<py::object>(storage));
+  if (!reader_.read(tensor, view)) return false;
+  scratch_.seen.push_back({tensor, storage, data_of(*view)});
+  return true;
 }
 
 void ParamReader::read_rule_state(int i, bool empty) {
   PyObject* tensor = entries_->find(spec_.states[i]);
   const bool is_new = tensor == nullptr;
   if (is_new) {
-    if (!empty && rule_.always_uses(i)) throw py::key_error(rule_.state_name(i));
+    if (!empty && rule_->always_uses(i)) throw py::key_error(rule_->state_name(i));
     if (dry_) return;
     tensor = make_state(spec_.states[i]);
     made_rule_state_ = true;
   }
-  const View view = laid_out(tensor, rule_.state_name(i), true);
+  const View view = laid_out(tensor, rule_->state_name(i), true);
   const Coding coding = coding_of(view);
-  if (coding == Coding::none) return set_state(2 + i, view, rule_.state_name(i));
+  if (coding == Coding::none) return set_state(2 + i, view, rule_->state_name(i));
   item_.arrays[2 + i] = data_of(view);
   set_coding(i, coding, is_new);
 }
@@ -251,6 +300,7 @@ PyObject* ParamReader::find_or_make(PyObject* name) {
 }
 
 PyObject* ParamReader::make_state(PyObject* name) {
+  must_hold();
   py::object tensor =
       optimizer_.attr("_new_state")(py::handle(group_), py::handle(param_), py::handle(name));
   if (!fresh_.entries) fresh_.entries = py::dict();
@@ -264,7 +314,7 @@ CudaNumber ParamReader::count(PyObject* tensor, PyObject* name) {
   if (tensor == nullptr && dry_) return CudaNumber::of(1);
   if (tensor == nullptr) tensor = make_state(name);
   View view;
-  const bool readable = reader_.read(tensor, &view);
+  const bool readable = look(tensor, &view);
   const CudaNumber there = readable ? beside_param(tensor, view) : CudaNumber{};
   if (there.on_device()) {
     scratch_.cuda.counters.push_back({there, device_});
@@ -285,26 +335,26 @@ CudaNumber ParamReader::beside_param(PyObject* tensor, const View& view) const {
 // The product that the rule keeps, which is to have this step's factor.
 void ParamReader::read_product(const CudaNumber& step, bool empty) {
   PyObject* tensor = entries_->find(spec_.product);
-  if (tensor == nullptr && !empty) throw py::key_error(rule_.product_name());
+  if (tensor == nullptr && !empty) throw py::key_error(rule_->product_name());
   if (tensor == nullptr && dry_) return;
   if (tensor == nullptr) tensor = make_state(spec_.product);
   View view;
-  const bool readable = reader_.read(tensor, &view);
+  const bool readable = look(tensor, &view);
   product_ = readable ? beside_param(tensor, view) : CudaNumber{};
   if (product_.on_device()) {
     scratch_.cuda.products.push_back({{product_, step}, device_, cuda_group()});
     return;
   }
-  Scratch::Count product = counter(readable ? &view : nullptr, rule_.product_name());
+  Scratch::Count product = counter(readable ? &view : nullptr, rule_->product_name());
   if (step.on_device()) {
-    throw Unfit{std::string("its state's ") + rule_.product_name() +
+    throw Unfit{std::string("its state's ") + rule_->product_name() +
                 " lies on the CPU, but its step does not"};
   }
   FloatMode mode;
   const DType stored = static_cast<DType>(dtype_of(view));
-  product.value = rule_.next_product(stored, product.value, step.value);
+  product.value = rule_->next_product(stored, product.value, step.value);
   product_ = CudaNumber::of(product.value);
-  rule_.set_product(product.value);
+  rule_->set_product(product.value);
   scratch_.counts.push_back(product);
 }
 
@@ -343,7 +393,7 @@ void ParamReader::set_state(int array, const View& view, const char* name) {
 View ParamReader::laid_out(PyObject* whole, const char* name, bool written) {
   View view;
   PyObject* tensor = local_like_param(whole, name);
-  if (!reader_.read(tensor, &view)) throw Unfit{std::string(name) + ": " + unreadable(tensor)};
+  if (!look(tensor, &view)) throw Unfit{std::string(name) + ": " + unreadable(tensor)};
   if (cuda_.device_of(view) != device_) {
     throw Unfit{std::string(name) +
                 (device_ == cpu_device ? " not on the CPU" : " not on its parameter's device")};
@@ -355,7 +405,7 @@ View ParamReader::laid_out(PyObject* whole, const char* name, bool written) {
   if (is_aligned(view) && !view.negated && same_layout(view, view_)) return view;
   py::object copy = dense_copy(tensor, py::handle(like_), written);
   if (written) scratch_.copies.push_back({py::reinterpret_borrow<py::object>(tensor), copy});
-  reader_.read(copy.ptr(), &view);
+  look(copy.ptr(), &view);
   return view;
 }
 
@@ -366,12 +416,19 @@ PyObject* ParamReader::hold(py::object object) {
 
 py::object ParamReader::dense_copy(PyObject* tensor, py::handle like, bool written) {
   if (dry_) return py::reinterpret_borrow<py::object>(tensor);
+  must_hold();
   py::object copy = optimizer_.attr("_dense_copy")(py::handle(tensor), like, written);
   hold(copy);
   return copy;
 }
 
 std::string ParamReader::unreadable(PyObject* object) const {
+  if (reader_.is_plain(object) && is_freed(object)) {
+    if (dry_) return "without storage, which was freed";
+    throw std::runtime_error(  // torch's step would read and write there
+        "a tensor of shape " + text(py::handle(object).attr("shape")) +
+        ": expected a parameter, gradient or state with storage, got one whose storage was freed");
+  }
   if (reader_.is_plain(object)) return "sparse or without storage";
   return "of type " + std::string(Py_TYPE(object)->tp_name);
 }
@@ -380,7 +437,7 @@ std::string ParamReader::unreadable(PyObject* object) const {
 std::size_t ParamReader::rule_at(double step, DType compute) {
   if (step != last_step_ || product_.value != last_product_ || compute != last_compute_) {
     FloatMode mode;
-    scratch_.rules.push_back(rule_.at_step(compute, step));
+    scratch_.rules.push_back(rule_->at_step(compute, step));
     scratch_.rules.back().tail.ema_decay = tail_.ema_decay;
     last_step_ = step;
     last_product_ = product_.value;

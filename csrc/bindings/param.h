@@ -21,17 +21,28 @@ struct Unfit {
   std::string reason;
 };
 
+// Thrown by a reader that does not hold what it reads, where Python code would have to run, or
+// where there is so much to do that other threads should.
+struct MustHold {};
+
 // Gathers into a scratch; makes new states, but does not insert them.
 class ParamReader {
  public:
   // A dry reader makes no state and copies nothing.
   ParamReader(Spec& spec, Scratch& scratch, const py::object& optimizer, bool dry);
 
-  // The options in the scratch's rule are those of `group`; so is the rate, if it lies on a device.
-  void begin_group(PyObject* group, const TailOptions& tail, const DeviceNumber& lr);
+  void begin_group(const Plan& plan);
+
+  // The entry of optimizer.state, null if there is none or none is asked for. May run Python.
+  py::object find_entries(PyObject* param);
 
   // Throws Unfit, after which the scratch is to be rolled back.
-  void read(PyObject* param, py::object grad);
+  void read(const Candidate& candidate);
+
+  // Says that Python code is about to run, or memory to be worked on with the GIL released.
+  void must_hold() const {
+    if (!scratch_.holds && !dry_) throw MustHold{};
+  }
 
   // Every process must list the same layouts, even if it has no gradient for a parameter.
   void note_layout(PyObject* param);
@@ -51,7 +62,7 @@ class ParamReader {
   std::size_t cuda_group();
 
   bool keeps_state() const;
-  PyObject* find_state();
+  bool look(PyObject* tensor, View* view);
   CudaNumber read_states();
   void read_rule_state(int i, bool empty);
   void set_coding(int i, Coding coding, bool is_new);
@@ -81,8 +92,6 @@ class ParamReader {
   const bool dry_;
   const Spec& spec_;
   Scratch& scratch_;
-  AnyRule& rule_;
-  const bool has_norms_;
   const py::object& optimizer_;
   const py::object state_;  // optimizer.state
   const TorchReader& reader_ = TorchReader::get();
@@ -90,6 +99,8 @@ class ParamReader {
 
   // Of the group.
   PyObject* group_ = nullptr;
+  AnyRule* rule_ = nullptr;
+  bool has_norms_ = false, keeps_state_ = false;
   TailOptions tail_;
   DeviceNumber lr_;
   bool has_master_ = false, rounds_at_random_ = false;
@@ -115,6 +126,7 @@ class ParamReader {
   py::object distribution_;  // null if it is no DTensor
   int layout_ = Layouts::plain;
 
+  int64_t elements_ = 0;  // of all items so far
   Py_ssize_t state_position_ = 0;
   bool out_of_order_ = false;
 };

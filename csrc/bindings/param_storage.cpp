@@ -11,7 +11,7 @@ namespace fastopt {
 
 // A state in 8 bits has a second tensor for its blocks' scales.
 void ParamReader::set_coding(int i, Coding coding, bool is_new) {
-  const std::string name = rule_.state_name(i);
+  const std::string name = rule_->state_name(i);
   if (has_norms_) throw Unfit{name + " in 8 bits, of a rule with norms"};
   if (compute_type(item_) != DType::float32) {
     throw Unfit{name + " in 8 bits for a parameter of " + dtype_name(view_)};
@@ -37,7 +37,7 @@ void ParamReader::set_coding(int i, Coding coding, bool is_new) {
 float* ParamReader::scales_of(PyObject* tensor) {
   View view;
   const int64_t rows = view_.shape[0], blocks = (packing().row + block_size - 1) / block_size;
-  if (!reader_.read(tensor, &view) || cuda_.device_of(view) != device_ || !is_contiguous(view) ||
+  if (!look(tensor, &view) || cuda_.device_of(view) != device_ || !is_contiguous(view) ||
       !is_aligned(view) || view.ndim != 2 || view.shape[0] != rows || view.shape[1] != blocks ||
       dtype_of(view) != static_cast<int>(DType::float32)) {
     throw Unfit{"scales of a state in 8 bits that are not float32 of shape (" +
@@ -68,7 +68,7 @@ void ParamReader::read_rounding() {
   PyObject* tensor = find_or_make(Names::get().rounding);
   if (tensor == nullptr) return;
   View view;
-  const bool readable = reader_.read(tensor, &view);
+  const bool readable = look(tensor, &view);
   const bool on_device = readable && is_beside_param(view);
   if (!readable || (!on_device && !on_cpu(view)) || view.dtype.code != kDLInt ||
       view.dtype.bits != 64 || element_count(view) != 2 || !is_contiguous(view) ||
@@ -95,6 +95,7 @@ void ParamReader::read_rounding() {
 // Where the elements of this process lie in the whole parameter.
 uint64_t ParamReader::first_index() const {
   if (!distribution_) return 0;
+  must_hold();
   const py::object index = optimizer_.attr("_first_index")(py::handle(param_));
   if (index.is_none()) {
     throw Unfit{"random rounding or 8-bit states of a part that is not a range of its elements"};

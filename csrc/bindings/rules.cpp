@@ -30,8 +30,8 @@ PyObject* interned(const char* name) {
 // Visits a rule's options and sets each from a dict.
 class OptionReader {
  public:
-  OptionReader(py::handle group, Checks checks, bool lr_on_device)
-      : group_(group), checks_(checks), lr_on_device_(lr_on_device) {}
+  OptionReader(py::handle group, Checks checks, bool lr_on_device, const char* product)
+      : group_(group), checks_(checks), lr_on_device_(lr_on_device), product_(product) {}
 
   void operator()(const char* name, double& value, Range range) {
     if (PyObject* object = find(name)) value = number(name, object, range);
@@ -69,6 +69,9 @@ class OptionReader {
     if (lr_on_device_ && std::strcmp(name, "lr") == 0) return nullptr;
     PyObject* object = PyDict_GetItemWithError(group_.ptr(), interned(name));
     if (object == nullptr && PyErr_Occurred()) throw py::error_already_set();
+    // A step's group has all but the product, which the state keeps.
+    const bool is_product = product_ != nullptr && std::strcmp(name, product_) == 0;
+    if (object == nullptr && checks_ == Checks::none && !is_product) throw py::key_error(name);
     return object;
   }
 
@@ -106,6 +109,7 @@ class OptionReader {
   py::handle group_;
   Checks checks_;
   bool lr_on_device_;
+  const char* product_;
 };
 
 template <template <class> class Rule, bool norms>
@@ -132,7 +136,7 @@ class RuleOf final : public AnyRule {
 
   void read_options(py::handle group, Checks checks, bool lr_on_device) override {
     options_ = {};
-    OptionReader reader(group, checks, lr_on_device);
+    OptionReader reader(group, checks, lr_on_device, product_name());
     options_.visit(reader);
   }
 

@@ -15,7 +15,14 @@ class Scaling {
       : grad_scale_(std::move(grad_scale)),
         found_inf_(std::move(found_inf)),
         scale_at_(device_number(grad_scale_.ptr(), true)),
-        found_at_(device_number(found_inf_.ptr(), true)) {}
+        found_at_(device_number(found_inf_.ptr(), true)) {
+    if (on_device()) return;
+    // Read now: this runs Python code.
+    if (has_scale()) scale_ = number(grad_scale_);
+    if (has_found_inf()) found_ = number(found_inf_);
+  }
+
+  bool on_device() const { return scale_at_.number.on_device() || found_at_.number.on_device(); }
 
   bool has_scale() const { return !grad_scale_.is_none(); }
   const DeviceNumber& scale_at() const { return scale_at_; }
@@ -24,14 +31,19 @@ class Scaling {
   const DeviceNumber& found_at() const { return found_at_; }
 
   // These wait for a device.
-  double scale() const { return has_scale() ? grad_scale_.attr("item")().cast<double>() : 1; }
+  double scale() const { return on_device() && has_scale() ? number(grad_scale_) : scale_; }
   bool found_inf() const {
-    return has_found_inf() && found_inf_.attr("item")().cast<double>() != 0;
+    return (on_device() && has_found_inf() ? number(found_inf_) : found_) != 0;
   }
 
  private:
+  static double number(const pybind11::object& tensor) {
+    return tensor.attr("item")().cast<double>();
+  }
+
   const pybind11::object grad_scale_, found_inf_;
   const DeviceNumber scale_at_, found_at_;
+  double scale_ = 1, found_ = 0;
 };
 
 }  // namespace fastopt

@@ -5,11 +5,13 @@
 
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "bindings/cuda_step.h"
 #include "bindings/dtensor.h"
+#include "bindings/group.h"
 #include "bindings/rules.h"
 #include "cpu/norm.h"
 #include "cpu/parallel.h"
@@ -17,6 +19,25 @@
 namespace fastopt {
 
 namespace py = pybind11;
+
+// A group as a step takes it. All are read before any memory is: a number or a flag may be an
+// object whose Python code does as it pleases, with the groups, too.
+struct Plan {
+  py::object group, params;  // params: a tuple
+  AnyRule* rule = nullptr;   // with the group's options
+  TailOptions tail;
+  DeviceNumber lr;
+  bool has_master = false, rounds_at_random = false;
+  bool capturable = false, counts_on_device = false;
+  const char* to_torch = nullptr;  // why all of it needs torch's step
+  std::size_t begin = 0, end = 0;  // its candidates
+};
+
+// A parameter of a plan, its gradient and its state as they are when the reading begins.
+struct Candidate {
+  PyObject* param;           // which the plan's tuple holds
+  py::object grad, entries;  // without a gradient, only its layout counts
+};
 
 // What a step gathers before it writes. Kept between steps for its capacity, one per running step.
 struct Scratch {
@@ -44,9 +65,23 @@ struct Scratch {
     py::object to, from;
   };
 
-  explicit Scratch(const std::string& name) : rule(make_rule(name)) {}
+  struct Seen {
+    PyObject *tensor, *storage;  // which are held
+    const void* data;
+  };
 
-  std::unique_ptr<AnyRule> rule;  // with the options of the group that is being read
+  explicit Scratch(const std::string& name) : name(name) {}
+
+  // A rule for the group of this number, kept for its memory.
+  AnyRule& rule_of_group(std::size_t group) {
+    while (group >= group_rules.size()) group_rules.push_back(make_rule(name));
+    return *group_rules[group];
+  }
+
+  const std::string name;
+  std::vector<std::unique_ptr<AnyRule>> group_rules;
+  std::vector<Plan> plans;
+  std::vector<Candidate> candidates;
   std::vector<Item> items;
   std::vector<std::size_t> rule_of_item;
   std::vector<int> layout_of_item;
@@ -58,7 +93,12 @@ struct Scratch {
   std::vector<Values> grads;  // what the norm is taken of
   std::vector<double> partials;
   std::vector<Count> counts;
-  std::vector<py::object> held;  // gradients and dense copies, while the GIL is released
+  // Whether other threads may run Python before the step is done, so that it must hold all memory
+  // that it works on; else it works under the GIL, and nothing can go away.
+  bool holds = false;
+  std::vector<py::object> held;  // tensors and their storages, dense copies, parts of DTensors
+  std::vector<Seen> seen;        // what of it is memory
+  std::optional<double> norm;    // of all gradients, for the optimizer to tell
   std::vector<NewState> new_states;
   std::vector<CopyBack> copies;
   std::vector<py::object> updated;    // parameters that will be written
@@ -88,13 +128,17 @@ struct Scratch {
   }
   void clear() {
     roll_back({});
-    rule->forget_steps();
+    for (const auto& rule : group_rules) rule->forget_steps();
     rules.clear();
     packings.clear();
     dithers.clear();
     layouts.clear();
     cuda.clear();
+    plans.clear();
+    candidates.clear();
     held.clear();
+    seen.clear();
+    norm.reset();
   }
 };
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
+#include <stdexcept>
 #include <unordered_map>
 #include <vector>
 
@@ -21,22 +23,60 @@ namespace py = pybind11;
 namespace fastopt {
 namespace {
 
+// Runs what only inserts or tells, again where a signal interrupts it: a step that has begun to
+// write is finished. The first error is raised at the end.
+class Insisting {
+ public:
+  template <class Action>
+  void run(Action action) {
+    constexpr int patience = 100;  // signals may come faster than they are handled
+    for (int i = 0; i < patience; ++i) {
+      try {
+        return action();
+      } catch (py::error_already_set& error) {
+        if (!first_) first_.emplace(error);
+      }
+    }
+  }
+
+  void raise() {
+    if (first_) throw py::error_already_set(*first_);
+  }
+
+ private:
+  std::optional<py::error_already_set> first_;
+};
+
+enum class Kind {
+  light,  // holds nothing, and throws MustHold where something would have to be held
+  whole,
+  dry,  // makes no state, copies nothing, and counts a parameter without gradient as if it had one
+};
+
 class Walk {
  public:
-  // A dry walk makes no state and copies nothing; it counts a parameter without gradient as if it
-  // had one.
-  Walk(Spec& spec, const py::object& optimizer, bool dry = false)
-      : dry_(dry),
+  Walk(Spec& spec, const py::object& optimizer, Kind kind)
+      : dry_(kind == Kind::dry),
         scratch_(spec),
         optimizer_(optimizer),
-        reader_(spec, *scratch_.get(), optimizer, dry) {}
+        reader_(spec, *scratch_.get(), optimizer, dry_) {
+    scratch_->holds = kind == Kind::whole;
+  }
 
+  // Options first, then parameters, gradients and entries, then memory: from then on no Python code
+  // runs in a light walk.
   void read_groups() {
-    py::list groups = optimizer_.attr("param_groups");
-    for (py::handle group : groups) read_group(group.ptr());
+    const py::tuple groups(optimizer_.attr("param_groups"));  // a copy
+    defaults_ = optimizer_.attr("defaults");
+    for (std::size_t i = 0; i < groups.size(); ++i) read_options(groups[i], i);
+    if (tail_.clips && !dry_ && !scratch_->holds) {
+      if (!optimizer_.attr("_norm_is_local")().cast<bool>()) throw MustHold{};
+    }
+    for (Plan& plan : scratch_->plans) collect(plan);
     if (ever_out_of_order_ && has_twice(0)) {
       throw py::value_error("some parameters appear in more than one parameter group");
     }
+    for (const Plan& plan : scratch_->plans) read_params(plan);
   }
 
   py::list left_over() { return list_of(scratch_->left_over); }
@@ -46,11 +86,13 @@ class Walk {
     const bool kernels_skip = kernels_can_skip(scaling);
     if (!kernels_skip && scaling.found_inf()) return;
     const CudaNumber factor = grad_factor(*scratch_.get(), optimizer_, tail_, threads, scaling);
+    check_memory();
     if (!scratch_->left_over.empty()) {
       if (scratch_->updated.empty()) optimizer_.attr("_warn_unfused")(left_over());
       optimizer_.attr("_step_with_torch")(left_over(), scaling.scale());
     }
-    for (auto& fresh : scratch_->new_states) commit(fresh);
+    Insisting insisting;
+    for (auto& fresh : scratch_->new_states) insisting.run([&] { commit(fresh); });
     for (const auto& count : scratch_->counts) count.store();
     for (BoundRule& rule : scratch_->rules) rule.tail.grad_factor = factor.value;
     for (std::size_t i = 0; i < scratch_->items.size(); ++i) {
@@ -59,14 +101,24 @@ class Walk {
     const float* found_inf =
         kernels_skip ? static_cast<const float*>(scaling.found_at().number.at) : nullptr;
     step_on_devices(scratch_->cuda, factor, found_inf);
-    {
+    if (scratch_->holds) {
       py::gil_scoped_release released;
       run(scratch_->items, threads);
+    } else {
+      run(scratch_->items, threads);
     }
-    for (const auto& copy : scratch_->copies) optimizer_.attr("_copy_back")(copy.to, copy.from);
-    if (!scratch_->updated.empty()) {
-      optimizer_.attr("_bump_versions")(list_of(scratch_->updated));
+    for (const auto& copy : scratch_->copies) {
+      insisting.run([&] { optimizer_.attr("_copy_back")(copy.to, copy.from); });
     }
+    insisting.run([&] {
+      if (!scratch_->updated.empty()) {
+        optimizer_.attr("_bump_versions")(list_of(scratch_->updated));
+      }
+    });
+    insisting.run([&] {
+      if (scratch_->norm) optimizer_.attr("_set_grad_norm")(*scratch_->norm);
+    });
+    insisting.raise();
   }
 
  private:
@@ -89,71 +141,119 @@ class Walk {
     tail_ = tail;
   }
 
-  void read_group(PyObject* group) {
+  void read_options(py::handle dict, std::size_t index) {
+    complete(dict);
+    PyObject* const group = dict.ptr();
     const Names& names = Names::get();
-    const char* whole_group = is_set(group, names.differentiable) ? "differentiable=True"
-                              : watched_ ? "a mode or a trace of torch is to see its operations"
-                                         : nullptr;
-    const DeviceNumber lr = device_number(lookup(group, names.lr), is_set(group, names.capturable));
-    if (whole_group == nullptr) {
-      scratch_->rule->read_options(group, Checks::none, lr.number.on_device());
+    Plan plan;
+    plan.group = py::reinterpret_borrow<py::object>(dict);
+    plan.rule = &scratch_->rule_of_group(index);
+    plan.capturable = is_set(group, names.capturable);
+    plan.counts_on_device = plan.capturable || is_set(group, names.fused);
+    plan.has_master = is_set(group, names.master_weights);
+    plan.rounds_at_random = is_set(group, names.stochastic_rounding);
+    plan.lr = device_number(lookup(group, names.lr), plan.capturable);
+    if (is_set(group, names.differentiable)) {
+      plan.to_torch = "differentiable=True";
+    } else if (watched_) {
+      plan.to_torch = "a mode or a trace of torch is to see its operations";
+    } else {
+      plan.rule->read_options(group, Checks::none, plan.lr.number.on_device());
     }
     read_tail(group);
-    reader_.begin_group(group, tail_, lr);
+    plan.tail = tail_;
     PyObject* listed = lookup(group, names.params);
     if (listed == nullptr) throw py::key_error("params");
-    py::object params = py::reinterpret_steal<py::object>(
-        PySequence_Fast(listed, "params: expected a list of parameters"));
-    if (!params) throw py::error_already_set();
-    const Scratch::Mark before = scratch_->mark();
-    if (whole_group == nullptr) read_params(group, params.ptr());
-    const bool out_of_order = reader_.was_out_of_order();
-    if (out_of_order && has_twice(before.updated)) {
-      scratch_->roll_back(before);
-      whole_group = "the same parameter twice in a group";
+    plan.params = py::reinterpret_steal<py::object>(PySequence_Tuple(listed));
+    if (!plan.params) throw py::error_already_set();
+    scratch_->plans.push_back(std::move(plan));
+  }
+
+  // Options that a group lacks: torch's step would raise KeyError, or they are ours to fill in.
+  void complete(py::handle group) {
+    PyObject *key, *value;
+    for (Py_ssize_t position = 0; PyDict_Next(defaults_.ptr(), &position, &key, &value);) {
+      const int has = PyDict_Contains(group.ptr(), key);
+      if (has < 0) throw py::error_already_set();
+      if (has == 0) optimizer_.attr("_missing_option")(group, py::handle(key));
     }
-    if (whole_group != nullptr) leave_all(group, params.ptr(), whole_group);
+  }
+
+  void collect(Plan& plan) {
+    reader_.begin_group(plan);
+    plan.begin = scratch_->candidates.size();
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(plan.params.ptr()); ++i) {
+      PyObject* param = PyTuple_GET_ITEM(plan.params.ptr(), i);
+      Candidate candidate{param, torch_.grad(param), {}};
+      if (candidate.grad.is_none()) {
+        if (!dry_ && !plan.tail.clips) continue;
+        candidate.grad = dry_ ? py::reinterpret_borrow<py::object>(param) : py::object();
+      }
+      if (candidate.grad) candidate.entries = reader_.find_entries(param);
+      scratch_->candidates.push_back(std::move(candidate));
+    }
+    plan.end = scratch_->candidates.size();
+    const bool out_of_order = reader_.was_out_of_order();
+    if (plan.to_torch == nullptr && out_of_order && has_twice(plan.begin)) {
+      plan.to_torch = "the same parameter twice in a group";
+    }
     ever_out_of_order_ |= out_of_order;
   }
 
-  void read_params(PyObject* group, PyObject* params) {
-    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(params); ++i) {
-      PyObject* param = PySequence_Fast_GET_ITEM(params, i);
-      py::object grad = torch_.grad(param);
-      if (grad.is_none()) {
-        if (tail_.clips) reader_.note_layout(param);
-        if (!dry_) continue;
-        grad = py::reinterpret_borrow<py::object>(param);
+  void read_params(const Plan& plan) {
+    reader_.begin_group(plan);
+    for (std::size_t i = plan.begin; i < plan.end; ++i) {
+      const Candidate& candidate = scratch_->candidates[i];
+      if (!candidate.grad) {
+        reader_.note_layout(candidate.param);
+        continue;
+      }
+      if (plan.to_torch != nullptr) {
+        leave(plan, candidate, plan.to_torch);
+        continue;
       }
       const Scratch::Mark mark = scratch_->mark();
       try {
-        reader_.read(param, std::move(grad));
+        reader_.read(candidate);
       } catch (const Unfit& unfit) {
         scratch_->roll_back(mark);
-        leave(group, param, unfit.reason);
+        leave(plan, candidate, unfit.reason);
       }
     }
   }
 
-  void leave_all(PyObject* group, PyObject* params, const char* reason) {
-    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(params); ++i) {
-      PyObject* param = PySequence_Fast_GET_ITEM(params, i);
-      if (dry_ || !torch_.grad(param).is_none()) leave(group, param, reason);
+  // That what is held has not been freed all the same. A tensor may have got another storage; then
+  // the step works on the one that it had.
+  void check_memory() {
+    for (const Scratch::Seen& seen : scratch_->seen) {
+      View view;
+      if (torch_.read(seen.tensor, &view) && data_of(view) == seen.data) continue;
+      const py::handle storage(seen.storage);
+      const uint64_t offset =
+          reinterpret_cast<uint64_t>(seen.data) - storage.attr("data_ptr")().cast<uint64_t>();
+      if (offset < storage.attr("nbytes")().cast<uint64_t>()) continue;
+      throw std::runtime_error(
+          "the memory of a parameter, a gradient or a state was freed while the step read it; "
+          "nothing has been written");
     }
   }
 
-  // Whether a parameter was read twice since `from`.
+  // Whether a parameter comes twice among the candidates since `from` that the kernels may take.
   bool has_twice(std::size_t from) {
     sorted_.clear();
-    for (std::size_t i = from; i < scratch_->updated.size(); ++i) {
-      sorted_.push_back(scratch_->updated[i].ptr());
+    for (const Plan& plan : scratch_->plans) {
+      if (plan.to_torch != nullptr) continue;
+      for (std::size_t i = std::max(from, plan.begin); i < plan.end; ++i) {
+        if (scratch_->candidates[i].grad) sorted_.push_back(scratch_->candidates[i].param);
+      }
     }
     std::sort(sorted_.begin(), sorted_.end());
     return std::adjacent_find(sorted_.begin(), sorted_.end()) != sorted_.end();
   }
 
-  void leave(PyObject* group, PyObject* param, const std::string& reason) {
-    scratch_->left_over.push_back(py::make_tuple(py::handle(group), py::handle(param), reason));
+  void leave(const Plan& plan, const Candidate& candidate, const std::string& reason) {
+    reader_.must_hold();
+    scratch_->left_over.push_back(py::make_tuple(plan.group, py::handle(candidate.param), reason));
   }
 
   void commit(Scratch::NewState& fresh) {
@@ -177,6 +277,7 @@ class Walk {
   const bool watched_ = torch_is_watched();
   Lent scratch_;
   const py::object& optimizer_;
+  py::object defaults_;
   ParamReader reader_;
   const TorchReader& torch_ = TorchReader::get();
   TailOptions tail_;  // of the group that is being read; what clips is the same in all
@@ -199,13 +300,37 @@ void step(const std::string& rule, const py::object& optimizer, int threads,
   const Scaling scaling(grad_scale, found_inf);
   const bool waits = scaling.found_at().number.on_device();  // for a device
   if (!waits && scaling.found_inf()) return;
-  Walk walk(spec_of(rule), optimizer);
+  if (!scaling.on_device()) {
+    try {
+      Walk walk(spec_of(rule), optimizer, Kind::light);
+      walk.read_groups();
+      return walk.write(threads, scaling);
+    } catch (const MustHold&) {  // before anything was written
+    }
+  }
+  Walk walk(spec_of(rule), optimizer, Kind::whole);
   walk.read_groups();
   walk.write(threads, scaling);
 }
 
+void call_with_grads(const py::list& params, const py::list& grads, const py::object& function) {
+  py::list own;
+  for (py::handle param : params) own.append(param.attr("grad"));
+  const auto set = [&](const py::list& to) {  // descriptors in C, which no signal interrupts
+    for (std::size_t i = 0; i < params.size(); ++i) params[i].attr("grad") = to[i];
+  };
+  try {
+    set(grads);
+    function();
+  } catch (...) {
+    set(own);
+    throw;
+  }
+  set(own);
+}
+
 py::list left_over(const std::string& rule, const py::object& optimizer) {
-  Walk walk(spec_of(rule), optimizer, true);
+  Walk walk(spec_of(rule), optimizer, Kind::dry);
   walk.read_groups();
   return walk.left_over();
 }

@@ -19,6 +19,11 @@ namespace fastopt {
 void step(const std::string& rule, const pybind11::object& optimizer, int threads,
           const pybind11::object& grad_scale, const pybind11::object& found_inf);
 
+// Calls `function` while each of `params` has the one of `grads` in its .grad. Whatever ends the
+// call, an interrupt included, they have their own again after it.
+void call_with_grads(const pybind11::list& params, const pybind11::list& grads,
+                     const pybind11::object& function);
+
 // What such a step would leave to torch, a list of (group, parameter, reason), and writes nothing.
 // Parameters without gradient count as if they had one like themselves.
 pybind11::list left_over(const std::string& rule, const pybind11::object& optimizer);

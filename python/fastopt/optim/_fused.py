@@ -8,6 +8,7 @@ without kernels) go through torch's own step, before any other is written.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
@@ -47,6 +48,9 @@ class Fused(Reports):
 
     _has_norms: ClassVar[bool] = False
     """Whether a step asks for the norms of single parameters."""
+
+    _unread: ClassVar[tuple[str, ...]] = ()
+    """Options that torch's class has and its step does not read."""
 
     @hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -130,6 +134,16 @@ class Fused(Reports):
 
     # What C++ calls while it walks the groups, all of it off the fast path.
 
+    def _missing_option(self, group: Group, name: str) -> None:
+        """Fill in an option that a group lacks: the constructor's, where torch's step needs none.
+
+        KeyError, as in torch's step, where it does.
+        """
+        if torchs_class(type(self)) is None or name in self._neutral():
+            group[name] = self.defaults[name]
+        elif name not in self._unread:
+            raise KeyError(name)
+
     def _new_state(self, group: Group, param: Tensor, name: str) -> Tensor:
         """A state tensor as torch's class would make it."""
         self._check_engines(group, name)
@@ -212,20 +226,18 @@ class Fused(Reports):
                         f"shape {tuple(param.shape)} needs torch's step ({reason}); "
                         f"expected {key}={neutral!r}"
                     )
-            part = by_group.setdefault(id(group), {**group, "params": []})
-            part["params"].append(param)
+            by_group.setdefault(id(group), {**group, "params": []})["params"].append(param)
         params = [param for _, param, _ in leftovers]
-        grads = [param.grad for param in params]
-        groups, self.param_groups = self.param_groups, list(by_group.values())
-        scale = self.__dict__.pop("grad_scale", None)
-        try:
-            if grad_scale != 1:
-                for param, grad in zip(params, grads, strict=True):
-                    param.grad = None if grad is None else grad / grad_scale
-            torch_step_of(self)(self)
-        finally:
-            self.param_groups = groups
-            if scale is not None:
-                self.grad_scale = scale
-            for param, grad in zip(params, grads, strict=True):
-                param.grad = grad
+        # Torch's step is that of another object with the same state, so that whatever ends it leaves
+        # this one as it is.
+        part = object.__new__(type(self))
+        vars(part).update(vars(self), param_groups=list(by_group.values()))
+        vars(part).pop("grad_scale", None)
+        step = functools.partial(torch_step_of(self), part)
+        if grad_scale == 1:
+            step()
+        else:
+            scaled = [None if it.grad is None else it.grad / grad_scale for it in params]
+            _C.call_with_grads(params, scaled, step)
+        del part.param_groups
+        vars(self).update(vars(part))  # what the class may have noted

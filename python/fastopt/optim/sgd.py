@@ -54,6 +54,7 @@ class SGD(Fused, torch.optim.SGD):
 
     _rule = "sgd"
     _torch_states = ("momentum_buffer",)
+    _unread = ("differentiable",)
     _extras: ClassVar[dict[str, Any]] = {"exponential_average": False, "bias_correction": False}
 
     def __init__(
