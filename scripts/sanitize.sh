@@ -34,6 +34,6 @@ sanitized -c 'import sys, fastopt._C as c; "asan" in c.__file__ or sys.exit(
 arguments=("$@")
 ((${#arguments[@]})) || arguments=(tests/test_kernels.py tests/test_kernel_errors.py
   tests/test_kernel_options.py tests/test_float_mode.py tests/test_optim.py tests/test_optim_atomic.py
-  tests/test_optim_layout.py tests/test_optim_fallback.py tests/test_dropout_errors.py
+  tests/test_optim_layout.py tests/test_optim_hostile.py tests/test_optim_fallback.py tests/test_dropout_errors.py
   tests/test_lbfgs_kernels.py -k "not subprocess and not walk")
 sanitized -m pytest -q -n auto -p no:cacheprovider "${arguments[@]}"

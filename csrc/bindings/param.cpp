@@ -53,18 +53,23 @@ void ParamReader::read(const Candidate& candidate) {
     scratch_.new_states.push_back(std::move(fresh_));
   }
   if (item_.size > 0) add_item(step);
-  scratch_.updated.push_back(py::reinterpret_borrow<py::object>(param));
-  if (local != param) scratch_.updated.push_back(py::reinterpret_borrow<py::object>(local));
+  scratch_.updated.push_back(param);
+  if (local != param) scratch_.updated.push_back(local);
 }
 
-// Below so many elements a step is faster than holding what it works on, and far faster than the 5
-// ms after which a thread that waits for the GIL asks for it.
-constexpr int64_t work_under_gil = 1 << 18;
+// Whether a step over so many parameters and elements should let other threads run. Holding costs
+// about a microsecond a parameter, which small ones do not repay; but no step is to keep the GIL
+// for much longer than the 5 ms after which a thread that waits for it asks for it.
+bool is_long(std::size_t params, int64_t elements) {
+  constexpr int64_t some = 1 << 18, many = 1 << 23, worth_holding = 1 << 15;
+  return elements > many ||
+         (elements > some && elements > worth_holding * static_cast<int64_t>(params));
+}
 
 void ParamReader::add_item(const CudaNumber& step) {
   set_kernel(item_, *rule_);
   elements_ += item_.size;
-  if (elements_ > work_under_gil) must_hold();
+  if (is_long(scratch_.items.size() + 1, elements_)) must_hold();
   if (device_ == cpu_device) {
     scratch_.items.push_back(item_);
     scratch_.rule_of_item.push_back(rule_at(step.value, compute_type(item_)));

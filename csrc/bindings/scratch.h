@@ -101,7 +101,7 @@ struct Scratch {
   std::optional<double> norm;    // of all gradients, for the optimizer to tell
   std::vector<NewState> new_states;
   std::vector<CopyBack> copies;
-  std::vector<py::object> updated;    // parameters that will be written
+  std::vector<PyObject*> updated;     // parameters that will be written; plans and held hold them
   std::vector<py::object> left_over;  // (group, param, reason)
 
   // How far each list has been filled, to take back what was gathered since.

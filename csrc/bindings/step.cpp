@@ -171,8 +171,15 @@ class Walk {
 
   // Options that a group lacks: torch's step would raise KeyError, or they are ours to fill in.
   void complete(py::handle group) {
-    PyObject *key, *value;
-    for (Py_ssize_t position = 0; PyDict_Next(defaults_.ptr(), &position, &key, &value);) {
+    PyObject *key, *value, *own, *ignored;
+    Py_ssize_t position = 0, at = 0;
+    PyDict_Next(group.ptr(), &at, &own, &ignored);  // mostly "params", then the rest in this order
+    while (PyDict_Next(defaults_.ptr(), &position, &key, &value)) {
+      Py_ssize_t next = at;
+      if (PyDict_Next(group.ptr(), &next, &own, &ignored) && own == key) {
+        at = next;
+        continue;
+      }
       const int has = PyDict_Contains(group.ptr(), key);
       if (has < 0) throw py::error_already_set();
       if (has == 0) optimizer_.attr("_missing_option")(group, py::handle(key));
@@ -184,13 +191,13 @@ class Walk {
     plan.begin = scratch_->candidates.size();
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(plan.params.ptr()); ++i) {
       PyObject* param = PyTuple_GET_ITEM(plan.params.ptr(), i);
-      Candidate candidate{param, torch_.grad(param), {}};
-      if (candidate.grad.is_none()) {
+      py::object grad = torch_.grad(param);
+      if (grad.is_none()) {
         if (!dry_ && !plan.tail.clips) continue;
-        candidate.grad = dry_ ? py::reinterpret_borrow<py::object>(param) : py::object();
+        grad = dry_ ? py::reinterpret_borrow<py::object>(param) : py::object();
       }
-      if (candidate.grad) candidate.entries = reader_.find_entries(param);
-      scratch_->candidates.push_back(std::move(candidate));
+      py::object entries = grad ? reader_.find_entries(param) : py::object();
+      scratch_->candidates.push_back({param, std::move(grad), std::move(entries)});
     }
     plan.end = scratch_->candidates.size();
     const bool out_of_order = reader_.was_out_of_order();
