@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -408,6 +409,37 @@ def test_as_torch_keeps_entries_that_are_no_tensors(entry: Any) -> None:
     optimizer.step()
     optimizer.state[params[0]]["exp_avg"] = entry
     assert optimizer.state_dict(as_torch=True)["state"][0]["exp_avg"] == entry
+
+
+@each_dtype
+@pytest.mark.parametrize("stored", [None, *DTYPES], ids=option_id)
+@pytest.mark.parametrize(("name", "options"), TORCHS, ids=option_id)
+def test_states_that_are_reset_by_hand(
+    name: str, options: Options, stored: torch.dtype | None, dtype: torch.dtype
+) -> None:
+    """With zeros_like, as programs do that start anew: numbers, beside the scales of codes."""
+    params = low_parameters([(64, 64)], dtype)
+    optimizer = build(name, params, **INT8, **options)
+    train(optimizer, range(2))
+    state = optimizer.state[params[0]]
+    reset = coded(optimizer, params[0])
+    for key in reset:
+        state[key] = torch.zeros_like(params[0], dtype=stored)
+    train(optimizer, range(2, 4))
+    assert not coded(optimizer, params[0])
+    saved = copy.deepcopy(optimizer.state_dict())
+    torchs = optimizer.state_dict(as_torch=True)["state"][0]  # type: ignore[call-arg]
+    for key in reset:
+        assert torch.equal(torchs[key], state[key].to(dtype))
+    for storage in (INT8, {"state_dtype": torch.float32}):
+        others = low_parameters([(64, 64)], dtype)
+        new = build(name, others, **storage, **options)
+        new.load_state_dict(saved)
+        new.param_groups[0].update(storage)
+        new.load_state_dict(new.state_dict())
+        train(new, range(4, 6))
+        for key in reset:
+            assert torch.isfinite(new.state[others[0]][key]).all()
 
 
 def test_as_torch_refuses_an_optimizer_that_torch_lacks() -> None:

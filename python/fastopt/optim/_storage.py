@@ -55,6 +55,7 @@ StateDtype: TypeAlias = torch.dtype | Literal["int8"] | None
 
 HALVES = (torch.bfloat16, torch.float16)
 LONGEST_VECTOR = 1 << 18  # of elements; what is longer is no bias but many parameters, flattened
+CODES = (torch.int8, torch.uint8)
 STATE_DTYPES = (None, torch.float32, torch.bfloat16, torch.float16, "int8")
 
 
@@ -231,14 +232,14 @@ class Storage(Optimizer):
         state, value, scale = self.state[param], saved[name].detach(), f"{name}_scale"
         counts = name in ("ema_step", self._product)
         dtype = value.dtype if counts else self._dtype_of_state(group, param, name)
-        is_code = scale in saved
+        is_code = holds_codes(saved, name)
         if is_code and value.dtype == dtype:
             for key, it in ((name, value), (scale, saved[scale].detach())):
                 state[key] = it.clone().to(param.device)
             return
         if is_code:
             value = decoded(saved, name)
-            del state[scale]
+        state.pop(scale, None)  # it may be left from codes that numbers have taken the place of
         if dtype in (torch.int8, torch.uint8):
             code = "root8" if dtype == torch.uint8 else "signed8"
             numbers = local_part(value).to("cpu", torch.float32).numpy()
@@ -291,12 +292,17 @@ class Storage(Optimizer):
         }
 
 
+def holds_codes(state: dict[str, Any], name: str) -> bool:
+    """Whether an entry is codes of 8 bits: by its dtype, whatever stands beside it."""
+    value = state[name]
+    return isinstance(value, Tensor) and value.dtype in CODES and f"{name}_scale" in state
+
+
 def decoded(state: dict[str, Any], name: str) -> Any:
     """An entry of a parameter's state; numbers where that holds codes."""
-    scale = state.get(f"{name}_scale")
-    if scale is None:
+    if not holds_codes(state, name):
         return state[name]
-    codes, scales = (local_part(it.detach()) for it in (state[name], scale))
+    codes, scales = (local_part(it.detach()) for it in (state[name], state[f"{name}_scale"]))
     numbers = torch.from_numpy(decode_blocks(codes.cpu().numpy(), scales.cpu().numpy()))
     return cut_like(state[name], numbers.to(codes.device))
 
