@@ -4,6 +4,7 @@
 itself, with the options that its group holds at the time.
 """
 
+import functools
 import inspect
 import itertools
 import subprocess
@@ -232,15 +233,23 @@ def parameters(
     ]
 
 
-def gradients(params: Iterable[Tensor], seed: int) -> list[Tensor]:
-    """One for each parameter, of magnitudes from 1e-4 to 1e4."""
+@functools.lru_cache(maxsize=64)
+def _drawn(shapes: tuple[tuple[int, ...], ...], seed: int) -> list[Tensor]:
+    """Kept, since every target and thread count is fed the same."""
     generator = torch.Generator().manual_seed(seed)
     grads = []
-    for param in params:
-        grad = torch.randn(param.shape, dtype=torch.float64, generator=generator)
-        scale = torch.rand(param.shape, dtype=torch.float64, generator=generator)
-        grads.append((grad * 10.0 ** (8 * scale - 4)).to(param.dtype))
+    for shape in shapes:
+        grad = torch.randn(shape, dtype=torch.float64, generator=generator)
+        scale = torch.rand(shape, dtype=torch.float64, generator=generator)
+        grads.append(grad * 10.0 ** (8 * scale - 4))
     return grads
+
+
+def gradients(params: Iterable[Tensor], seed: int) -> list[Tensor]:
+    """One for each parameter, of magnitudes from 1e-4 to 1e4."""
+    params = list(params)
+    drawn = _drawn(tuple(tuple(param.shape) for param in params), seed)
+    return [grad.to(param.dtype, copy=True) for grad, param in zip(drawn, params, strict=True)]
 
 
 def set_gradients(params: Iterable[Tensor], seed: int) -> None:

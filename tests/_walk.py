@@ -1,6 +1,7 @@
 """The CUDA kernels without a GPU: every block and thread of their launches, one after another."""
 
 import ctypes
+import fcntl
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +20,15 @@ class Walk:
     def __init__(self) -> None:
         settings = ("BINDINGS=OFF", "TESTS=ON", "CUDA=OFF", "WARNINGS_AS_ERRORS=ON")
         options = [f"-DFASTOPT_{setting}" for setting in settings]
-        for command in (
-            ["cmake", "-S", ROOT, "-B", FOLDER, "-G", "Ninja", *options],
-            ["cmake", "--build", FOLDER, "--target", "fastopt_cuda_walk"],
-        ):
-            done = subprocess.run(command, capture_output=True, text=True)
-            assert done.returncode == 0, done.stdout + done.stderr
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        with open(FOLDER / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of pytest's workers one builds, and the others find it
+            for command in (
+                ["cmake", "-S", ROOT, "-B", FOLDER, "-G", "Ninja", *options],
+                ["cmake", "--build", FOLDER, "--target", "fastopt_cuda_walk"],
+            ):
+                done = subprocess.run(command, capture_output=True, text=True)
+                assert done.returncode == 0, done.stdout + done.stderr
         self.path = str(FOLDER / "tests" / "cpp" / "libfastopt_cuda_walk.so")
         self._set = ctypes.CDLL(self.path).fastopt_cuda_walk
         self._set.argtypes = (ctypes.c_int64, ctypes.c_int64, ctypes.c_bool)

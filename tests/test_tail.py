@@ -84,13 +84,16 @@ class TailMirror(Mirror):
                 assert_same_bits(self.optimizer.state[param]["ema"], self.averages[param])
 
 
-@each_optimizer
-@pytest.mark.parametrize("tail", TAILS)
-@pytest.mark.parametrize(
-    ("dtype", "threads"),
-    [*itertools.product(DTYPES, (1, 2, 3)), (torch.bfloat16, 3), (torch.float16, 2)],
-    ids=option_id,
-)
+SPREAD = [*itertools.product(DTYPES, (1, 2, 3)), (torch.bfloat16, 3), (torch.float16, 2)]
+# Who cuts the elements up for the threads knows nothing of the rule: AdamW tells of every count.
+COMBINATIONS = [
+    pytest.param(name, tail, dtype, threads, id=f"{name}-{tail}-{option_id(dtype)}-{threads}")
+    for name, tail, (dtype, threads) in itertools.product(CASES, TAILS, SPREAD)
+    if name == "AdamW" or threads == {torch.float32: 2, torch.float64: 3}.get(dtype, threads)
+]
+
+
+@pytest.mark.parametrize(("name", "tail", "dtype", "threads"), COMBINATIONS)
 def test_every_combination_equals_its_reference(
     name: str, tail: str, dtype: torch.dtype, threads: int, set_threads: Any, backend: str
 ) -> None:
