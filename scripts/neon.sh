@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 cmake --preset neon >/dev/null
 cmake --build --preset neon
-ctest --test-dir build/neon --output-on-failure
+ctest --test-dir build/neon -j "$(nproc)" --output-on-failure

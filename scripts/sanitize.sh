@@ -12,10 +12,7 @@ python=$(command -v python)
 cmake --preset asan -DPython_EXECUTABLE="$python" -DFASTOPT_CPU_TARGETS="${FASTOPT_CPU_TARGETS-avx2}" \
   -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" >/dev/null
 cmake --build --preset asan
-./build/asan/tests/cpp/kernel_hashes tests/data/kernel_hashes.txt
-./build/asan/tests/cpp/dropout_hashes tests/data/dropout_hashes.txt tests/data/philox.txt
-./build/asan/tests/cpp/lbfgs_hashes tests/data/lbfgs_hashes.txt
-./build/asan/tests/cpp/packed_hashes tests/data/packed_hashes.txt
+ctest --test-dir build/asan -j "$(nproc)" --output-on-failure
 
 # The package as it is installed, with the sanitized extension in place of the installed one.
 stage=build/asan/stage
