@@ -9,6 +9,7 @@ python -m pytest -m slow
 FASTOPT_TEST_DEVICE=cpu python -m pytest -m cuda  # CUDA's kernels, walked on the CPU
 if command -v nvcc >/dev/null; then scripts/check_cuda.sh; fi
 export FASTOPT_CPU_TARGETS=  # all of them
+python -m pytest tests/test_adding_an_optimizer.py
 scripts/sanitize.sh
 scripts/sanitize.sh tests/test_masters.py tests/test_stochastic_rounding.py tests/test_int8_state.py \
   tests/test_dropout_kernels.py tests/test_storage_kernels.py

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
+# Threads that wait sleep, since pytest's workers share the processors: those that spin take the time
+# of the ones that work. The OpenMP runtime reads it when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import numpy as np
 import pytest
 import torch
