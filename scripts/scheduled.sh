@@ -13,4 +13,4 @@ python -m pytest tests/test_adding_an_optimizer.py
 scripts/sanitize.sh
 scripts/sanitize.sh tests/test_masters.py tests/test_stochastic_rounding.py tests/test_int8_state.py \
   tests/test_dropout_kernels.py tests/test_storage_kernels.py
-FASTOPT_FUZZ_CALLS=100000 scripts/sanitize.sh tests/test_fuzz_kernels.py
+FASTOPT_FUZZ_CALLS=100000 scripts/sanitize.sh tests/test_fuzz_kernels.py tests/test_fuzz_steps.py
