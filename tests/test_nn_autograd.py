@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -174,6 +175,40 @@ def test_what_must_not_be_written_is_not(name: str) -> None:
     with torch.no_grad():
         assert fixed(name, inplace=True)(x) is x
     assert not torch.equal(x, before)
+
+
+class Itself(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "chunk": lambda y: y.chunk(2)[0],
+    "split": lambda y: y.split(1)[1],
+    "split with sizes": lambda y: y.split([1, 2])[1],
+    "unbind": lambda y: y.unsqueeze(0).unbind(0)[0],
+    "a view of one": lambda y: y.chunk(2)[0].transpose(0, 1),
+    "of a Function": Itself.apply,
+}
+
+
+@pytest.mark.parametrize("how", VIEWS)
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_views_that_autograd_cannot_follow_are_refused_untouched(name: str, how: str) -> None:
+    y = normal(*SHAPE, grad=True) * 2
+    view, before, version = VIEWS[how](y), y.detach().clone(), y._version
+    with pytest.raises(RuntimeError, match="is a view and is being modified inplace"):
+        fixed(name, inplace=True)(view)
+    assert torch.equal(y.detach(), before)
+    assert y._version == version
+    with torch.no_grad():  # where nothing is to be followed
+        assert fixed(name, inplace=True)(view) is view
+    assert not torch.equal(y.detach(), before)
 
 
 def test_a_saved_tensor_that_was_dropped_in_place_is_noticed() -> None:

@@ -187,6 +187,116 @@ def test_forked_children_step(run_python: RunPython) -> None:
     assert run_json(run_python, WORK + FORKS) == {"children": [0, 0, 0, 0], "parent": True}
 
 
+EVERYTHING = """
+import signal
+from fastopt.nn import functional as F
+
+torch.set_num_threads(2)
+
+ONES = torch.ones(512, 512)
+
+def made(dtype=torch.float32, gaps=False, turned=False):
+    values = torch.ones(512, 600, dtype=dtype)
+    param = torch.nn.Parameter(values[:, :512] if gaps else values[:, :512].contiguous())
+    param.grad = ONES.to(dtype).t() if turned else ONES.to(dtype)
+    return param
+
+def step(param, **options):
+    optimizer = fastopt.optim.AdamW([param], **options)
+    return optimizer, optimizer.step
+
+def averaging(**options):
+    optimizer, first = step(made(), ema_decay=0.5, **options)
+    first()
+    def swap():
+        with optimizer.swap_ema():
+            pass
+    return swap
+
+def averaged():
+    model = torch.nn.Linear(512, 512)
+    optimizer = fastopt.optim.AdamW(model.parameters(), ema_decay=0.5)
+    average = fastopt.averages.AveragedModel(model, optimizer)
+    return lambda: average.update_parameters(model)
+
+def loaded(**options):
+    saved = step(made())
+    saved[1]()
+    fresh = step(made(), **options)[0]
+    return lambda: fresh.load_state_dict(saved[0].state_dict())
+
+def saved():
+    optimizer, first = step(made(), state_dtype=torch.bfloat16)
+    first()
+    return lambda: optimizer.state_dict(as_torch=True)
+
+def second_order():
+    param = made(turned=True)
+    def closure():
+        return 1.0
+    return lambda: fastopt.optim.LBFGS([param], max_iter=3).step(closure)
+
+def dropped(function, layout, backward=False, **options):
+    weights = torch.ones(2 * 256 * 32 * 32)
+    x = torch.ones(2, 256, 32, 32)
+    x = x.transpose(1, 2) if layout == "turned" else x.contiguous(memory_format=layout)
+    if not backward:
+        return lambda: function(x, 0.5, True, **options)
+    x.requires_grad_()
+    def train():
+        y = function(x, 0.5, True, **options)
+        torch.autograd.grad(y, x, weights.as_strided(y.shape, y.stride()))
+    return train
+
+complex = torch.nn.Parameter(ONES.to(torch.complex64))
+complex.grad = ONES.to(torch.complex64)
+works = {
+    "gaps": step(made(gaps=True))[1],
+    "another layout": step(made(turned=True))[1],
+    "bfloat16 masters": step(made(torch.bfloat16), master_weights=True)[1],
+    "float16 masters": step(made(torch.float16), master_weights=True)[1],
+    "codes": step(made(), state_dtype="int8")[1],
+    "random rounding": step(made(torch.bfloat16), stochastic_rounding=True)[1],
+    "torch's": step(complex)[1],
+    "swap": averaging(),
+    "swap corrected": averaging(ema_bias_correction=True),
+    "averages": averaged(),
+    "load": loaded(state_dtype=torch.bfloat16),
+    "save": saved(),
+    "lbfgs": second_order(),
+    "turned": dropped(F.dropout, "turned"),
+    "turned in place": dropped(F.dropout, "turned", inplace=True),
+    "turned, backward": dropped(F.dropout, "turned", True),
+    "packed, backward": dropped(F.dropout, "turned", True, packed_mask=True),
+    "relu, backward": dropped(F.relu_dropout, torch.contiguous_format, True),
+    "alpha, backward": dropped(F.alpha_dropout, "turned", True),
+    "channels": dropped(F.dropout2d, torch.channels_last, True),
+    "bias": lambda: F.bias_dropout_add(ONES.t(), ONES[0], ONES.t(), 0.5),
+    "bias of another type": lambda: F.bias_dropout_add(ONES, ONES[0].double(), ONES, 0.5),
+    "others": lambda: F.dropout(complex.grad),
+}
+torch_work()
+fastopt_work()
+hang = []
+for name, work in works.items():
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # kills a child that hangs
+        try:
+            work()
+        finally:
+            os._exit(0 if torch.get_num_threads() == 2 else 1)
+    if os.waitpid(child, 0)[1]:
+        hang.append(name)
+print(json.dumps(hang))
+"""
+
+
+def test_nothing_of_ours_waits_for_threads_in_a_forked_child(run_python: RunPython) -> None:
+    """Whatever torch is asked for besides the kernels: copies, masters, averages, other layouts."""
+    assert run_json(run_python, WORK + EVERYTHING) == []
+
+
 # ---- many Python threads --------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import swa_utils
 
+from fastopt._threads import fit_for_forks
 from fastopt.optim._tail import Tail
 
 __all__ = ["AveragedModel", "SnapshotEnsemble"]
@@ -63,6 +64,7 @@ class AveragedModel(swa_utils.AveragedModel):
         self.optimizer = optimizer
         self.update_parameters(model)
 
+    @fit_for_forks()
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Take the averages as they are now, and all else from ``model``.

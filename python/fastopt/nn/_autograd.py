@@ -15,6 +15,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.autograd import Function
 
+from fastopt._threads import fit_for_forks
 from fastopt.nn._kernels import (
     Diagonal,
     Form,
@@ -121,6 +122,11 @@ def apply_(function: Any, x: Tensor, d: Diagonal, form: Form) -> Tensor:
     return x
 
 
+def is_view_in_a_graph(x: Tensor) -> bool:
+    """Whether only torch can tell if x may be written to: what chunk, split and unbind give may not."""
+    return x._is_view() and needs_backward(x)
+
+
 def refuse_in_place(x: Tensor) -> None:
     """Raise torch's own error, before anything is written, where x must not be written to."""
     forbidden = x.is_inference() and not torch.is_inference_mode_enabled()
@@ -188,7 +194,8 @@ class _Relu(_Form):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (y,) = ctx.saved_tensors
-        return (grad * ctx.scale).masked_fill(y.detach() <= 0, 0), None, None
+        with fit_for_forks():
+            return (grad * ctx.scale).masked_fill(y.detach() <= 0, 0), None, None
 
 
 class _Alpha(_Form):
@@ -215,9 +222,11 @@ class _BiasDropoutAdd(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         for_x, for_bias, for_residual, _ = ctx.needs_input_grad
         inner = linear(grad, ctx.d) if for_x or for_bias else None
+        with fit_for_forks():
+            bias = inner.sum_to_size(ctx.bias_shape) if inner is not None and for_bias else None
         return (
             inner if for_x else None,
-            inner.sum_to_size(ctx.bias_shape) if inner is not None and for_bias else None,
+            bias,
             grad if for_residual else None,
             None,
         )

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from fastopt import _C
+from fastopt._threads import fit_for_forks
 from fastopt.nn import _autograd
-from fastopt.nn._kernels import Diagonal
+from fastopt.nn._kernels import Diagonal, copy_
 
 # seed to generator; a seed or an offset may be a tensor of one int64, too, on CUDA the kernel's to read
 Draws: TypeAlias = tuple[int | Tensor | None, int | Tensor, int, torch.Generator | None]
@@ -75,7 +76,10 @@ def drop_here(
     if not takes(input):
         return fall_back(torchs, input, p, inplace, seed, generator)
     drawn = draw_seed(generator, input) if seed is None else kept(seed)
-    return form(input, Diagonal(p, drawn, kept(offset), index, inner), inplace)
+    diagonal = Diagonal(p, drawn, kept(offset), index, inner)
+    if inplace and _autograd.is_view_in_a_graph(input):
+        return copy_(input, form(input, diagonal, False))  # torch refuses before it writes
+    return form(input, diagonal, inplace)
 
 
 # torch.compile breaks its graph here: a kernel is not for it to trace. Not torch.compiler.disable,
@@ -127,9 +131,10 @@ def bias_drop_add_here(
     apart = torch.compiler.is_exporting() or _autograd.is_composed()
     if not apart and takes(x) and joins(bias, columns) and joins(residual, x.shape):
         return drop_here(in_one_pass, F.dropout, x, p, False, draws)
-    y = x if bias is None else x + bias
-    y = drop(_autograd.dropout, F.dropout, y, p, False, draws)
-    return y if residual is None else residual + y
+    with fit_for_forks():
+        y = x if bias is None else x + bias
+        y = drop(_autograd.dropout, F.dropout, y, p, False, draws)
+        return y if residual is None else residual + y
 
 
 bias_drop_add_outside_graphs = _disable_dynamo(bias_drop_add_here)
@@ -206,14 +211,15 @@ def fall_back(
                     f"{name}={given!r}: expected None, since a tensor {reason} goes to torch's "
                     f"dropout, which has no such argument"
                 )
-    out = torchs(x, p, True, inplace)
+    with fit_for_forks():
+        out = torchs(x, p, True, inplace)
     if reason is not None and reason not in told:
         told.add(reason)
         warnings.warn(
             f"fastopt.nn: a tensor {reason} goes to torch's dropout, whose mask is another (said "
             f"once); fastopt's takes dense CPU and CUDA tensors of float32, float64, bfloat16 and "
             f"float16",
-            stacklevel=5,
+            stacklevel=6,
         )
     return out
 

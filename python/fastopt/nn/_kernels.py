@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastopt import _C
+from fastopt._threads import fit_for_forks
 from fastopt.reference.dropout import DRAW_BITS, alpha_scalars, keep_scale, keep_threshold
 
 Form = Literal["plain", "relu", "alpha"]
@@ -51,7 +52,7 @@ def product(x: Tensor, d: Diagonal, form: Form = "plain", mask_out: Tensor | Non
     if not in_c_order(x):
         if d.inner:
             return product_by_rows(x, d)
-        return torch.empty_like(x).copy_(product(to_c_order(x), d, form, mask_out))
+        return laid_out_like(x, product(to_c_order(x), d, form, mask_out))
     out = torch.empty_like(x)
     try:
         write(x, out, d, form, mask_out)
@@ -68,9 +69,10 @@ def product_(x: Tensor, d: Diagonal, form: Form = "plain", mask_out: Tensor | No
     if in_c_order(x):
         write(x, x, d, form, mask_out)
     else:
-        x.copy_(product(x, d, form, mask_out))  # which refuses elements that share their memory
+        copy_(x, product(x, d, form, mask_out))  # which refuses elements that share their memory
 
 
+@fit_for_forks()
 def product_by_rows(x: Tensor, d: Diagonal) -> Tensor:
     """D x in another layout than C order: torch spreads a mask that has one number a row.
 
@@ -134,9 +136,19 @@ def in_c_order(x: Tensor) -> bool:
 
 
 def to_c_order(x: Tensor) -> Tensor:
-    return x if in_c_order(x) else x.resolve_neg().contiguous()
+    return x if in_c_order(x) else contiguous_copy(x)
 
 
 def laid_out_like(x: Tensor, y: Tensor) -> Tensor:
     """y, in C order, with x's strides."""
-    return y if in_c_order(x) else torch.empty_like(x).copy_(y)
+    return y if in_c_order(x) else copy_(torch.empty_like(x), y)
+
+
+@fit_for_forks()
+def copy_(to: Tensor, source: Tensor) -> Tensor:
+    return to.copy_(source)
+
+
+@fit_for_forks()
+def contiguous_copy(x: Tensor) -> Tensor:
+    return x.resolve_neg().contiguous()

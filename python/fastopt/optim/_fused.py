@@ -18,6 +18,7 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from fastopt import _C
+from fastopt._threads import fit_for_forks
 from fastopt.optim import _engines
 from fastopt.optim._hooks import hooked
 from fastopt.optim._report import Reports, torchs_class
@@ -91,6 +92,7 @@ class Fused(Reports):
                 group.setdefault(key, self.defaults.get(key, neutral))
         self._restore_dtypes()  # which goes by an option that torch's groups do not have
 
+    @fit_for_forks()
     def state_dict(self, *, as_torch: bool = False) -> dict[str, Any]:
         """As torch's; averages that a first step would make are in it as that step would make them.
 
@@ -144,6 +146,7 @@ class Fused(Reports):
         elif name not in self._unread:
             raise KeyError(name)
 
+    @fit_for_forks()
     def _new_state(self, group: Group, param: Tensor, name: str) -> Tensor:
         """A state tensor as torch's class would make it."""
         self._check_engines(group, name)
@@ -163,14 +166,7 @@ class Fused(Reports):
         dtype = self._dtype_of_state(group, param, name)
         state = torch.empty_like(param, dtype=dtype, memory_format=torch.preserve_format)
         copies = name == "ema" and not group["ema_bias_correction"]
-        threads = torch.get_num_threads()
-        if _C.in_forked_child():  # where torch would wait for OpenMP threads that are not there
-            torch.set_num_threads(1)
-        try:
-            return state.copy_(param.detach()) if copies else state.zero_()
-        finally:
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
+        return state.copy_(param.detach()) if copies else state.zero_()
 
     def _check_engines(self, group: Group, name: str) -> None:
         """Refuse what an engine's tensors in the parameters' place would make something else of."""
@@ -187,11 +183,13 @@ class Fused(Reports):
             what = f"{type(self).__name__}, which steps by the norms of parameters"
             _engines.refuse_copies(self, what, "a class whose steps are elementwise")
 
+    @fit_for_forks()
     @torch.no_grad()
     def _copy_back(self, tensor: Tensor, copy: Tensor) -> None:
         """Store what a kernel has made of a dense copy."""
         tensor.copy_(copy)
 
+    @fit_for_forks()
     @torch.no_grad()
     def _dense_copy(self, tensor: Tensor, like: Tensor | None, written: bool) -> Tensor:
         """``tensor`` laid out like ``like``, or without gaps where that is None."""
@@ -208,6 +206,7 @@ class Fused(Reports):
         """Tell autograd that the kernels have written to these."""
         torch.autograd.graph.increment_version(params)
 
+    @fit_for_forks()
     def _step_with_torch(self, leftovers: list[Leftover], grad_scale: float) -> None:
         """Step the parameters that the kernels do not take with torch's own code."""
         by_group: dict[int, Group] = {}

@@ -48,6 +48,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fastopt import _C
+from fastopt._threads import fit_for_forks
 from fastopt.optim._distributed import cut_like, first_index, first_row, is_dtensor, local_part
 from fastopt.reference.codes import BLOCK, decode_blocks, encode_blocks, is_worth_codes
 
@@ -190,6 +191,7 @@ class Storage(Optimizer):
             stacklevel=2,
         )
 
+    @fit_for_forks()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, with every state in the dtype that the options say.
 

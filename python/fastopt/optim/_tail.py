@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fastopt._threads import fit_for_forks
 from fastopt.optim import _distributed, _engines
 from fastopt.reference import power
 
@@ -119,6 +120,7 @@ class Tail(Optimizer):
             self._its_norm = Norm()
             return self._its_norm
 
+    @fit_for_forks()
     def ema_parameters(self) -> list[Tensor]:
         """The average of every parameter, in the order of the groups.
 
@@ -140,16 +142,13 @@ class Tail(Optimizer):
         every process, from the averages of that which keeps them, so every process must call this.
         """
         averages = self._averages()
-        trained = {param: param.detach().clone() for param in averages}
+        with fit_for_forks():
+            trained = {param: param.detach().clone() for param in averages}
         try:
-            with torch.no_grad():
-                for param, average in averages.items():
-                    param.copy_(average)
+            _write(averages)
             yield
         finally:
-            with torch.no_grad():
-                for param, value in trained.items():
-                    param.copy_(value)
+            _write(trained)
 
     def _averages(self) -> dict[Tensor, Tensor]:
         """The average of every parameter that the model's processes train, in all of them."""
@@ -215,3 +214,11 @@ class Tail(Optimizer):
         if not group.get("ema_bias_correction"):
             return average
         return average / (1 - power(group["ema_decay"], int(state["ema_step"])))
+
+
+@fit_for_forks()
+@torch.no_grad()
+def _write(values: dict[Tensor, Tensor]) -> None:
+    """Into parameters, what each is to be."""
+    for param, value in values.items():
+        param.copy_(value)

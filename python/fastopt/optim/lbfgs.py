@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastopt import _C
+from fastopt._threads import fit_for_forks
 from fastopt.optim._fused import Group, torch_step_of
 from fastopt.optim._hooks import hooked
 from fastopt.reference.lbfgs import LEAST_CURVATURE
@@ -89,6 +90,7 @@ def _fit_kernels(params: list[Tensor]) -> bool:
 class _Memory:
     """What goes from iteration to iteration: torch's state, and vectors that are used again."""
 
+    @fit_for_forks()
     def __init__(self, params: list[Tensor], state: dict[str, Any]) -> None:
         """Takes over a state of torch's or of another object, by copy: its vectors are written to."""
 
@@ -260,6 +262,7 @@ class _Step:
         torch.autograd.graph.increment_version(self.params)
 
 
+@fit_for_forks()
 def _plain(grad: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """A gradient as the kernels take it."""
     if grad is None:
