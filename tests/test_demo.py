@@ -85,10 +85,10 @@ def test_the_split_is_stratified_and_fixed(digits: demo.Digits) -> None:
     assert torch.allclose(train_share, test_share, atol=2e-3)
 
 
-def test_a_run_that_falls_short_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_falls_short_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "report.json"
     argv = ["--epochs", "1", "--optimizers", "Adagrad", "--plot", str(tmp_path / "curves.png")]
-    assert demo.main([*argv, "--json", str(report)]) == 1
+    assert demo.main([*argv, "--json", str(report)]) == 2
     printed = capsys.readouterr().out
     assert "FAILED: fastopt's Adagrad" in printed
     assert "every run reached" not in printed

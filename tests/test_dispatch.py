@@ -75,6 +75,32 @@ def test_an_unknown_name_in_the_environment_fails_the_import(run_python: RunPyth
     )
 
 
+def test_the_import_can_be_repeated_with_another_name(run_python: RunPython) -> None:
+    script = """
+import os
+try:
+    import fastopt
+except ImportError as error:
+    assert "sse9" in str(error)
+os.environ["FASTOPT_CPU_TARGET"] = "scalar"
+import fastopt, torch
+param = torch.nn.Parameter(torch.ones(4))
+param.grad = torch.ones(4)
+fastopt.optim.SGD([param], lr=0.5).step()
+print(fastopt.info()["cpu_target"], *param.tolist())
+"""
+    result = run_python("-c", script, FASTOPT_CPU_TARGET="sse9")
+    assert result.stdout.split() == ["scalar", *["0.5"] * 4], result.stderr
+
+
+def test_the_command_line_fails_with_its_own_status(run_python: RunPython) -> None:
+    result = run_python("-m", "fastopt", "info", FASTOPT_CPU_TARGET="sse9")
+    assert result.returncode == 2
+    assert result.stderr.startswith(
+        "fastopt cannot be imported: FASTOPT_CPU_TARGET: unknown CPU target"
+    )
+
+
 def test_the_info_command(run_python: RunPython, tmp_path: Path) -> None:
     file = tmp_path / "info.json"
     result = run_python("-m", "fastopt", "info", "--json", str(file), FASTOPT_CPU_TARGET="scalar")

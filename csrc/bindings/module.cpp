@@ -47,6 +47,10 @@ std::vector<std::string> square_states(const std::string& name) {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
+  // An unknown FASTOPT_CPU_TARGET fails the import, not the first step; and before any type is
+  // registered, so that the import can be repeated.
+  fastopt::target();
+  fastopt::TorchReader::get();
   m.doc() = "fastopt's kernels. Internal: use fastopt.optim and fastopt.kernels.";
   m.def("step", &fastopt::step, "rule"_a, "optimizer"_a, "threads"_a, "grad_scale"_a, "found_inf"_a,
         "One step of a fastopt.optim optimizer.");
@@ -93,6 +97,4 @@ PYBIND11_MODULE(_C, m) {
       },
       "device"_a = py::none(),
       "Why there are no kernels for CUDA tensors, or for a device's; None if there are.");
-  fastopt::TorchReader::get();
-  fastopt::target();  // an unknown FASTOPT_CPU_TARGET fails the import, not the first step
 }

@@ -7,10 +7,20 @@
     fastopt.kernels.adam_(param, grad, exp_avg, exp_avg_sq, step=1)  # the same, on arrays
     fastopt.reference.adam(param, grad, exp_avg, exp_avg_sq, step=1)  # its definition, in NumPy
 
-On the command line: ``python -m fastopt info | verify | demo``.
+On the command line: ``python -m fastopt info | verify | bench | demo``.
 """
 
+import sys as _sys
+
 import torch as _torch  # noqa: F401  before _C, which then shares torch's OpenMP pool
+
+try:
+    from fastopt import _C  # noqa: F401
+except ImportError as _error:
+    if _sys.argv[:1] != ["-m"] or "fastopt" not in _sys.orig_argv:
+        raise
+    print(f"fastopt cannot be imported: {_error}", file=_sys.stderr)
+    raise SystemExit(2) from None  # the command line's status 1 has another meaning
 
 from fastopt import averages, gradients, kernels, nn, optim, reference, schedules
 from fastopt._info import __version__, info

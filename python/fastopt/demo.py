@@ -11,15 +11,14 @@ fastopt.optim, the other by torch.optim with the same arguments. They take turns
 whatever else the machine does disturbs both timings alike. Only ``optimizer.step()`` is timed, as
 training meets it: with caches full of the backward pass, so slower than step after step would be.
 
-The exit status is 0 when every run reaches MIN_ACCURACY and each pair lies within MAX_GAP, 1 when
-one falls short, 2 when a package of the extra ``fastopt[demo]`` is missing.
+The exit status is 0 when every run reaches MIN_ACCURACY and each pair lies within MAX_GAP, and 2 when
+one falls short, the demo is interrupted, or a package of the extra ``fastopt[demo]`` is missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import statistics
 import sys
 import time
@@ -36,10 +35,10 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import fastopt
+from fastopt import _output
 from fastopt._arguments import writable
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 MIN_ACCURACY = 97.0  # % of the test set that every run must get right
@@ -184,19 +183,20 @@ def compare(
     return Comparison(name, outcomes[0], outcomes[1], difference)
 
 
-def compare_all(options: argparse.Namespace, data: Digits, console: Console) -> list[Comparison]:
-    """One comparison for each optimizer asked for, under a progress bar."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+def compare_all(
+    options: argparse.Namespace, data: Digits, found: list[Comparison], save: Callable[[], None]
+) -> None:
+    """Find one comparison for each optimizer asked for, under a progress bar."""
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
     names, setting = dict.fromkeys(options.optimizers), (data, options.epochs, options.seed)
     text, share = TextColumn("{task.description:<16}"), TextColumn("{task.percentage:3.0f}%")
-    found = []
-    with Progress(text, BarColumn(), share, TimeElapsedColumn(), console=console) as progress:
+    with _output.progress((text, BarColumn(), share, TimeElapsedColumn())) as progress:
         task = progress.add_task("", total=len(names) * len(make_batches(*setting)))
         for name in names:
             progress.update(task, description=f"training {name}")
             found.append(compare(name, *setting, partial(progress.advance, task)))
-    return found
+            save()
 
 
 def make_table(comparisons: list[Comparison], data: Digits) -> Table:
@@ -241,13 +241,17 @@ def save_plot(comparisons: list[Comparison], path: Path) -> None:
     figure.savefig(path, dpi=130, format="png")
 
 
-def save_json(found: list[Comparison], shortfalls: list[str], options: argparse.Namespace) -> None:
-    """The comparisons for machines."""
+def as_json(
+    found: list[Comparison], finished: bool, options: argparse.Namespace
+) -> dict[str, Any] | None:
+    """The comparisons for machines, if there are some."""
+    if not found:
+        return None
+    shortfalls = [line for c in found for line in c.shortfalls()]
     results = [{**asdict(c), "speedup": c.speedup, "arguments": OPTIMIZERS[c.name]} for c in found]
     setting = {"epochs": options.epochs, "seed": options.seed, "threads": options.threads}
-    verdict = {"passed": not shortfalls, "shortfalls": shortfalls}
-    report = {"info": fastopt.info(), **setting, **verdict, "results": results}
-    options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    verdict = {"finished": finished, "passed": finished and not shortfalls, "shortfalls": shortfalls}
+    return {"info": fastopt.info(), **setting, **verdict, "results": results}
 
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
@@ -289,23 +293,38 @@ def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
     if report_missing_packages():
         return 2
-    from rich.console import Console
-
-    console, data, threads = Console(highlight=False), load_digits(), torch.get_num_threads()
+    data, threads, finished = load_digits(), torch.get_num_threads(), False
+    comparisons: list[Comparison] = []
     torch.set_num_threads(options.threads)
     try:
-        comparisons = compare_all(options, data, console)
+        with _output.saved(options.json, lambda: as_json(comparisons, finished, options)) as save:
+            compare_all(options, data, comparisons, save)
+            finished = True
+    except KeyboardInterrupt:
+        pass
     finally:
         torch.set_num_threads(threads)
-    console.print(make_table(comparisons, data))
-    save_plot(comparisons, options.plot)
-    console.print(f"loss curves: {options.plot}", markup=False)
+    return show(comparisons, data, finished, options)
+
+
+def show(
+    comparisons: list[Comparison], data: Digits, finished: bool, options: argparse.Namespace
+) -> int:
+    """Draw and print what there is; the exit status."""
     shortfalls = [line for c in comparisons for line in c.shortfalls()]
-    if options.json:
-        save_json(comparisons, shortfalls, options)
-    for line in shortfalls:
-        console.print(f"FAILED: {line}", style="bold red")
-    if not shortfalls:
-        reached = f"every run reached {MIN_ACCURACY:g}% test accuracy, and fastopt lies within "
-        console.print(f"{reached}{MAX_GAP:g} points of torch")
-    return 1 if shortfalls else 0
+    with _output.printing():
+        console = _output.new_console(highlight=False)
+        if comparisons:
+            console.print(make_table(comparisons, data))
+        for line in shortfalls:
+            console.print(f"FAILED: {line}", style="bold red")
+        if not finished:
+            console.print("interrupted: not every optimizer has trained", style="bold yellow")
+        elif not shortfalls:
+            reached = f"every run reached {MIN_ACCURACY:g}% test accuracy, and fastopt lies within "
+            console.print(f"{reached}{MAX_GAP:g} points of torch")
+    if comparisons:
+        save_plot(comparisons, options.plot)
+        with _output.printing():
+            console.print(f"loss curves: {options.plot}", markup=False)
+    return 0 if finished and not shortfalls else _output.FAILED

@@ -19,7 +19,6 @@ The exit status is 0, and 2 when a package of the extra ``fastopt[demo]`` is mis
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import platform
 import statistics
@@ -35,13 +34,12 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 import fastopt
-from fastopt import demo
+from fastopt import _output, demo
 from fastopt import demo_gpt as gpt
 from fastopt._arguments import writable
 from fastopt.bench.lowbit import total_state_bytes
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 BASELINE = "float32"
@@ -179,22 +177,23 @@ def train(task: Task, storage: str, seed: int, advance: Callable[[], object]) ->
     return Outcome(task.name, storage, seed, train_loss, test_loss, accuracy, *sizes, curve)
 
 
-def train_all(tasks: Sequence[Task], seeds: int, console: Console) -> list[Outcome]:
-    """Every run, under a progress bar."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+def train_all(
+    tasks: Sequence[Task], seeds: int, found: list[Outcome], save: Callable[[], None]
+) -> None:
+    """Find the outcome of every run, under a progress bar."""
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
     text, share = TextColumn("{task.description:<42}"), TextColumn("{task.percentage:3.0f}%")
-    found = []
     # A step of the GPT takes several times as long as one of the digits; the bar counts steps.
     total = seeds * len(STORAGES) * sum(len(task.batches(0)) for task in tasks)
-    with Progress(text, BarColumn(), share, TimeElapsedColumn(), console=console) as progress:
+    with _output.progress((text, BarColumn(), share, TimeElapsedColumn())) as progress:
         bar = progress.add_task("", total=total)
         for task in tasks:
             for seed in range(seeds):
                 for storage in STORAGES:
                     progress.update(bar, description=f"{task.name}, {storage}")
                     found.append(train(task, storage, seed, lambda: progress.advance(bar)))
-    return found
+                    save()
 
 
 @dataclass(frozen=True)
@@ -228,7 +227,7 @@ def summarize(outcomes: Sequence[Outcome]) -> Iterator[Summary]:
     for outcome in outcomes:
         groups.setdefault((outcome.task, outcome.storage), []).append(outcome)
     for (task, storage), runs in groups.items():
-        pairs = zip(runs, groups[task, BASELINE], strict=True)
+        pairs = zip(runs, groups[task, BASELINE], strict=False)  # float32 is the first of a seed
         yield Summary(
             task,
             storage,
@@ -282,6 +281,8 @@ def save_plot(outcomes: Sequence[Outcome], path: Path) -> None:
     for axes, task in zip(picture.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         for storage in STORAGES:
             curves = [o.curve for o in outcomes if (o.task, o.storage) == (task, storage)]
+            if not curves:  # interrupted before
+                continue
             points = torch.tensor(curves)
             trained = [100 * (i + 0.5) / points.shape[1] for i in range(points.shape[1])]
             if storage == BASELINE:
@@ -294,8 +295,14 @@ def save_plot(outcomes: Sequence[Outcome], path: Path) -> None:
     picture.savefig(path, dpi=130, format="png")
 
 
-def save_json(outcomes: Sequence[Outcome], tasks: Sequence[Task], options: argparse.Namespace) -> None:
-    report = {
+def as_json(
+    outcomes: Sequence[Outcome], tasks: Sequence[Task], finished: bool, options: argparse.Namespace
+) -> dict[str, Any] | None:
+    """The outcomes for machines, if there are some."""
+    if not outcomes:
+        return None
+    return {
+        "finished": finished,
         "info": fastopt.info(),
         "python": platform.python_version(),  # whose texts the GPT has learned
         **{name: getattr(options, name) for name in ("seeds", "threads", "quick")},
@@ -304,7 +311,6 @@ def save_json(outcomes: Sequence[Outcome], tasks: Sequence[Task], options: argpa
         "summaries": [asdict(summary) for summary in summarize(outcomes)],
         "runs": [asdict(outcome) for outcome in outcomes],
     }
-    options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
@@ -329,20 +335,27 @@ def main(argv: Sequence[str]) -> int:
     options = parse_options(argv)
     if demo.report_missing_packages():
         return 2
-    from rich.console import Console
-
-    console, threads = Console(highlight=False), torch.get_num_threads()
+    threads, finished = torch.get_num_threads(), False
     tasks = [digits_task(options.quick), gpt_task(options.quick)]
+    outcomes: list[Outcome] = []
     torch.set_num_threads(options.threads)
     try:
-        outcomes = train_all(tasks, options.seeds, console)
+        with _output.saved(options.json, lambda: as_json(outcomes, tasks, finished, options)) as save:
+            train_all(tasks, options.seeds, outcomes, save)
+            finished = True
+    except KeyboardInterrupt:
+        pass
     finally:
         torch.set_num_threads(threads)
-    for table in make_tables(list(summarize(outcomes))):
-        console.print(table)
-    console.print(explanation(options.seeds), style="dim")
-    save_plot(outcomes, options.plot)
-    console.print(f"loss curves: {options.plot}", markup=False)
-    if options.json:
-        save_json(outcomes, tasks, options)
-    return 0
+    with _output.printing():
+        console = _output.new_console(highlight=False)
+        for table in make_tables(list(summarize(outcomes))):
+            console.print(table)
+        console.print(explanation(options.seeds), style="dim")
+        if not finished:
+            console.print("interrupted: not every network has trained", style="bold yellow")
+    if outcomes:
+        save_plot(outcomes, options.plot)
+        with _output.printing():
+            console.print(f"loss curves: {options.plot}", markup=False)
+    return 0 if finished else _output.FAILED

@@ -14,16 +14,18 @@ fastopt is; ratios are taken within a round.
 suites.py says which cases are warm or cold; cuda.py, what is measured on a GPU.
 
 The exit status is 0, 1 with --compare if fastopt has become slower than in OLD.json beyond the spread
-(compare.py), and 2 if an argument or a package is missing or wrong.
+(compare.py), and 2 if an argument or a package is missing or wrong, or the run is interrupted; what it
+has measured by then is shown and saved, and a note says so.
 """
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fastopt import _output
 from fastopt.bench import compare, cuda, peers, report
 from fastopt.bench.options import parse_options, suites_of
 from fastopt.bench.results import Report, group_by_suite
@@ -41,17 +43,22 @@ def missing_packages(plot: bool) -> list[str]:
     return [name for name in ("rich", *["matplotlib"] * plot) if find_spec(name) is None]
 
 
-def measure_with_progress(run: Run, console: Console) -> None:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+def measure_with_progress(run: Run, save: Callable[[], None]) -> None:
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description:<30}"),
         BarColumn(),
         TextColumn("{task.percentage:3.0f}%"),
     )
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+    with _output.progress((*columns, TimeElapsedColumn())) as progress:
         task = progress.add_task("", total=run.total_rounds)
-        run.show = lambda text: progress.update(task, description=text)
+
+        def show(text: str) -> None:
+            progress.update(task, description=text)
+            save()
+
+        run.show = show
         run.advance = lambda rounds: progress.advance(task, rounds)
         run.measure()
 
@@ -83,11 +90,12 @@ def print_changes(old: Report, new: Report, console: Console) -> int:
         return 2
     if old.machine["cpu"] != new.machine["cpu"]:
         console.print(f"another machine then: {old.machine['cpu']}", style="yellow", markup=False)
-    for table in compare.make_tables(found):
-        console.print(table)
-        console.print()
     slower = sum(change.verdict == "slower" for change in found)
-    console.print(f"{slower} of {len(found)} figures slower beyond the spread")
+    with _output.printing():
+        for table in compare.make_tables(found):
+            console.print(table)
+            console.print()
+        console.print(f"{slower} of {len(found)} figures slower beyond the spread")
     return 1 if slower else 0
 
 
@@ -104,20 +112,30 @@ def main(argv: list[str] | None = None) -> int:
     if options.device == "cuda" and (trouble := cuda.trouble()):
         print(f"bench --device cuda: {trouble}", file=sys.stderr)
         return 2
-    from rich.console import Console
+    run, finished = Run(options, argv), False
+    measured = run.report
 
-    console = Console()
-    run = Run(options, argv)
-    measure_with_progress(run, console)
-    print_report(run.report, console, options.device)
-    if options.json:
-        text = json.dumps(run.report.to_json(), indent=1)
-        options.json.write_text(text + "\n", encoding="utf-8")
-    if options.plot and run.report.results:
+    def facts() -> dict[str, Any] | None:
+        return measured.to_json() if measured.results or finished else None
+
+    try:
+        with _output.saved(options.json, facts) as save:
+            measure_with_progress(run, save)
+            finished = True
+    except KeyboardInterrupt:
+        pass
+    console, status = _output.new_console(), 0 if finished else _output.FAILED
+    with _output.printing():
+        if measured.results or finished:
+            print_report(measured, console, options.device)
+    if options.plot and measured.results:
         from fastopt.bench import plot
 
-        plot.save(run.report.results, options.plot)
-        console.print(f"plot: {options.plot}")
-    if options.compare:
-        return print_changes(options.compare, run.report, console)
-    return 0
+        plot.save(measured.results, options.plot)
+        with _output.printing():
+            console.print(f"plot: {options.plot}")
+    if not finished:
+        print("interrupted", file=sys.stderr)
+    elif options.compare:
+        status = print_changes(options.compare, measured, console)
+    return status

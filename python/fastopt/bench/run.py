@@ -54,11 +54,14 @@ class Run:
         try:
             for suite, case in self.plan:
                 self.measure_case(suite, case)
+        except KeyboardInterrupt:
+            self.report.notes.append("what had not been measured when the run was interrupted")
+            raise
         finally:
             torch.set_num_threads(threads)
             _C.set_cpu_target(target)
-        self.report.machine["load_average"].append(machine.load_average())
-        self.report.notes.extend(sorted(self.failed))
+            self.report.machine["load_average"].append(machine.load_average())
+            self.report.notes.extend(sorted(self.failed))
 
     def measure_case(self, suite: str, case: Case) -> None:
         """One case at every thread count."""

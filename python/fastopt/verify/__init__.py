@@ -1,7 +1,7 @@
 """Check every kernel against its NumPy reference, bit for bit.
 
     python -m fastopt verify [--quick] [--rule NAME ...] [--target NAME ...] [--seed N]
-                             [--device cpu|cuda] [--json FILE]
+                             [--device cpu|cuda] [--table] [--json FILE]
 
 Every rule, with every combination of its options, in float32 and float64, and in fewer trials in
 bfloat16, in float16 and in mixes of these with float32, on every CPU target that this machine
@@ -11,7 +11,11 @@ size around an edge, at odd starts, on several threads. Dropout's mask and every
 in bfloat16 and float16, too, and so are masters, random rounding and 8-bit states (--rule packed).
 The iterates of L-BFGS likewise (--rule lbfgs), in float32 and float64 on the CPU.
 With --device cuda the same trials run on the current CUDA device instead. One wrong bit in any
-result, or in memory that is not a result, and the exit status is 1; NaNs only have to be NaN.
+result, or in memory that is not a result, and the exit status is 1; NaNs only have to be NaN. It is 2
+if that cannot be told: the run was interrupted, say, whose results so far are shown and saved.
+
+Shown is a row for each rule and way of storing, over all targets and thread counts; --table and the
+JSON have a row for each target. If a bit is wrong, the smallest arrays in which one is come first.
 
 Which rules and options there are stands in cases.py, the numbers that go in in pools.py, what they
 are stored in in storage.py, sizes and alignments in memory.py, what a trial does in trial.py
@@ -22,16 +26,17 @@ runs in device.py, which trials are run in run.py. The column "max ulp" is expla
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from importlib.util import find_spec
+from typing import Any
 
-from fastopt import _C
+from fastopt import _C, _output
 from fastopt._arguments import writable
 
 from . import device
 from .cases import RULES
+from .compare import Report
 from .dropout import FORMS
 from .lbfgs import OPTIONS
 from .packed import KINDS
@@ -64,6 +69,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
         )
     parser.add_argument("--seed", type=seed, default=0, help="of the inputs (default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--table", action="store_true", help="show a row for each target, too")
     parser.add_argument("--json", type=writable, metavar="FILE", help="also write it as JSON")
     return parser.parse_args(argv)
 
@@ -93,12 +99,23 @@ def main(argv: list[str] | None = None) -> int:
     if not len(plan):
         print("verify: lamb and lbfgs run on the CPU only", file=sys.stderr)
         return 2
-    begin = time.perf_counter()
-    with show.progress(len(plan)) as advance:
-        report = verify(plan, advance)
-    seconds = time.perf_counter() - begin
-    show.show(report, plan, seconds)
-    if options.json:
-        facts = show.as_json(report, plan, seconds)
-        options.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    return 1 if report.wrong_bits else 0
+    report, begin, finished = Report(), time.perf_counter(), False
+
+    def facts() -> dict[str, Any] | None:
+        seconds = time.perf_counter() - begin
+        return show.as_json(report, plan, seconds, finished) if report.rows else None
+
+    try:
+        with _output.saved(options.json, facts) as save, show.progress(len(plan)) as advance:
+
+            def hear(label: str) -> None:
+                advance(label)
+                save()
+
+            verify(plan, hear, report)
+            finished = True
+    except KeyboardInterrupt:
+        pass
+    with _output.printing():
+        show.show(report, plan, time.perf_counter() - begin, finished, long=options.table)
+    return 1 if report.wrong_bits else 0 if finished else _output.FAILED

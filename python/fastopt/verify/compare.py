@@ -6,6 +6,7 @@ sign of zero included.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +34,7 @@ class Row:
 
 @dataclass
 class Report:
-    """All rows, and the first wrong elements."""
+    """All rows, and wrong elements of the smallest arrays in which there are some."""
 
     rows: dict[tuple[str, str, str], Row] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
@@ -52,10 +53,11 @@ class Report:
     def compare(
         self, row: Row, got: Array, want: Array, describe: Callable[[int], dict[str, Any]]
     ) -> bool:
-        """Whether all is right. The first wrong elements are kept, with what `describe` says."""
+        """Whether all is right. Wrong elements are kept, with what `describe` says: of the smallest
+        arrays, and of those the first."""
         places, bits = differing(got, want)
         row.wrong_bits += bits
-        for i in map(int, places[: MAX_EXAMPLES - len(self.examples)]):
+        for i in map(int, places[:MAX_EXAMPLES]):
             self.examples.append(
                 {
                     "rule": row.rule,
@@ -66,7 +68,15 @@ class Report:
                     "expected": spell(want[i]),
                 }
             )
+        self.examples.sort(key=size_of)
+        del self.examples[MAX_EXAMPLES:]
         return len(places) == 0
+
+
+def size_of(example: dict[str, Any]) -> float:
+    """How long the array is that a wrong element is of; no array's is in memory between them."""
+    size = str(example["index"]).rpartition(" of ")[2]
+    return int(size) if size.isdecimal() else math.inf
 
 
 def bits_of(array: Array) -> npt.NDArray[np.unsignedinteger[Any]]:

@@ -90,9 +90,16 @@ def supported_targets() -> tuple[str, ...]:
     return tuple(name for name, target in _C.cpu_targets().items() if target["supported"])
 
 
-def verify(plan: Plan, advance: Callable[[str], object] = lambda label: None) -> Report:
-    """Run every trial of the plan; `advance` hears of each case before it begins."""
-    report = Report()
+def verify(
+    plan: Plan,
+    advance: Callable[[str], object] = lambda label: None,
+    report: Report | None = None,
+) -> Report:
+    """Run every trial of the plan; `advance` hears of each case before it begins.
+
+    A report that is given is filled as it goes, and has what there is if the work is interrupted.
+    """
+    report = Report() if report is None else report
     pools = {dtype: Pools(dtype, plan.seed) for dtype in DTYPES}
 
     def begin(label: str, dtype: str, name: str) -> tuple[list[Row], np.random.Generator]:
