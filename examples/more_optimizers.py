@@ -31,12 +31,12 @@ def on_numpy() -> None:
     kernels.lamb_(
         param, grad, first, second,
         step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01,
-        bias_correction=True, maximize=False,
+        bias_correction=True, maximize=False, always_adapt=False,
     )  # fmt: skip
     expected = reference.lamb(
         before, grad, zeros(), zeros(),
         step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01,
-        bias_correction=True, maximize=False, as_stored=lambda name, x: x,
+        bias_correction=True, maximize=False, always_adapt=False, as_stored=lambda name, x: x,
     )  # fmt: skip
     check("lamb_", (param, first, second), expected)
 
@@ -117,6 +117,7 @@ def lamb(model: torch.nn.Module) -> optim.LAMB:
         weight_decay=0.01,
         bias_correction=True,
         maximize=False,
+        always_adapt=False,
         max_grad_norm=1.0,
         error_if_nonfinite=True,
         ema_decay=0.9,

@@ -195,7 +195,7 @@ OPTIONS: dict[str, st.SearchStrategy[Options]] = {
         mu_product=decays,
         decoupled_weight_decay=flags,
     ),
-    "lamb": common_options(betas=betas, eps=numbers, bias_correction=flags),
+    "lamb": common_options(betas=betas, eps=numbers, bias_correction=flags, always_adapt=flags),
     "radam": common_options(betas=betas, eps=numbers, decoupled_weight_decay=flags),
 }
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=7)

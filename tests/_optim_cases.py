@@ -145,6 +145,7 @@ TORCH_OPTIONS: dict[str, list[Options]] = {
         {},
         {"betas": (0.5, 0.75), "eps": 1e-2},
         {"weight_decay": 0.0},
+        {"weight_decay": 0.0, "always_adapt": True},
         {"maximize": True, "weight_decay": 0.1, "bias_correction": False},
     ],
     "Adamax": [

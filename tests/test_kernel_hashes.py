@@ -63,7 +63,11 @@ OPTIONS: dict[str, list[dict[str, float]]] = {
     "radam": [{"lr": 0.001, "weight_decay": 0.01, "decoupled_weight_decay": 1, "maximize": 1}],
     "adamax": [{"lr": 0.001, "weight_decay": 0.01, "maximize": 1}],
     "nadam": [{"lr": 0.001, "mu_product": 0.5, "weight_decay": 0.01, "maximize": 1}],
-    "lamb": [{"lr": 0.001}, {"lr": 0.001, "weight_decay": 0.0, "maximize": 1, "bias_correction": 0}],
+    "lamb": [
+        {"lr": 0.001},
+        {"lr": 0.001, "weight_decay": 0.0, "maximize": 1, "bias_correction": 0},
+        {"lr": 0.001, "weight_decay": 0.0, "always_adapt": 1},
+    ],
 }
 # What param, grad and the states are stored in: `stores` of tests/cpp/kernel_hashes.cpp.
 F32, F16, BF16 = np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)

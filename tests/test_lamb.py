@@ -93,6 +93,7 @@ def test_norms_are_summed_up_in_the_order_of_memory(
 
 def test_a_norm_of_zero_makes_the_ratio_one() -> None:
     options: Options = {"lr": 0.5, "betas": (0.5, 0.5), "eps": 0.0, "bias_correction": False}
+    options["always_adapt"] = True
     zero, one = np.zeros(2), np.ones(2)
     for param, exp_avg, expected in [(zero, 8 * one, -0.5 * one), (one, zero, one)]:
         arrays = [param.copy(), zero.copy(), exp_avg.copy(), 32 * one]  # the update is 4 / 4 or 0
@@ -146,6 +147,36 @@ def test_parameters_in_one_memory_are_stepped_one_after_the_other(
         expected, *_ = reference.lamb(expected, param.grad.numpy(), zeros, zeros, lr=0.1)
     LAMB([first, second], lr=0.1).step()
     assert_same_bits(first, expected)
+
+
+def test_what_has_no_decay_moves_as_by_adam_unless_told_otherwise() -> None:
+    """A bias that begins at 0: by the ratio, its steps are in proportion to itself."""
+    moved = []
+    for options in ({}, {"always_adapt": True}):
+        bias = torch.nn.Parameter(torch.zeros(8))
+        optimizer = LAMB([bias], lr=2e-3, weight_decay=0.0, **options)
+        for _ in range(1000):
+            bias.grad = bias.detach() - 5
+            optimizer.step()
+        moved.append(bias.mean().item())
+    assert moved[0] > 1.5
+    assert 0 < moved[1] < 0.1
+    older = optimizer.state_dict()
+    del older["param_groups"][0]["always_adapt"]
+    other = LAMB([bias], always_adapt=True)
+    other.load_state_dict(older)
+    assert other.param_groups[0]["always_adapt"] is True
+
+
+@pytest.mark.parametrize("state_dtype", [None, torch.bfloat16])
+def test_states_of_float16_parameters_are_float32_by_default(state_dtype: torch.dtype | None) -> None:
+    params = parameters(torch.float16, [(33, 5)])
+    optimizer = LAMB(params, state_dtype=state_dtype)
+    set_gradients(params, seed=0)
+    optimizer.step()
+    state = optimizer.state[params[0]]
+    expected = state_dtype or torch.float32
+    assert [state[name].dtype for name in ("exp_avg", "exp_avg_sq")] == [expected] * 2
 
 
 # ---- beside a plain implementation --------------------------------------------------------------

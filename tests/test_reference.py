@@ -185,6 +185,9 @@ def test_a_step_of_lamb_worked_by_hand(dtype: type) -> None:
     """Norms of 5 and 10; and, with the corrections and a decay, of 5 and √18."""
     param, grad, m, v = (np.array(it, dtype) for it in ((3, 4), (2, -2), (22, 34), (4, 4)))
     options: Options = {"lr": 0.5, "betas": (0.5, 0.75), "eps": 0, "weight_decay": 0}
+    plain = reference.lamb(param, grad, m, v, **options, bias_correction=False)  # as Adam's
+    assert plain[0].tolist() == [0, 0]
+    options["always_adapt"] = True
     found = reference.lamb(param, grad, m, v, **options, bias_correction=False)  # u = (6, 8)
     assert [array.tolist() for array in found] == [[1.5, 2], [12, 16], [4, 4]]
     m = np.array((4, 6), dtype)  # m' = (3, 2), m̂ = (6, 4), √v̂ = 4, so r = (1.5, 1)

@@ -52,7 +52,7 @@ class NormedLoop {
   }
 
   FASTOPT_HOST_DEVICE void step(int64_t begin, int64_t end, double ratio, bool averages) const {
-    const V size(static_cast<T>(rule_.lr * ratio));
+    const V size(static_cast<T>(rule_.adapts ? rule_.lr * ratio : rule_.lr));
     each_vector<V>(end - begin, [&](int64_t k, auto load_from, auto store_to) {
       const int64_t i = begin + k;
       const auto load = [=](const Array& from) { return from.with(i, load_from); };

@@ -1,4 +1,5 @@
-// LAMB: You et al. 2020, algorithm 2, with the identity for their phi.
+// LAMB: You et al. 2020, algorithm 2, with the identity for their phi. What has no decay is stepped
+// as by Adam, unless always_adapt is set.
 //
 // The corrections are folded into two scalars, as Adam's are; with c1 and c2 those of the moments,
 //   (m / c1) / (sqrt(v / c2) + eps) = (sqrt(c2) / c1) m / (sqrt(v) + eps sqrt(c2))
@@ -10,7 +11,7 @@ FASTOPT_TARGET_BEGIN
 
 struct LAMBOptions {
   double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-6, weight_decay = 0.01;
-  bool bias_correction = true, maximize = false;
+  bool bias_correction = true, maximize = false, always_adapt = false;
 
   template <class Visitor>
   void visit(Visitor& v) {
@@ -20,6 +21,7 @@ struct LAMBOptions {
     v("weight_decay", weight_decay, Range::non_negative);
     v("bias_correction", bias_correction);
     v("maximize", maximize);
+    v("always_adapt", always_adapt);
   }
 };
 
@@ -35,11 +37,13 @@ struct LAMB {
   static bool counts_steps(const Options&) { return true; }
 
   Gradient<T> gradient;
+  bool adapts;  // by the ratio of the norms
   double lr;
   T beta1, one_minus_beta1, beta2, one_minus_beta2, correction, eps;
 
   FASTOPT_HOST_DEVICE LAMB(const Options& o, double step)
       : gradient(o),
+        adapts(o.always_adapt || o.weight_decay != 0),
         lr(o.lr),
         beta1(static_cast<T>(o.beta1)),
         one_minus_beta1(static_cast<T>(1 - o.beta1)),

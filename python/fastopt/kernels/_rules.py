@@ -246,6 +246,7 @@ def lamb_(
     weight_decay: float = 0.01,
     bias_correction: bool = True,
     maximize: bool = False,
+    always_adapt: bool = False,
 ) -> None:
     """LAMB in place; see :func:`fastopt.reference.lamb`.
 
@@ -262,6 +263,7 @@ def lamb_(
             "weight_decay": weight_decay,
             "bias_correction": bias_correction,
             "maximize": maximize,
+            "always_adapt": always_adapt,
         },
     )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
+import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -23,7 +26,8 @@ class LAMB(Fused):
         \theta \leftarrow \theta - \alpha\,\frac{\|\theta\|}{\|u\|}\,u
 
     with :math:`g = \nabla f(\theta)`, negated for ``maximize``, and the norms of each parameter
-    tensor; their ratio is 1 where either is 0. A NaN in a tensor's gradient is in all of it after the
+    tensor; their ratio is 1 where either is 0, and in groups without decay unless ``always_adapt`` is
+    set. A NaN in a tensor's gradient is in all of it after the
     step.
 
     A step passes over memory twice, and moves 40 bytes for each float32 element where Adam's moves
@@ -38,9 +42,13 @@ class LAMB(Fused):
             group of their own.
         bias_correction: divide the moments by :math:`1-\beta^t`.
         maximize: ascend instead of descend.
+        always_adapt: take the ratio of the norms where ``weight_decay`` is 0, too, as the paper's
+            algorithm does. A bias that begins at 0 then hardly moves: its steps are in proportion to
+            itself.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same passes; see :mod:`fastopt.optim`.
-        state_dtype: what the states are stored in, as numbers; see :mod:`fastopt.optim._storage`.
+        state_dtype: what the states are stored in, as numbers; see :mod:`fastopt.optim._storage`. By
+            default float32 beside float16 parameters, since float16 cannot hold squares below 6e-8.
 
     What the other optimizers have and this one has not: CUDA, states in 8 bits, ``master_weights``,
     ``stochastic_rounding``, and parameters of which a process holds a part, whose norm it does not
@@ -56,6 +64,7 @@ class LAMB(Fused):
 
     _rule = "lamb"
     _has_norms = True
+    _extras: ClassVar[dict[str, Any]] = {"always_adapt": False}
     _no_int8 = "forms its update twice, from states that are numbers"
 
     def __init__(
@@ -68,6 +77,7 @@ class LAMB(Fused):
         *,
         bias_correction: bool = True,
         maximize: bool = False,
+        always_adapt: bool = False,
         max_grad_norm: float | None = None,
         error_if_nonfinite: bool = False,
         ema_decay: float | None = None,
@@ -84,9 +94,16 @@ class LAMB(Fused):
                 "weight_decay": weight_decay,
                 "bias_correction": bias_correction,
                 "maximize": maximize,
+                "always_adapt": always_adapt,
             },
         )
         self._set_extras(
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
             **self._storage_options(state_dtype, False, False),
         )
+
+    def _dtype_of_state(self, group: dict[str, Any], param: Tensor, name: str) -> torch.dtype:
+        """As the other optimizers', but that there is no class of torch's for float16 to be like."""
+        dtype = super()._dtype_of_state(group, param, name)
+        is_default = group.get("state_dtype") is None
+        return torch.float32 if is_default and dtype == torch.float16 else dtype

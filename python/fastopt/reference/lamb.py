@@ -34,6 +34,7 @@ def lamb(
     weight_decay: float = 0.01,
     bias_correction: bool = True,
     maximize: bool = False,
+    always_adapt: bool = False,
     as_stored: Callable[[str, Array], Array] = unrounded,
 ) -> tuple[Array, ...]:
     """One step of LAMB.
@@ -46,8 +47,10 @@ def lamb(
         u  = (m'/c₁) / (√(v'/c₂) + ε) + λ x
         x' = x − α ‖x‖/‖u‖ u
 
-    g is without weight_decay. The ratio of the norms is 1 where either of them is 0, and NaN where an
-    element is: one NaN is then in all of x'. The corrections are folded into two scalars, as Adam's
+    g is without weight_decay. The ratio of the norms is 1 for λ = 0, unless always_adapt is set, so
+    that what goes without decay (biases, the weights of normalizations) has Adam's steps: by the
+    ratio, a bias that begins at 0 would hardly move. It is 1 where either of them is 0, and NaN where
+    an element is: one NaN is then in all of x'. The corrections are folded into two scalars, as Adam's
     are:
 
         u  = (√c₂/c₁) m' / (√v' + ε √c₂) + λ x
@@ -65,6 +68,7 @@ def lamb(
         lr, eps, weight_decay: >= 0.
         betas: a pair of numbers in [0, 1).
         bias_correction: without it, c₁ = c₂ = 1.
+        always_adapt: take the ratio for λ = 0, too, as the paper's algorithm does.
         as_stored: what a state, by its name, reads as once these numbers have been stored in it; by
             default what its array's dtype makes of them.
 
@@ -88,6 +92,7 @@ def lamb(
     if weight_decay != 0:
         u = u + T(weight_decay) * param
     norms = tensor_norm(param, param), tensor_norm(u, param)
-    ratio = norms[0] / norms[1] if all(norms) else 1.0
+    adapts = weight_decay != 0 or always_adapt
+    ratio = norms[0] / norms[1] if adapts and all(norms) else 1.0
     param = param - T(lr * ratio) * u
     return new_arrays(param, exp_avg, exp_avg_sq)

@@ -185,7 +185,7 @@ RULES = (
         "lamb",
         "LAMB",
         states=(State("exp_avg"), State("exp_avg_sq", square=True)),
-        choices={**COMMON_CHOICES, "bias_correction": SWITCH},
+        choices={**COMMON_CHOICES, "bias_correction": SWITCH, "always_adapt": SWITCH},
         numbers={**ADAM_NUMBERS, "eps": (1e-6, 1e-8, 1e-3)},  # 0 / 0 would be in all of a parameter
         norms=True,
     ),
