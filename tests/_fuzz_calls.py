@@ -51,16 +51,22 @@ class Call:
     places: dict[str, list[Place]]
     arguments: dict[str, Any]  # that are no arrays
     listed: type[list[Any]] | type[tuple[Any, ...]] | None = None
+    columns: dict[str, list[Any]] = field(default_factory=dict)  # as they are given
     one_of: dict[str, Any] = field(default_factory=dict)  # arrays given once, as they are
     bad: set[str] = field(default_factory=set)  # arguments that must be refused
     odd: set[str] = field(default_factory=set)  # that may be
     plain: dict[str, Any] = field(default_factory=dict)  # as the reference takes the arguments
 
     def given(self) -> dict[str, Any]:
-        columns = {name: [it.object for it in places] for name, places in self.places.items()}
+        for name, places in self.places.items():
+            self.columns.setdefault(name, []).extend(it.object for it in places)
         arrays = {
-            name: column[0] if self.listed is None else self.listed(column)
-            for name, column in columns.items()
+            name: column[0]
+            if self.listed is None
+            else tuple(column)
+            if self.listed is tuple
+            else column
+            for name, column in self.columns.items()
         }
         return {**self.arguments, **arrays, **self.one_of}
 

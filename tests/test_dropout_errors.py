@@ -289,3 +289,26 @@ def test_a_refusal_bumps_no_version_counter() -> None:
     with pytest.raises(ValueError, match=r"^p: "):
         kernels.dropout(x, 2, seed=1, out=x)
     assert x._version == 0
+
+
+class Moving:
+    """A whole number that frees a tensor once it is asked for."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def __index__(self) -> int:
+        self.tensor.untyped_storage().resize_(0)
+        return 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_tensor_that_another_argument_frees(form: str) -> None:
+    x = torch.ones(SHAPE)
+    arguments = {**good(form), "x": x, "p": 0.5, "seed": Moving(x)}
+    with pytest.raises(ValueError, match=r"^x: expected memory that stays"):
+        FORMS[form].kernel(**arguments)
+    assert (arguments["out"] == 7).all()
+    mask = torch.ones(5, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"^out: expected memory that stays"):
+        kernels.dropout_mask(40, 0.5, seed=Moving(mask), packed=True, out=mask)  # type: ignore[arg-type]

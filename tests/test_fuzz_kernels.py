@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import _fuzz
 from _fuzz_calls import (
     BAD_NUMBERS,
+    BFLOAT16,
     BROKEN,
     DOUBLE,
     KINDS_OF_ARRAYS,
@@ -24,12 +26,13 @@ from _fuzz_calls import (
     Call,
     Expected,
     Place,
+    as_torch,
     draw_contents,
     draw_options,
     draw_shape,
     judge,
 )
-from _kernel_cases import STATES
+from _kernel_cases import STATES, Producer
 from conftest import TARGETS
 from fastopt import _C, reference
 from fastopt.reference.dropout import keep_scale, keep_threshold
@@ -276,6 +279,50 @@ def shared_memory(call: Call, random: Random) -> None:
         call.bad |= {one[0], two[0]}
 
 
+class Disturbing(Producer):
+    """Does something to the other arguments while it is asked for its own."""
+
+    def __init__(self, contents: Any, act: Callable[[], Any]) -> None:
+        super().__init__(contents)
+        self.act = act
+
+    def __dlpack__(self, **others: Any) -> object:
+        self.act()
+        return super().__dlpack__(**others)
+
+    def __float__(self) -> float:
+        self.act()
+        return float(self.contents)
+
+    def __index__(self) -> int:
+        self.act()
+        return int(self.contents)
+
+
+def disturbance(call: Call, random: Random) -> None:
+    """Code that runs inside the call frees an array, or empties a list."""
+    one, two = any_place(call, random), any_place(call, random)
+    if one is None or two is None or one[1].view.dtype.kind in "ub" or one[1].broken or two[1].broken:
+        return
+    victim = as_torch(one[1].view).clone()
+    one[1].object, one[1].broken = victim, True
+    acts: list[Callable[[], Any]] = [
+        lambda: victim.untyped_storage().resize_(0),
+        lambda: victim.resize_(0),
+        lambda: [column.clear() for column in call.columns.values()],
+    ]
+    act = random.choice(acts)
+    call.odd.add(one[0])
+    if random.random() < 0.5 and two[1] is not one[1] and two[1].view.dtype != BFLOAT16:
+        two[1].object, two[1].broken = Disturbing(two[1].view, act), True
+        call.odd.add(two[0])
+        return
+    name = random.choice(list(call.plain))
+    if isinstance(call.plain[name], (int, float)) and name not in call.bad:
+        call.arguments[name] = Disturbing(call.plain[name], act)
+        call.odd.add(name)
+
+
 def other_length(call: Call, random: Random) -> None:
     """One list longer, or shorter, or none; steps likewise."""
     if call.listed is None:
@@ -311,6 +358,7 @@ HARMFUL = {
     "broken number": broken_number,
     "shared memory": shared_memory,
     "other length": other_length,
+    "disturbance": disturbance,
 }
 
 
@@ -321,7 +369,7 @@ def draw(random: Random) -> list[_fuzz.Part]:
         *random.choices(["other kind", "kind of number"], k=random.randrange(4)),
     ]
     if random.random() < 0.5:
-        names += random.choices(list(HARMFUL), [4, 3, 1, 1], k=random.choice([1, 1, 1, 2]))
+        names += random.choices(list(HARMFUL), [4, 3, 1, 1, 1], k=random.choice([1, 1, 1, 2]))
     return [(name, random.getrandbits(32)) for name in names]
 
 

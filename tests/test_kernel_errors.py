@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from _kernel_cases import (
     SHAPE,
     STATES,
+    USING_ALL_STATES,
     Array,
     Producer,
     arguments_of,
@@ -360,6 +361,47 @@ def test_one_memory_behind_different_kinds_of_arrays() -> None:
     array = np.ones(SHAPE, np.float32)
     for one, two in itertools.permutations([array, torch.from_numpy(array), Producer(array)], 2):
         refuse("sgd", arrays_for("sgd") | {"param": one, "grad": two}, ValueError, "memory shared")
+
+
+# ---- code that runs inside the call ---------------------------------------------------------------
+
+MOVES: dict[str, Callable[[torch.Tensor], Any]] = {
+    "frees": lambda tensor: tensor.untyped_storage().resize_(0),
+    "grows": lambda tensor: tensor.resize_(100_000),
+    "shrinks": lambda tensor: tensor.resize_(0),
+    "replaces": lambda tensor: tensor.set_(torch.ones(SHAPE)),
+}
+
+
+class Moving(Producer):
+    """Does something to another argument once it is asked for its own memory or number."""
+
+    def __init__(self, contents: Any, move: Callable[[torch.Tensor], Any], of: torch.Tensor) -> None:
+        super().__init__(contents)
+        self.move, self.of = move, of
+
+    def __dlpack__(self, **arguments: Any) -> object:
+        self.move(self.of)
+        return super().__dlpack__(**arguments)
+
+    def __float__(self) -> float:
+        self.move(self.of)
+        return float(self.contents)
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_a_tensor_that_another_argument_moves(move: str) -> None:
+    for name in STATES:
+        first, *others = arguments_of(name)
+        for other in [*others, "step"]:
+            tensor = torch.ones(SHAPE)
+            arrays: dict[str, Any] = {**arrays_for(name), first: tensor}
+            contents = arrays.get(other, 1)
+            arguments = arrays | {other: Moving(contents, MOVES[move], tensor)}
+            before = {key: value.copy() for key, value in arrays.items() if key not in (first, other)}
+            with pytest.raises(ValueError, match=rf"^{first}: expected memory that stays"):
+                getattr(kernels, f"{name}_")(**USING_ALL_STATES[name], **arguments)
+            assert all((arrays[key] == value).all() for key, value in before.items())
 
 
 # ---- what a refusal leaves behind -----------------------------------------------------------------

@@ -113,6 +113,7 @@ class Call {
     rules_.reserve(count);
     for (std::size_t i = 0; i < count; ++i) add(i);
     check_overlap(bytes_);
+    for (const Array& array : held_) array.check_unmoved();
   }
 
   void run(int threads) {

@@ -225,6 +225,10 @@ class Arrays {
   // `on_cpu` is one of cpu/dropout.h; on a CUDA device, there is one kernel for all.
   template <class Run>
   void run(Run on_cpu, int threads) {
+    for (const Array* array : {&x_, &out_}) array->check_unmoved();
+    for (const auto* array : {&bias_, &residual_, &mask_, &mask_out_}) {
+      if (*array) (*array)->check_unmoved();
+    }
     if (call.size == 0) return;
     const DType dtype = static_cast<DType>(dtype_of(x_.view()));
     if (device() != cpu_device) return CudaLibrary::get().dropout(call, dtype, device());
@@ -332,6 +336,7 @@ void dropout_mask(py::handle out, py::handle count, py::handle p, py::handle see
                           std::to_string(element_count(view)));
   }
   check_layout(array, "out", true);
+  array.check_unmoved();
   call.out = data_of(view);
   if (call.size == 0) return;
   const MaskKind kind = bytes ? MaskKind::bytes : MaskKind::bits;

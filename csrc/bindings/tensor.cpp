@@ -214,10 +214,15 @@ void forget_exception() {
 }  // namespace
 
 Array::Array(py::handle object, const std::string& name)
-    : owner_(py::reinterpret_borrow<py::object>(object)) {
+    : owner_(py::reinterpret_borrow<py::object>(object)), name_(name) {
   const TorchReader& torch = TorchReader::get();
   is_torch_ = torch.read(object.ptr(), &view_);
-  if (!is_torch_) {
+  if (is_torch_) {  // whose own extents change with it
+    extents_.assign(view_.shape, view_.shape + view_.ndim);
+    extents_.insert(extents_.end(), view_.strides, view_.strides + view_.ndim);
+    view_.shape = extents_.data();
+    view_.strides = extents_.data() + view_.ndim;
+  } else {
     if (torch.is_plain(object.ptr())) refuse_torch(object, name);
     if (!read_buffer(object) && !read_bfloat16(object) && !read_dlpack(object, name)) {
       throw py::type_error(name + ": expected a NumPy array, a dense torch tensor, or an object " +
@@ -235,6 +240,17 @@ Array::~Array() { release_buffer(); }
 void Array::release_buffer() {
   if (has_buffer_) PyBuffer_Release(&buffer_);
   has_buffer_ = read_only_ = false;
+}
+
+void Array::check_unmoved() const {
+  View now;
+  if (!is_torch_ || (TorchReader::get().read(owner_.ptr(), &now) && same_shape(now, view_) &&
+                     data_of(now) == data_of(view_))) {
+    return;
+  }
+  throw py::value_error(name_ +
+                        ": expected memory that stays while other arguments are read, got a " +
+                        "tensor that one of them has freed, moved or resized");
 }
 
 std::string Array::dtype() const {

@@ -111,6 +111,10 @@ class Array {
   bool is_torch() const { return is_torch_; }
   std::string dtype() const;  // for people
 
+  // Throws if Python code that ran since has freed the memory of a torch tensor, moved or resized
+  // it; what other kinds of arrays export is held.
+  void check_unmoved() const;
+
  private:
   void release_buffer();
   bool read_buffer(pybind11::handle object);
@@ -121,8 +125,9 @@ class Array {
   bool read_only_ = false, is_torch_ = false;
   bool has_buffer_ = false;
   Py_buffer buffer_{};
-  std::vector<int64_t> extents_;  // shape, then strides, of a buffer
+  std::vector<int64_t> extents_;  // shape, then strides, of a buffer or a tensor
   pybind11::object owner_;        // the object itself, or its DLPack capsule
+  std::string name_;
 };
 
 }  // namespace fastopt
