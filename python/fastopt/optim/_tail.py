@@ -22,18 +22,16 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 from torch.optim import Optimizer
 
 from fastopt._threads import fit_for_forks
 from fastopt.optim import _distributed, _engines
 from fastopt.reference import power
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
 
 
 def tail_options(
@@ -66,7 +64,7 @@ class Norm:
     """
 
     latest: float | Tensor | None = None
-    group: ProcessGroup | None = None
+    group: dist.ProcessGroup | None = None
 
 
 class Tail(Optimizer):
@@ -100,7 +98,7 @@ class Tail(Optimizer):
         return torch.tensor(latest, dtype=torch.float64, device="cpu")
 
     @property
-    def grad_norm_group(self) -> ProcessGroup | None:
+    def grad_norm_group(self) -> dist.ProcessGroup | None:
         """Processes that hold different parameters, over which ``max_grad_norm`` takes the norm.
 
         ``ZeroRedundancyOptimizer`` sets its own. Neither DTensors nor DistributedDataParallel need
@@ -109,7 +107,7 @@ class Tail(Optimizer):
         return self._norm.group
 
     @grad_norm_group.setter
-    def grad_norm_group(self, group: ProcessGroup | None) -> None:
+    def grad_norm_group(self, group: dist.ProcessGroup | None) -> None:
         self._norm.group = group
 
     @property
