@@ -196,6 +196,7 @@ def train(make: Callable[[torch.nn.Module], Optimizer], steps: int = 60) -> None
     weights = sum(average.numel() for average in optimizer.ema_parameters())
     norm: Tensor | None = optimizer.grad_norm
     assert norm is not None
+    assert optimizer.grad_norm_group is None  # no other process has a part
     print(
         f"{type(optimizer).__name__:8} loss {start:.3f} -> {trained:.4f}, averaged {averaged:.4f}; "
         f"last gradient norm {norm.item():.4f} over {weights} weights"
@@ -330,6 +331,7 @@ def dropout_modules() -> None:
     with nn.mc_dropout(model), torch.no_grad():
         samples = torch.stack([model(torch.ones(1, 8)) for _ in range(20)])
     added: Tensor = nn.BiasDropoutAdd(0.1, generator=own)(samples, samples[0, 0, 0, 0], samples)
+    nn.revert_dropout(model[-1:])  # torch's again; those with a generator of their own have no torch
     print(f"{type(model[-1]).__module__}: spread {samples.std(0).mean():.3f}, {added.numel()} elements")
 
 
