@@ -21,7 +21,8 @@ from torch import nn
 
 import fastopt
 from fastopt.demo import BATCH_SIZE, load_digits
-from fastopt.reference.codes import BLOCK, decode_blocks, encode_blocks
+from fastopt.reference.codes import decode_blocks, encode_blocks
+from fastopt.reference.dither import BLOCK
 
 Single = npt.NDArray[np.float32]
 STEPS = 64

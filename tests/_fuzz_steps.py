@@ -30,6 +30,7 @@ from fastopt.reference.storage import (
     narrow,
     round_stochastic,
     split_float32,
+    store_state,
     to_bfloat16,
     widen,
 )
@@ -239,16 +240,24 @@ def wanted(name: str, optimizer: Optimizer, group: Options, param: Tensor, facto
     if "mu_product" in state and state["mu_product"].dtype != torch.float32:
         raise ValueError("a product in another type than the reference keeps it in")
     options, product = with_product(keys, options, product, step)
+
+    def stored(key: str, x: Array) -> Array:  # by the step that is counted, whatever the rule is told
+        number = case.states.index(key)
+        return store_state(x, before[key].dtype, step=step, state=number, like=value)
+
+    wide = {key: widen(it) for key, it in before.items()}
+    if name == "LAMB":
+        options["as_stored"] = lambda key, x: widen(stored(key, x))
     with np.errstate(all="ignore"):
         grad = np.asarray(value.dtype.type(factor) * widen(array_of(param.grad)))
-        result, *states = case.rule(value, grad, **before, step=at, **options)
+        result, *states = case.rule(value, grad, **wide, step=at, **options)
         average = None
         if group["ema_decay"] is not None:
             start = np.zeros_like(value) if group["ema_bias_correction"] else widen(array_of(param))
             old = widen(array_of(state["ema"])) if "ema" in state else start
             average = reference.ema(old, result, decay=group["ema_decay"])
     kept = {key: contents(it) for key, it in state.items()}
-    after = dict(zip(used, states, strict=True))
+    after = {key: stored(key, x) for key, x in zip(used, states, strict=True)}
     return Wanted(name, group, param, step, result, after, average, product, kept)
 
 

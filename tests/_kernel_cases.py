@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fastopt import kernels, reference
+from fastopt.reference.storage import store_state, widen
 
 Array = npt.NDArray[Any]
 Options = dict[str, Any]
@@ -125,9 +126,20 @@ def assert_same_bits(actual: Array, expected: Array, about: object = "") -> None
         )
 
 
-def assert_step(name: str, before: dict[str, Array], after: dict[str, Array], **options: Any) -> None:
-    """The arrays after a kernel are those that the reference makes of the arrays before it."""
+def assert_step(
+    name: str, before: dict[str, Array], after: dict[str, Array], first: int = 0, **options: Any
+) -> None:
+    """The arrays after a kernel are those that the reference makes of the arrays before it.
+
+    `first`: where they lie in the whole parameter.
+    """
     expected = rule(name)(**before, **options)
+    if first:
+        wide = rule(name)(**{key: widen(array) for key, array in before.items()}, **options)
+        expected = expected[:1] + tuple(
+            store_state(x, before[key].dtype, step=options.get("step", 1), state=number, first=first)
+            for number, (key, x) in enumerate(zip(STATES[name], wide[1:], strict=True))
+        )
     for key, array in zip(["param", *STATES[name]], expected, strict=True):
         assert_same_bits(after[key], array, key)
     assert after["grad"].tobytes() == before["grad"].tobytes(), "the gradient was written"

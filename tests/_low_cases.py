@@ -13,6 +13,7 @@ import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,13 +23,20 @@ from _optim_cases import EVERY, Array, Options, array_of, with_product
 from fastopt import reference
 from fastopt.reference.codes import decode_blocks, encode_blocks
 from fastopt.reference.rounding import rounding_draws
-from fastopt.reference.storage import from_bfloat16, round_stochastic, split_float32, to_bfloat16
+from fastopt.reference.storage import (
+    from_bfloat16,
+    round_stochastic,
+    split_float32,
+    store_state,
+    to_bfloat16,
+    widen,
+)
 
 RULES: list[tuple[str, Options]] = [
     ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
     ("SGD", {"lr": 0.1, "momentum": 0.9, "exponential_average": True, "bias_correction": True}),
     ("RMSprop", {"lr": 0.01}),
-    ("RMSprop", {"lr": 0.01, "momentum": 0.9, "centered": True, "weight_decay": 0.01}),
+    ("RMSprop", {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01}),
     ("Adam", {"lr": 0.01, "amsgrad": True, "weight_decay": 0.01}),
     ("AdamW", {"lr": 0.01}),
     ("AdamW", {"lr": 0.01, "amsgrad": True, "maximize": True}),
@@ -150,7 +158,8 @@ class Low:
                 it.ema = check_state(state, "ema", average, it.step, f"{what}: ema")
         self._check_param(group, param, it, what)
         for key in it.states.keys() & state.keys():
-            it.states[key] = check_state(state, key, it.states[key], it.step, f"{what}: {key}")
+            number = list(it.states).index(key)
+            it.states[key] = check_state(state, key, it.states[key], it.step, f"{what}: {key}", number)
 
     def _check_param(self, group: Options, param: Tensor, it: Record, what: str) -> None:
         state = self.optimizer.state[param]
@@ -174,7 +183,7 @@ class Low:
         assert_equal(raw(param), expected, what)
 
 
-def check_state(state: Options, key: str, x: Array, step: int, what: str) -> Array:
+def check_state(state: Options, key: str, x: Array, step: int, what: str, number: int = 0) -> Array:
     """Compare a stored state with the numbers that were to be stored; what can be read of it."""
     stored: Tensor = state[key]
     if stored.dtype in (torch.int8, torch.uint8):
@@ -184,7 +193,7 @@ def check_state(state: Options, key: str, x: Array, step: int, what: str) -> Arr
         assert_equal(raw(state[f"{key}_scale"]), scales, f"{what}_scale")
         return decode_blocks(codes, scales)
     if stored.dtype == torch.bfloat16:
-        x = from_bfloat16(to_bfloat16(x))
+        x = widen(store_state(x, ml_dtypes.bfloat16, step=step, state=number))
         assert_equal(numbers(stored), x, what)
         return x
     assert_equal(raw(stored), x, what)

@@ -192,6 +192,9 @@ FULL: dict[str, Options] = {
     "LAMB": {"lr": 0.01, "weight_decay": 0.1},
 }
 
+# The same where states may have fewer bits than float32, which a difference of two averages may not.
+FEW_BITS = FULL | {"RMSprop": {"lr": 0.01, "momentum": 0.9}}
+
 DTYPES = [torch.float32, torch.float64]
 STORED = [torch.bfloat16, torch.float16]  # computed in float32
 
@@ -345,15 +348,19 @@ class Mirror:
             options = {key: _plain(group[key]) for key in self.keys & group.keys()}
             for param in group["params"]:
                 if param not in self.params:
-                    self._take_in(param, group.get("state_dtype") or param.dtype)
+                    self._take_in(param, group)
                 if param.grad is not None:
                     self._step(param, options)
 
-    def _take_in(self, param: Tensor, stored: torch.dtype) -> None:
+    def _take_in(self, param: Tensor, group: Options) -> None:
         array = self.params[param] = array_of(param)
         start = self.optimizer.defaults.get("initial_accumulator_value", 0)
-        dtype = array.dtype if param.dtype == torch.float64 else numpy_dtype(stored)
-        self.states[param] = {key: np.full(array.shape, start, dtype) for key in self.case.states}
+        is_double = param.dtype == torch.float64
+        dtype = array.dtype if is_double else numpy_dtype(group.get("state_dtype") or param.dtype)
+        dtypes = dict.fromkeys(self.case.states, dtype)
+        if group.get("centered") and not is_double:  # it divides by the difference of two averages
+            dtypes |= {"square_avg": np.dtype(np.float32), "grad_avg": np.dtype(np.float32)}
+        self.states[param] = {key: np.full(array.shape, start, it) for key, it in dtypes.items()}
         self.steps[param], self.products[param] = 0, 1.0
 
     def _grad(self, param: Tensor) -> Array:
@@ -372,7 +379,8 @@ class Mirror:
         )
         states.update(zip(states, new, strict=True))
         self._updated(param, updated)
-        self.params[param] = narrow(updated, before.dtype)
+        self.params[param] = np.empty_like(before)  # in its order of memory, which counts for states
+        self.params[param][...] = narrow(updated, before.dtype)
 
     def _updated(self, param: Tensor, value: Array) -> None:
         """Hear of a parameter's new value, before it is rounded to what it is stored in."""

@@ -170,7 +170,8 @@ def test_more_elements_than_32_bits_count(
     with cuda_walk.going(blocks=(chunks - 1, chunks + 10)):
         columns = {key: [whole[key], small[key]] for key in whole}
         kernels.sgd_(**columns, momentum=0.9, step=2)
-    assert_step("sgd", before, {key: it[place] for key, it in whole.items()}, momentum=0.9, step=2)
+    after = {key: it[place] for key, it in whole.items()}
+    assert_step("sgd", before, after, first=place.start, momentum=0.9, step=2)
     assert_step("sgd", small_before, small, momentum=0.9, step=2)
     rest = slice(place.start - 4096, place.start)
     assert all(not it[rest].any() for it in whole.values())

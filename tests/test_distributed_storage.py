@@ -34,6 +34,8 @@ CASES: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
     "int8 AdamW": ("AdamW", torch.float32, {"state_dtype": "int8", "amsgrad": True}),
     "int8 SGD": ("SGD", torch.float32, {"state_dtype": "int8", "lr": 0.1, "momentum": 0.9}),
     "bf16 state": ("AdamW", torch.float32, {"state_dtype": torch.bfloat16}),
+    "bf16 model": ("AdamW", torch.bfloat16, {}),
+    "bf16 SGD": ("SGD", torch.bfloat16, {"lr": 0.1, "momentum": 0.9}),
     "masters": ("AdamW", torch.bfloat16, {"master_weights": True}),
     "int8 and masters": ("AdamW", torch.bfloat16, {"master_weights": True, "state_dtype": "int8"}),
 }

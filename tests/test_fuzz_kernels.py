@@ -36,7 +36,7 @@ from _kernel_cases import STATES, Producer
 from conftest import TARGETS
 from fastopt import _C, reference
 from fastopt.reference.dropout import keep_scale, keep_threshold
-from fastopt.reference.storage import narrow, widen
+from fastopt.reference.storage import narrow, store_state, widen
 
 
 @pytest.mark.parametrize("first", range(0, _fuzz.CALLS, _fuzz.BLOCK))
@@ -101,8 +101,10 @@ def ema(average: Array, value: Array, corrected: Array | None = None, **numbers:
     if not 0 <= numbers["decay"] < 1:
         raise ValueError("decay")
     after = reference.corrected_ema(widen(average), widen(value), **numbers)
-    stored = [average] if corrected is None else [average, corrected]
-    return [narrow(it, like.dtype) for it, like in zip(after, stored, strict=False)]
+    results = [narrow(after[0], average.dtype)]
+    if corrected is not None:
+        results.append(store_state(after[1], corrected.dtype, step=numbers["step"], state=0))
+    return results
 
 
 # ---- calls of dropout -----------------------------------------------------------------------------

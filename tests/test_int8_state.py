@@ -133,6 +133,24 @@ def test_a_broken_block_says_so(
     assert (np.isnan(numbers(params[0])) == expected).all()
 
 
+@pytest.mark.parametrize("clips", [False, True])
+def test_a_square_may_overflow_where_its_gradient_does_not(backend: str, clips: bool) -> None:
+    """Which breaks the block of squares, and none if the norm is clipped."""
+    params = low_parameters([(8, 600)])
+    low = Low("AdamW", build("AdamW", params, **INT8, max_grad_norm=1.0 if clips else None))
+    for step in range(3):
+        set_grads(params, step)
+        if step == 1:
+            assert params[0].grad is not None
+            params[0].grad[2, 300] = 2e19
+        low.step()
+    state, broken = low.optimizer.state[params[0]], np.zeros((8, 3), bool)
+    broken[2, 1] = not clips
+    assert (np.isnan(raw(state["exp_avg_sq_scale"])) == broken).all()
+    assert not np.isnan(raw(state["exp_avg_scale"])).any()
+    assert np.isnan(numbers(params[0])).sum() == (0 if clips else 256)
+
+
 @each_dtype
 @pytest.mark.parametrize("bits", [0x7FFFFFFF, -1, 0x7F800001])
 def test_a_scale_may_be_any_nan(backend: str, bits: int, dtype: torch.dtype) -> None:

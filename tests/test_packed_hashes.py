@@ -15,7 +15,7 @@ import numpy as np
 from fastopt import reference
 from fastopt.reference import codes, storage
 from fastopt.reference.rounding import rounding_draws
-from test_kernel_hashes import hash_bits, hash_words, make_finite
+from test_kernel_hashes import BF16, hash_bits, hash_words, make_finite
 
 FILE = Path(__file__).parent / "data" / "packed_hashes.txt"
 SEED = 0x9E3779B97F4A7C15
@@ -62,15 +62,18 @@ def hash_of_halves(kind: str, rows: int, row: int, first_row: int) -> int:
     """Of a bfloat16 parameter and its states, and the lower halves that a master keeps of it."""
     x, grad = (kept(numbers(array, rows, row).reshape(-1)) for array in (0, 1))
     high, low = storage.to_bfloat16(x), np.zeros(x.shape, np.uint16)
-    states = [np.zeros_like(x), np.zeros_like(x)]
+    states, index = [np.zeros_like(x), np.zeros_like(x)], first_row * row
     for step in (1, 2):
         x, *states = reference.adam(x, grad, *states, step=step)
-        states = [kept(state) for state in states]
+        states = [
+            storage.widen(storage.store_state(state, BF16, step=step, state=number, first=index))
+            for number, state in enumerate(states)
+        ]
         if kind == "low_half":
             high, low = storage.split_float32(x)
             x = storage.join_float32(high, low)
         else:
-            draws = rounding_draws(x.size, seed=SEED, offset=step, index=first_row * row)
+            draws = rounding_draws(x.size, seed=SEED, offset=step, index=index)
             high = storage.round_stochastic(x, draws)
             x = storage.from_bfloat16(high)
     h = START

@@ -17,7 +17,7 @@ import fastopt
 from _convert_cases import assert_same, params_of, take_steps
 from _optim_cases import (
     CASES,
-    FULL,
+    FEW_BITS,
     STATE_PAIRS,
     STORED,
     assert_same_bits,
@@ -53,7 +53,7 @@ def test_a_resumed_run_is_an_unbroken_one(
     name: str, dtype: torch.dtype, stored: torch.dtype, asked: bool
 ) -> None:
     """The dtype of the states comes from the file, like every option."""
-    options = FULL[name] | {"state_dtype": stored, "ema_decay": 0.9}
+    options = FEW_BITS[name] | {"state_dtype": stored, "ema_decay": 0.9}
     unbroken = CASES[name].ours(parameters(dtype), **options)
     take_steps(unbroken, 0, 6)
     first = CASES[name].ours(parameters(dtype), **options)
@@ -72,11 +72,11 @@ def test_checkpoints_of_torch(
     name: str, dtype: torch.dtype, stored: torch.dtype, theirs_dtype: torch.dtype
 ) -> None:
     """States are rounded once, from what the checkpoint holds to what is asked for."""
-    theirs = CASES[name].torchs(parameters(theirs_dtype), **FULL[name])
+    theirs = CASES[name].torchs(parameters(theirs_dtype), **FEW_BITS[name])
     take_steps(theirs, 0, 2)
     saved = theirs.state_dict()
     kept = copy.deepcopy(saved)
-    ours = CASES[name].ours(parameters(dtype), **FULL[name], state_dtype=stored)
+    ours = CASES[name].ours(parameters(dtype), **FEW_BITS[name], state_dtype=stored)
     ours.load_state_dict(saved)
     for index, param in enumerate(params_of(ours)):
         for key, value in kept["state"][index].items():
@@ -91,9 +91,9 @@ def test_checkpoints_of_torch(
 @each_optimizer
 def test_a_hook_before_loading_is_heeded(name: str) -> None:
     """States come from the dict that it returns."""
-    first = CASES[name].ours(parameters(), **FULL[name])
+    first = CASES[name].ours(parameters(), **FEW_BITS[name])
     take_steps(first, 0, 2)
-    options = FULL[name] | {"state_dtype": torch.bfloat16}
+    options = FEW_BITS[name] | {"state_dtype": torch.bfloat16}
     second = CASES[name].ours(parameters(), **options)
 
     def ones(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def test_a_hook_before_loading_is_heeded(name: str) -> None:
     second.load_state_dict(first.state_dict())
     assert state_dtypes(second, *CASES[name].states) == {torch.bfloat16}
     for state, key in itertools.product(second.state.values(), CASES[name].states):
-        assert (state[key] == 1).all()
+        assert key not in state or (state[key] == 1).all()
 
 
 @each_optimizer
@@ -117,7 +117,7 @@ def test_a_hook_before_loading_is_heeded(name: str) -> None:
 def test_a_copied_or_pickled_optimizer_continues(
     name: str, dtype: torch.dtype, stored: torch.dtype, clone: Callable[[Optimizer], Optimizer]
 ) -> None:
-    unbroken = CASES[name].ours(parameters(dtype), **FULL[name], state_dtype=stored)
+    unbroken = CASES[name].ours(parameters(dtype), **FEW_BITS[name], state_dtype=stored)
     take_steps(unbroken, 0, 3)
     copied = clone(unbroken)
     assert copied.defaults["state_dtype"] == stored
@@ -130,7 +130,7 @@ def test_a_copied_or_pickled_optimizer_continues(
 @each_optimizer
 @pytest.mark.parametrize("dtype", STORED, ids=option_id)
 def test_a_converted_optimizer_takes_the_kernels(name: str, dtype: torch.dtype) -> None:
-    optimizer: Any = CASES[name].torchs(parameters(dtype), **FULL[name])
+    optimizer: Any = CASES[name].torchs(parameters(dtype), **FEW_BITS[name])
     take_steps(optimizer, 0, 2)
     fastopt.from_torch(optimizer)
     assert not any(it.reason for it in optimizer.fused_report())

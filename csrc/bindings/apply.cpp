@@ -156,6 +156,7 @@ class Call {
       hold(item, argument, array, i);
     }
     set_kernel(item, rule_);
+    if (has_half_states(item)) item.rounding.dither = dither_at(step);
     const int device = CudaLibrary::get().device_of(param.view());
     if (device != cpu_device && rule_.unfit_for_devices() != nullptr) {
       throw py::value_error(name(0, i) + ": expected memory of the CPU (" +
@@ -163,13 +164,22 @@ class Call {
                             device_name(param.view()));
     }
     if (device != cpu_device) {
-      cuda_items_[device].push_back(
-          cuda_item(item, CudaNumber::of(step), CudaNumber::of(rule_.product())));
+      cuda_items_[device].push_back(cuda_item(
+          item, CudaNumber::of(step), CudaNumber::of(rule_.product()), CudaNumber::of(step)));
       return;
     }
     rules_.push_back(rule_.at_step(compute_type(item), step));
     item.rule = &rules_.back();
     items_.push_back(item);
+  }
+
+  // Arrays at the same step share one.
+  const HalfDither* dither_at(double step) {
+    if (dithers_.empty() || step != last_dither_) {
+      make_dither(step, dithers_.emplace_back());
+      last_dither_ = step;
+    }
+    return &dithers_.back();
   }
 
   void hold(Item& item, std::size_t argument, const Array& array, std::size_t i) {
@@ -187,6 +197,8 @@ class Call {
   const std::array<std::string, 2>& names_;
   std::deque<Array> held_;
   std::vector<BoundRule> rules_;
+  std::deque<HalfDither> dithers_;
+  double last_dither_ = -1;
   std::vector<Item> items_;
   std::map<int, std::vector<CudaItem>> cuda_items_;  // by device
   std::vector<Bytes> bytes_;

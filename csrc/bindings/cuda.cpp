@@ -121,7 +121,8 @@ void CudaLibrary::dropout_mask(const CudaDropout& call, MaskKind kind, int devic
   check(face_->dropout_mask(call, kind, place(device)), device);
 }
 
-CudaItem cuda_item(const Item& item, const CudaNumber& step, const CudaNumber& product) {
+CudaItem cuda_item(const Item& item, const CudaNumber& step, const CudaNumber& product,
+                   const CudaNumber& dither_step) {
   CudaItem made{};
   std::copy_n(item.arrays, max_arrays, made.arrays);
   for (int array = 0; array < max_arrays; ++array) {
@@ -130,6 +131,8 @@ CudaItem cuda_item(const Item& item, const CudaNumber& step, const CudaNumber& p
   made.size = item.size;
   made.step = step;
   made.product = product;
+  made.dither_step = dither_step;
+  made.first = item.rounding.first;
   made.form = static_cast<uint8_t>(item.form);
   return made;
 }

@@ -55,7 +55,8 @@ class CudaLibrary {
   std::map<int, const char*> troubles_;  // of each device that was asked for; nullptr for none
 };
 
-CudaItem cuda_item(const Item& item, const CudaNumber& step, const CudaNumber& product);
+CudaItem cuda_item(const Item& item, const CudaNumber& step, const CudaNumber& product,
+                   const CudaNumber& dither_step);
 
 // A float32 or float64 tensor of one element on a CUDA device; on cpu_device where `object` is
 // anything else. A CPU tensor of the tests lies there if `placed`.

@@ -85,11 +85,12 @@ void step_on_devices(const CudaWork& work, const CudaNumber& grad_factor, const 
       for (auto param = first; param != next; ++param) {
         if (param->device != device) continue;
         items.push_back(param->item);
-        const CudaItem item = cuda_item(param->item, param->step, param->product);
+        const CudaItem item =
+            cuda_item(param->item, param->step, param->product, param->dither_step);
         if (param->item.packing == nullptr) {
           made.push_back(item);
         } else {
-          packed.push_back({item, *param->item.packing, param->dither_step, param->rounding});
+          packed.push_back({item, *param->item.packing, param->rounding});
         }
       }
       CudaStep step = group.step;

@@ -44,6 +44,22 @@ inline void make_dither(double step, Dither& dither) {
   }
 }
 
+inline void make_dither(double step, HalfDither& dither) {
+  for (uint32_t i = 0; i < dither_size; ++i) {
+    dither.draws[i] = host::half_dither_entry(step, i);
+  }
+}
+
+// Whether a state is stored in 16 bits.
+inline bool has_half_states(const Item& item) {
+  for (int state = 2; state < ema_array; ++state) {
+    if (item.arrays[state] != nullptr && dtype_bytes[static_cast<int>(item.dtypes[state])] == 2) {
+      return true;
+    }
+  }
+  return false;
+}
+
 // Whether every state is in 8 bits, as such states are when they are made.
 inline bool is_all_coded(const Item& item, const AnyRule& rule) {
   for (int state = 0; state < max_states; ++state) {

@@ -40,6 +40,7 @@ void ParamReader::read(const Candidate& candidate) {
   dither_step_ = {};
   rounding_ = nullptr;
   made_rule_state_ = false;
+  has_halves_ = false;
   fresh_ = {};
   entries_.emplace(candidate.entries.ptr());
   if (has_norms_) check_norms();
@@ -222,11 +223,13 @@ CudaNumber ParamReader::read_states() {
   for (int i = 0; i < rule_->state_count(); ++i) {
     if (rule_->uses(i)) read_rule_state(i, empty);
   }
-  if (packing_ != nullptr && packing_->row > 0) {
+  const bool has_codes = packing_ != nullptr && packing_->row > 0;
+  if (has_codes || has_halves_) {
     // The dither is of the step, even where the rule does not ask which it is.
     if (!rule_->counts_steps()) step = count(entries_->find(Names::get().step), Names::get().step);
     dither_step_ = step;
-    if (device_ == cpu_device) packing_->dither = dither_at(step.value);
+    if (has_codes && device_ == cpu_device) packing_->dither = dither_at(step.value);
+    if (has_halves_) set_rounding(step);
   }
   read_master();
   if (tail_.averages) read_average();
@@ -287,7 +290,11 @@ void ParamReader::read_rule_state(int i, bool empty) {
   }
   const View view = laid_out(tensor, rule_->state_name(i), true);
   const Coding coding = coding_of(view);
-  if (coding == Coding::none) return set_state(2 + i, view, rule_->state_name(i));
+  if (coding == Coding::none) {
+    set_state(2 + i, view, rule_->state_name(i));
+    has_halves_ |= dtype_bytes[static_cast<int>(item_.dtypes[2 + i])] == 2;
+    return;
+  }
   item_.arrays[2 + i] = data_of(view);
   set_coding(i, coding, is_new);
 }

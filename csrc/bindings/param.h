@@ -66,9 +66,11 @@ class ParamReader {
   CudaNumber read_states();
   void read_rule_state(int i, bool empty);
   void set_coding(int i, Coding coding, bool is_new);
+  void set_rounding(const CudaNumber& step);
   float* scales_of(PyObject* tensor);
   void read_master();
   void read_rounding();
+  std::optional<uint64_t> find_first_index() const;
   uint64_t first_index() const;
   void read_average();
   PyObject* find_or_make(PyObject* name);
@@ -88,6 +90,7 @@ class ParamReader {
   std::string unreadable(PyObject* object) const;
   std::size_t rule_at(double step, DType compute);
   const Dither* dither_at(double step);
+  const HalfDither* half_dither_at(double step);
 
   const bool dry_;
   const Spec& spec_;
@@ -107,7 +110,7 @@ class ParamReader {
   bool capturable_ = false, counts_on_device_ = false;
   bool is_on_cuda_ = false;  // some parameter
   // What the latest rule and dither were made for.
-  double last_step_ = -1, last_product_ = 0, last_dither_ = -1;
+  double last_step_ = -1, last_product_ = 0, last_dither_ = -1, last_half_dither_ = -1;
   DType last_compute_ = DType::float32;
 
   // Of the parameter.
@@ -117,11 +120,12 @@ class ParamReader {
   PyObject* like_ = nullptr;  // what view_ is of: the parameter, its local part or a dense copy
   Item item_{};
   Packing* packing_ = nullptr;          // the item's, if it needs one
-  CudaNumber dither_step_ = {};         // on a device: as in CudaPackedItem
+  CudaNumber dither_step_ = {};         // on a device: as in CudaItem
   const uint64_t* rounding_ = nullptr;  // likewise
   std::optional<Entries> entries_;
   Scratch::NewState fresh_;
   bool made_rule_state_ = false;
+  bool has_halves_ = false;  // states in 16 bits, of no elements, too
   CudaNumber product_ = {};
   py::object distribution_;  // null if it is no DTensor
   int layout_ = Layouts::plain;

@@ -92,15 +92,35 @@ void ParamReader::read_rounding() {
   item_.dtypes[0] = DType::float32;
 }
 
-// Where the elements of this process lie in the whole parameter.
-uint64_t ParamReader::first_index() const {
+// Where the elements of this process lie in the whole parameter; nothing if they are no range of
+// it.
+std::optional<uint64_t> ParamReader::find_first_index() const {
   if (!distribution_) return 0;
   must_hold();
   const py::object index = optimizer_.attr("_first_index")(py::handle(param_));
-  if (index.is_none()) {
-    throw Unfit{"random rounding or 8-bit states of a part that is not a range of its elements"};
-  }
+  if (index.is_none()) return std::nullopt;
   return index.cast<uint64_t>();
+}
+
+uint64_t ParamReader::first_index() const {
+  const std::optional<uint64_t> index = find_first_index();
+  if (index) return *index;
+  throw Unfit{"random rounding or 8-bit states of a part that is not a range of its elements"};
+}
+
+// States in 16 bits round by an element's place in the whole parameter; where the elements are no
+// range of it, by that in this process.
+void ParamReader::set_rounding(const CudaNumber& step) {
+  item_.rounding.first = static_cast<int64_t>(find_first_index().value_or(0));
+  if (device_ == cpu_device) item_.rounding.dither = half_dither_at(step.value);
+}
+
+const HalfDither* ParamReader::half_dither_at(double step) {
+  if (scratch_.half_dithers.empty() || step != last_half_dither_) {
+    make_dither(step, scratch_.half_dithers.emplace_back());
+    last_half_dither_ = step;
+  }
+  return &scratch_.half_dithers.back();
 }
 
 // Parameters at the same step share one.

@@ -90,6 +90,7 @@ struct Scratch {
   std::vector<BoundRule> rules;
   std::deque<Packing> packings;  // of the items that have one
   std::deque<Dither> dithers;
+  std::deque<HalfDither> half_dithers;
   std::vector<Values> grads;  // what the norm is taken of
   std::vector<double> partials;
   std::vector<Count> counts;
@@ -132,6 +133,7 @@ struct Scratch {
     rules.clear();
     packings.clear();
     dithers.clear();
+    half_dithers.clear();
     layouts.clear();
     cuda.clear();
     plans.clear();

@@ -7,6 +7,7 @@
 #include "cpu/dropout.h"
 #include "cpu/packing.h"
 #include "cpu/vectors.h"
+#include "numeric/coding.h"
 
 namespace fastopt {
 
@@ -32,9 +33,10 @@ struct BoundRule {
 };
 
 // Applies a rule to elements [begin, end) of one parameter. arrays: param, grad, the states in the
-// rule's order, the average; nullptr where not used. dtypes: what each is stored in.
+// rule's order, the average; nullptr where not used. dtypes: what each is stored in. rounding: of
+// the states that are stored in 16 bits.
 using Kernel = void (*)(const BoundRule& rule, void* const* arrays, const DType* dtypes,
-                        int64_t begin, int64_t end);
+                        const Rounding& rounding, int64_t begin, int64_t end);
 
 // A rule's kernels: every array of one type; any mix of float32, bfloat16 and float16.
 enum class Form : int { float32, float64, bfloat16, mixed };
@@ -46,7 +48,7 @@ constexpr int half_form_count = 2;  // from bfloat16 on
 // the ratio of the norms, which does not look at the gradient.
 struct NormedKernels {
   void (*update_states)(const BoundRule& rule, void* const* arrays, const DType* dtypes,
-                        int64_t begin, int64_t end, void* updates);
+                        const Rounding& rounding, int64_t begin, int64_t end, void* updates);
   void (*step_by)(const BoundRule& rule, void* const* arrays, const DType* dtypes, int64_t begin,
                   int64_t end, double ratio);
 };
@@ -65,6 +67,7 @@ struct Item {
   const BoundRule* rule;
   void* arrays[max_arrays];
   DType dtypes[max_arrays];
+  Rounding rounding;
   int64_t size;
   int64_t start;           // in the concatenated index space; `run` sets it
   const Packing* packing;  // nullptr where dtypes say it all; else they are those of the buffers

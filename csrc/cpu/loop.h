@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "cpu/kernel.h"
+#include "cpu/rounding.h"
 #include "rules/update.h"
 #include "simd/pair.h"
 #include "simd/vec.h"
@@ -47,8 +48,7 @@ struct RoundedArray : ArrayOf<bfloat16, Pair> {
         first(static_cast<const uint16_t* const*>(arrays[max_arrays])) {}
   template <class Act>
   FASTOPT_HOST_DEVICE auto rounding(int64_t i, Act act) const {
-    RandomlyRounded to{data + i, *first + i};
-    return act(&to);
+    return by_draw(data + i, *first, i, act);
   }
 };
 
@@ -77,6 +77,13 @@ struct MixedArray {
   }
 };
 
+// Rounded by its draws where it has 16 bits.
+template <class V, class Array, class Store>
+FASTOPT_HOST_DEVICE void store_state(V v, const Array& to, const uint16_t* draws, int64_t i,
+                                     Store store_to) {
+  to.with(i, [=](auto* at) { by_draw(at, draws, i, [=](auto* place) { store_to(v, place); }); });
+}
+
 // The loop of a rule with a given set of states: bit i of `used` is set if states[i] is kept.
 template <class Rule, class T, class Param, class Array, unsigned used, bool averages>
 struct Loop {
@@ -100,20 +107,31 @@ struct Loop {
                {arrays, dtypes, 5},
                {arrays, dtypes, 6}} {}
 
-  FASTOPT_HOST_DEVICE void run(int64_t begin, int64_t end) const {
-    int64_t i = begin;
-    for (; i <= end - V::lanes; i += V::lanes) {
-      prefetch(i);
-      update(i, [](auto* from) { return V::load(from); }, [](V v, auto* to) { v.store(to); });
-    }
-    if (const int rest = static_cast<int>(end - i); rest > 0) {
-      update(
-          i, [rest](auto* from) { return V::load_first(from, rest); },
-          [rest](V v, auto* to) { v.store_first(to, rest); });
+  FASTOPT_HOST_DEVICE void run(const Rounding& rounding, int64_t begin, int64_t end) const {
+    while (begin < end) {
+      const Stretch stretch(rounding, begin, end);
+      run(stretch.draws, begin, stretch.end);
+      begin = stretch.end;
     }
   }
 
  private:
+  using Draws = const uint16_t* const*;  // of each state
+
+  FASTOPT_HOST_DEVICE void run(Draws draws, int64_t begin, int64_t end) const {
+    int64_t i = begin;
+    for (; i <= end - V::lanes; i += V::lanes) {
+      prefetch(i);
+      update(
+          draws, i, [](auto* from) { return V::load(from); }, [](V v, auto* to) { v.store(to); });
+    }
+    if (const int rest = static_cast<int>(end - i); rest > 0) {
+      update(
+          draws, i, [rest](auto* from) { return V::load_first(from, rest); },
+          [rest](V v, auto* to) { v.store_first(to, rest); });
+    }
+  }
+
   static constexpr bool keeps(int state) { return Update<Rule, T, used>::keeps(state); }
 
   FASTOPT_HOST_DEVICE void prefetch(int64_t i) const {
@@ -127,9 +145,8 @@ struct Loop {
   }
 
   template <class Load, class Store>
-  FASTOPT_HOST_DEVICE void update(int64_t i, Load load_from, Store store_to) const {
+  FASTOPT_HOST_DEVICE void update(Draws draws, int64_t i, Load load_from, Store store_to) const {
     const auto load = [=](const auto& from) { return from.with(i, load_from); };
-    const auto store = [=](V v, const auto& to) { to.with(i, [=](auto* at) { store_to(v, at); }); };
     V p = load(param), g = load(grad);
     V s[max_states];
     for (int k = 0; k < Rule::state_count; ++k) {
@@ -137,9 +154,12 @@ struct Loop {
     }
     rule.step(p, g, s);
     for (int k = 0; k < Rule::state_count; ++k) {
-      if (keeps(k)) store(s[k], states[k]);
+      if (keeps(k)) store_state(s[k], states[k], draws[k], i, store_to);
     }
-    if (averages) store(rule.averaged(load(ema), p), ema);
+    if (averages) {
+      const V average = rule.averaged(load(ema), p);
+      ema.with(i, [=](auto* at) { store_to(average, at); });
+    }
     param.rounding(i, [=](auto* at) { store_to(p, at); });
   }
 };
@@ -165,16 +185,17 @@ void choose_loop(void* const* arrays, const Args&... args) {
 template <class Rule, class T, class Param, class Array>
 struct Loops {
   template <unsigned used, bool averages>
-  static void run(const BoundRule& bound, void* const* arrays, const DType* dtypes, int64_t begin,
-                  int64_t end) {
-    Loop<Rule, T, Param, Array, used, averages>(bound, arrays, dtypes).run(begin, end);
+  static void run(const BoundRule& bound, void* const* arrays, const DType* dtypes,
+                  const Rounding& rounding, int64_t begin, int64_t end) {
+    Loop<Rule, T, Param, Array, used, averages>(bound, arrays, dtypes).run(rounding, begin, end);
   }
 };
 
 template <class Rule, class T, class Param, class Array = Param>
-void kernel(const BoundRule& bound, void* const* arrays, const DType* dtypes, int64_t begin,
-            int64_t end) {
-  choose_loop<Rule, Loops<Rule, T, Param, Array>>(arrays, bound, arrays, dtypes, begin, end);
+void kernel(const BoundRule& bound, void* const* arrays, const DType* dtypes,
+            const Rounding& rounding, int64_t begin, int64_t end) {
+  choose_loop<Rule, Loops<Rule, T, Param, Array>>(arrays, bound, arrays, dtypes, rounding, begin,
+                                                  end);
 }
 
 FASTOPT_TARGET_END

@@ -79,7 +79,8 @@ class Passes {
     alignas(64) double update[sum_chunk];  // or floats
     for (int64_t i = begin; i < end; i += sum_chunk) {
       const int64_t stop = std::min(i + sum_chunk, end), chunk = chunk_at(item, i);
-      item.normed->update_states(*item.rule, item.arrays, item.dtypes, i, stop, update);
+      item.normed->update_states(*item.rule, item.arrays, item.dtypes, item.rounding, i, stop,
+                                 update);
       param_squares_[chunk] = sum_of_param(param + i * bytes, stop - i);
       update_squares_[chunk] = sum_of_update(update, stop - i);
     }

@@ -30,25 +30,14 @@ class NormedLoop {
                 {arrays, dtypes, 6}} {}
 
   // Leaves the update of element `begin` at updates[0].
-  FASTOPT_HOST_DEVICE void update_states(int64_t begin, int64_t end, T* updates) const {
-    each_vector<V>(end - begin, [&](int64_t k, auto load_from, auto store_to) {
-      const int64_t i = begin + k;
-      const auto load = [=](const Array& from) { return from.with(i, load_from); };
-      prefetch(param_, i);
-      prefetch(grad_, i);
-      V p = load(param_), g = load(grad_), s[Rule::state_count];
-      for (int state = 0; state < Rule::state_count; ++state) {
-        prefetch(states_[state], i);
-        s[state] = load(states_[state]);
-      }
-      update_.step(p, g, s);
-      for (int state = 0; state < Rule::state_count; ++state) {
-        const V v = s[state];
-        states_[state].with(i, [=](auto* at) { store_to(v, at); });
-        s[state] = load(states_[state]);
-      }
-      store_to(direction(p, s), updates + k);
-    });
+  FASTOPT_HOST_DEVICE void update_states(const Rounding& rounding, int64_t begin, int64_t end,
+                                         T* updates) const {
+    while (begin < end) {
+      const Stretch stretch(rounding, begin, end);
+      update_states(stretch, begin, updates);
+      updates += stretch.end - begin;
+      begin = stretch.end;
+    }
   }
 
   FASTOPT_HOST_DEVICE void step(int64_t begin, int64_t end, double ratio, bool averages) const {
@@ -78,6 +67,26 @@ class NormedLoop {
   using V = typename Array::V;
   static constexpr unsigned all_states = (1u << Rule::state_count) - 1;
 
+  FASTOPT_HOST_DEVICE void update_states(const Stretch& stretch, int64_t begin, T* updates) const {
+    each_vector<V>(stretch.end - begin, [&](int64_t k, auto load_from, auto store_to) {
+      const int64_t i = begin + k;
+      const auto load = [=](const Array& from) { return from.with(i, load_from); };
+      prefetch(param_, i);
+      prefetch(grad_, i);
+      V p = load(param_), g = load(grad_), s[Rule::state_count];
+      for (int state = 0; state < Rule::state_count; ++state) {
+        prefetch(states_[state], i);
+        s[state] = load(states_[state]);
+      }
+      update_.step(p, g, s);
+      for (int state = 0; state < Rule::state_count; ++state) {
+        store_state(s[state], states_[state], stretch.draws[state], i, store_to);
+        s[state] = load(states_[state]);
+      }
+      store_to(direction(p, s), updates + k);
+    });
+  }
+
   FASTOPT_HOST_DEVICE static void prefetch(const Array& from, int64_t i) {
     __builtin_prefetch(from.at(i) + 1024);  // as in cpu/loop.h
   }
@@ -94,10 +103,10 @@ class NormedLoop {
 };
 
 template <class Rule, class T, class Array>
-void update_states(const BoundRule& bound, void* const* arrays, const DType* dtypes, int64_t begin,
-                   int64_t end, void* updates) {
+void update_states(const BoundRule& bound, void* const* arrays, const DType* dtypes,
+                   const Rounding& rounding, int64_t begin, int64_t end, void* updates) {
   const NormedLoop<Rule, T, Array> loop(bound, arrays, dtypes);
-  loop.update_states(begin, end, static_cast<T*>(updates));
+  loop.update_states(rounding, begin, end, static_cast<T*>(updates));
 }
 
 template <class Rule, class T, class Array>

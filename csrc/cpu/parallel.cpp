@@ -24,8 +24,9 @@ constexpr int64_t serial_below = 1 << 16;
 // thread whose core is busy with something else holds up the others by a millisecond at most.
 constexpr int64_t piece_size = 1 << 18;
 
-// Threads meet on multiples of this within a tensor, so that vectors stay aligned on both sides.
-constexpr int64_t grain = 64;
+// Threads meet on multiples of this within a tensor, so that vectors stay aligned on both sides,
+// and blocks of one dither whole.
+constexpr int64_t grain = block_size;
 
 // GNU OpenMP's pool does not survive a fork: a parallel region in the child would wait for ever.
 std::atomic<bool> forked{false};
@@ -54,7 +55,7 @@ void run_range(const std::vector<Item>& items, int64_t begin, int64_t end) {
     if (item->packing != nullptr) {
       item->staged(*item, from, to);
     } else {
-      item->kernel(*item->rule, item->arrays, item->dtypes, from, to);
+      item->kernel(*item->rule, item->arrays, item->dtypes, item->rounding, from, to);
     }
   }
 }

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "cpu/kernel.h"
+#include "cpu/rounding.h"
 #include "rules/program.h"
 #include "rules/rule.h"
 #include "simd/vec.h"
@@ -35,24 +36,33 @@ class ProgramLoop {
     for (int k = 0; k < max_registers; ++k) places_[first_register + k] = registers_[k];
   }
 
-  FASTOPT_HOST_DEVICE void run(int64_t begin, int64_t end) {
-    int64_t i = begin;
-    for (; i + strip <= end; i += strip) {
-      for_arrays([&](int array) { enter(array, i); });
-      step();
-      for_arrays([&](int array) { leave(array, i); });
-    }
-    if (const int rest = static_cast<int>(end - i); rest > 0) {
-      for_arrays([&](int array) { enter_first(array, i, rest); });
-      step();
-      for_arrays([&](int array) { leave_first(array, i, rest); });
+  FASTOPT_HOST_DEVICE void run(const Rounding& rounding, int64_t begin, int64_t end) {
+    while (begin < end) {
+      const Stretch stretch(rounding, begin, end);
+      run(stretch.draws, begin, stretch.end);
+      begin = stretch.end;
     }
   }
 
  private:
   using V = Vec<T>;
+  using Draws = const uint16_t* const*;  // of each state
   static constexpr DType own = sizeof(T) == 4 ? DType::float32 : DType::float64;
   static constexpr int64_t ahead = 1024;  // bytes, as in cpu/loop.h
+
+  FASTOPT_HOST_DEVICE void run(Draws draws, int64_t begin, int64_t end) {
+    int64_t i = begin;
+    for (; i + strip <= end; i += strip) {
+      for_arrays([&](int array) { enter(array, i); });
+      step();
+      for_arrays([&](int array) { leave(array, draws, i); });
+    }
+    if (const int rest = static_cast<int>(end - i); rest > 0) {
+      for_arrays([&](int array) { enter_first(array, i, rest); });
+      step();
+      for_arrays([&](int array) { leave_first(array, draws, i, rest); });
+    }
+  }
 
   template <class Act>
   FASTOPT_HOST_DEVICE void for_arrays(Act act) const {
@@ -181,14 +191,30 @@ class ProgramLoop {
   }
 
   // Stores a strip that was converted.
-  FASTOPT_HOST_DEVICE void leave(int array, int64_t i) {
+  FASTOPT_HOST_DEVICE void leave(int array, Draws draws, int64_t i) {
     if (!is_written(array)) return;
-    stored(array, i, [&](auto* data) { put(array, data); });
+    stored(array, i, [&](auto* data) {
+      if (places_[array] == buffers_[array]) convert(array, draws, i, strip, data);
+    });
   }
-  FASTOPT_HOST_DEVICE void put(int, T*) {}
+
+  // Stores a whole strip, of which `count` elements count; states in 16 bits by their draws.
+  FASTOPT_HOST_DEVICE void convert(int array, Draws, int64_t, int, T* data) {
+    for (int k = 0; k < strip; k += V::lanes) V::load(places_[array] + k).store(data + k);
+  }
   template <class Half>
-  FASTOPT_HOST_DEVICE void put(int array, Half* data) {
-    for (int k = 0; k < strip; k += V::lanes) V::load(buffers_[array] + k).store(data + k);
+  FASTOPT_HOST_DEVICE void convert(int array, Draws draws, int64_t i, int count, Half* data) {
+    const T* const from = places_[array];
+    if (array < 2 || array == ema_array) {
+      for (int k = 0; k < strip; k += V::lanes) V::load(from + k).store(data + k);
+      return;
+    }
+    uint16_t own_draws[strip] = {};
+    __builtin_memcpy(own_draws, draws[array - 2] + i, count * sizeof *own_draws);
+    for (int k = 0; k < strip; k += V::lanes) {
+      Drawn<Half> to{data + k, own_draws + k};
+      V::load(from + k).store(&to);
+    }
   }
 
   // The same with the first `count` elements of a strip, which is 0 behind them.
@@ -200,13 +226,11 @@ class ProgramLoop {
       each(buffers_[array], [&](int k) { return V::load(whole.data + k); });
     });
   }
-  FASTOPT_HOST_DEVICE void leave_first(int array, int64_t i, int count) {
+  FASTOPT_HOST_DEVICE void leave_first(int array, Draws draws, int64_t i, int count) {
     if (!is_written(array)) return;
     stored(array, i, [&](auto* data) {
       alignas(64) Whole<decltype(*data)> whole;
-      for (int k = 0; k < strip; k += V::lanes) {
-        V::load(places_[array] + k).store(whole.data + k);
-      }
+      convert(array, draws, i, count, whole.data);
       __builtin_memcpy(data, whole.data, count * sizeof *data);
     });
   }
@@ -231,9 +255,9 @@ class ProgramLoop {
 };
 
 template <class T>
-void run_program(const BoundRule& bound, void* const* arrays, const DType* dtypes, int64_t begin,
-                 int64_t end) {
-  ProgramLoop<T>(bound, arrays, dtypes).run(begin, end);
+void run_program(const BoundRule& bound, void* const* arrays, const DType* dtypes,
+                 const Rounding& rounding, int64_t begin, int64_t end) {
+  ProgramLoop<T>(bound, arrays, dtypes).run(rounding, begin, end);
 }
 
 FASTOPT_TARGET_END

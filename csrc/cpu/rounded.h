@@ -32,7 +32,7 @@ struct RoundedLoops {
     for (int64_t i = begin; i < end; i += piece) {
       draws.next(numbers);
       first = numbers - i;
-      loop.run(i, end - i < piece ? end : i + piece);
+      loop.run(item.rounding, i, end - i < piece ? end : i + piece);
     }
   }
 };

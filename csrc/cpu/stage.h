@@ -52,7 +52,8 @@ class Stage {
       decode_state(state, i, count);
       at[2 + state] = states_[state];
     }
-    item_.kernel(*item_.rule, at, item_.dtypes, 0, count);
+    const Rounding rounding{item_.rounding.dither, item_.rounding.first + i};
+    item_.kernel(*item_.rule, at, item_.dtypes, rounding, 0, count);
     if (packing_.master != Master::none) pack_param(i, count);
     for (int state = 0; state < max_states; ++state) {
       if (packing_.codings[state] != Coding::none) encode_state(state, i, count);

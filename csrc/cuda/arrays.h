@@ -4,10 +4,33 @@
 #include <stdint.h>
 
 #include "cuda/launch.h"
+#include "numeric/dither.h"
 #include "simd/vec_scalar.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
+
+// The draws by which a state is rounded to 16 bits, from an element on.
+struct HalfDraws {
+  double step;
+  int64_t begin;  // in the whole parameter
+  int state;
+
+  template <class V, class Stored>
+  FASTOPT_DEVICE void store(V v, int, Stored* to) const {
+    v.store(to);
+  }
+  FASTOPT_DEVICE void store(Vec<float> v, int i, bfloat16* to) const { store_half(v, i, to); }
+  FASTOPT_DEVICE void store(Vec<float> v, int i, float16* to) const { store_half(v, i, to); }
+
+ private:
+  template <class Half>
+  FASTOPT_DEVICE void store_half(Vec<float> v, int i, Half* to) const {
+    const uint16_t draw = half_dither_entry(step, half_dither_place(begin + i, state));
+    Drawn<Half> place{to, &draw};
+    v.store(&place);
+  }
+};
 
 // Packets of adjoining elements: the first at `first`, each other as far on as a block's threads
 // reach with one each. Those from `end` on are left out. A packet of more than one element is one
@@ -30,11 +53,23 @@ struct Packets {
 
   template <class Stored, class V>
   FASTOPT_DEVICE void store(const V* from, Stored* data) const {
+    store(from, data, [](V v, int, Stored* to) { v.store(to); });
+  }
+
+  // States: what has 16 bits is rounded by its draw.
+  template <class Stored, class V>
+  FASTOPT_DEVICE void store(const V* from, Stored* data, const HalfDraws& draws) const {
+    store(from, data, [&](V v, int at, Stored* to) { draws.store(v, at, to); });
+  }
+
+ private:
+  template <class Stored, class V, class Put>
+  FASTOPT_DEVICE void store(const V* from, Stored* data, Put put) const {
     for (int j = 0; j < packets; ++j) {
       const int at = first + j * block_threads * size;
       if (at >= end) continue;
       alignas(size * sizeof(Stored)) Stored elements[size];
-      for (int k = 0; k < size; ++k) from[j * size + k].store(elements + k);
+      for (int k = 0; k < size; ++k) put(from[j * size + k], at + k, elements + k);
       __builtin_memcpy(aligned<size * sizeof(Stored)>(data + at), elements, sizeof elements);
     }
   }
@@ -55,9 +90,9 @@ struct ArrayOf {
   FASTOPT_DEVICE void load(Access access, V* to) const {
     access.load(static_cast<const Stored*>(data), to);
   }
-  template <class Access, class V>
-  FASTOPT_DEVICE void store(Access access, const V* from) const {
-    access.store(from, data);
+  template <class Access, class V, class... Draws>
+  FASTOPT_DEVICE void store(Access access, const V* from, const Draws&... draws) const {
+    access.store(from, data, draws...);
   }
 };
 
@@ -80,11 +115,15 @@ struct MixedArray {
     if (dtype == DType::bfloat16) return access.load(reinterpret_cast<const bfloat16*>(data), to);
     access.load(reinterpret_cast<const float16*>(data), to);
   }
-  template <class Access, class V>
-  FASTOPT_DEVICE void store(Access access, const V* from) const {
-    if (dtype == DType::float32) return access.store(from, reinterpret_cast<float*>(data));
-    if (dtype == DType::bfloat16) return access.store(from, reinterpret_cast<bfloat16*>(data));
-    access.store(from, reinterpret_cast<float16*>(data));
+  template <class Access, class V, class... Draws>
+  FASTOPT_DEVICE void store(Access access, const V* from, const Draws&... draws) const {
+    if (dtype == DType::float32) {
+      return access.store(from, reinterpret_cast<float*>(data), draws...);
+    }
+    if (dtype == DType::bfloat16) {
+      return access.store(from, reinterpret_cast<bfloat16*>(data), draws...);
+    }
+    access.store(from, reinterpret_cast<float16*>(data), draws...);
   }
 };
 

@@ -14,7 +14,7 @@
 
 namespace fastopt {
 
-constexpr int cuda_abi = 3;  // to be raised with every change of this file
+constexpr int cuda_abi = 4;  // to be raised with every change of this file
 
 // Where kernels are launched.
 struct CudaPlace {
@@ -46,6 +46,8 @@ struct CudaItem {
   void* arrays[max_arrays];
   int64_t size;
   CudaNumber step, product;    // product: of a rule that keeps one (rules/rule.h)
+  CudaNumber dither_step;      // what makes the dither, for states in 8 or 16 bits
+  int64_t first;               // for states in 16 bits: of its elements in the whole parameter
   uint32_t first_chunk;        // of the launch; the library sets it
   uint8_t dtypes[max_arrays];  // DType
   uint8_t form;                // Form
@@ -54,7 +56,6 @@ struct CudaItem {
 // One whose storage is more than its types.
 struct CudaPackedItem : CudaItem {
   Packing packing;           // with no dither
-  CudaNumber dither_step;    // what makes it, for states in 8 bits
   const uint64_t* rounding;  // on the device: a seed in packing's place, and what its offset lacks
 };
 

@@ -125,7 +125,8 @@ struct PackedKernel {
       constexpr int k = state.index;
       const Coding coding = item.packing.codings[k];
       if (coding == Coding::none) {
-        MixedArray(item, 2 + k, i).store(one, &s[k]);
+        const HalfDraws draws{read(item.dither_step), item.first + i, k};
+        MixedArray(item, 2 + k, i).store(one, &s[k], draws);
       } else {
         shared.numbers[k][thread] = (coding == Coding::root8 ? sqrt(s[k]) : s[k]).value;
       }

@@ -29,6 +29,7 @@ struct StepKernel {
     alignas(Bound) unsigned char bound[sizeof(Bound)];
     Chunk chunk;
     int head, packed;  // elements before the packets, and in them
+    double dither_step;
   };
 
   static FASTOPT_DEVICE void run(const StepTable& table, Shared& shared, const Block& block) {
@@ -56,6 +57,7 @@ struct StepKernel {
     const Chunk chunk = chunk_at(table.items, table.count, index);
     const CudaItem& item = table.items[chunk.item];
     shared.chunk = chunk;
+    shared.dither_step = read(item.dither_step);
     if (table.found_inf != nullptr && *table.found_inf != 0) shared.chunk.size = 0;
     shared.head = head_of(item, shared.chunk);
     shared.packed = (shared.chunk.size - shared.head) / packet * packet;
@@ -83,6 +85,8 @@ struct StepKernel {
     const Array param, grad, ema;
     const Array states[max_states];
     const bool averages;
+    const double dither_step;
+    const int64_t first;  // of the chunk's elements in the whole parameter
 
     FASTOPT_DEVICE Worker(const CudaItem& item, const Shared& shared)
         : bound(*reinterpret_cast<const Bound*>(shared.bound)),
@@ -94,7 +98,9 @@ struct StepKernel {
                  {item, 4, shared.chunk.begin},
                  {item, 5, shared.chunk.begin},
                  {item, 6, shared.chunk.begin}},
-          averages(item.arrays[ema_array] != nullptr) {}
+          averages(item.arrays[ema_array] != nullptr),
+          dither_step(shared.dither_step),
+          first(item.first + shared.chunk.begin) {}
 
     // This thread's part of [begin, end), which is a number of whole packets.
     template <int size, int packets>
@@ -119,7 +125,9 @@ struct StepKernel {
         bound.step(p[k], g[k], of_lane);
         for_states<used>([&](auto i) { s[i.index][k] = of_lane[i.index]; });
       }
-      for_states<used>([&](auto i) { states[i.index].store(access, s[i.index]); });
+      for_states<used>([&](auto i) {
+        states[i.index].store(access, s[i.index], HalfDraws{dither_step, first, i.index});
+      });
       if (averages) average(access, p);
       param.store(access, p);
     }

@@ -1,4 +1,5 @@
-// How numbers are kept in 8 bits, as plain data: numeric/code8.h has the arithmetic.
+// How numbers are kept in 8 bits, and by what numbers are rounded to 8 or 16, as plain data:
+// numeric/code8.h, numeric/storage.h and numeric/dither.h have the arithmetic.
 #pragma once
 
 #include <stdint.h>
@@ -21,5 +22,17 @@ struct Dither {
 
 // Block b takes the dither from (b * dither_factor mod 2^32) / 2^24 on.
 constexpr uint32_t dither_factor = 0x9E3779B1u;
+
+// Numbers of this step in [0, 2^16), for states that are stored in 16 bits.
+struct HalfDither {
+  uint16_t draws[dither_size];
+};
+
+// Which of them a parameter's states take: element i is the whole parameter's element first + i.
+// There are none where no state is stored so.
+struct Rounding {
+  const HalfDither* dither = nullptr;
+  int64_t first = 0;
+};
 
 }  // namespace fastopt

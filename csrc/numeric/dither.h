@@ -1,4 +1,4 @@
-// The dither by which numbers are rounded to 8 bits (numeric/code8.h): bits of a hash.
+// The dither by which states are rounded to 8 bits (numeric/code8.h) and to 16: bits of a hash.
 #pragma once
 
 #include <stdint.h>
@@ -8,16 +8,34 @@
 
 FASTOPT_TARGET_BEGIN
 
+// `kind` tells the tables of a step apart.
+FASTOPT_HOST_DEVICE uint32_t dither_hash(double step, uint32_t kind, uint32_t number) {
+  uint32_t h = static_cast<uint32_t>(static_cast<uint64_t>(step)) * 0x9E3779B1u;
+  h += number * 0x85EBCA77u + kind;
+  h = (h ^ h >> 16) * 0x7FEB352Du;
+  h = (h ^ h >> 15) * 0x846CA68Bu;
+  return h ^ h >> 16;
+}
+
 // Of a step's table (numeric/coding.h): in [0, 2^19) for signed8 and in [0, 2^18) for root8.
 template <Coding coding>
 FASTOPT_HOST_DEVICE uint32_t dither_entry(double step, uint32_t entry) {
   constexpr bool is_root = coding == Coding::root8;
-  uint32_t h = static_cast<uint32_t>(static_cast<uint64_t>(step)) * 0x9E3779B1u;
-  h += entry * 0x85EBCA77u + (is_root ? 0xC2B2AE3Du : 0u);
-  h = (h ^ h >> 16) * 0x7FEB352Du;
-  h = (h ^ h >> 15) * 0x846CA68Bu;
-  h = h ^ h >> 16;
-  return h >> (is_root ? 14 : 13);
+  return dither_hash(step, is_root ? 0xC2B2AE3Du : 0u, entry) >> (is_root ? 14 : 13);
+}
+
+// Of the table for 16 bits: half a hash.
+FASTOPT_HOST_DEVICE uint16_t half_dither_entry(double step, uint32_t entry) {
+  return static_cast<uint16_t>(dither_hash(step, 0x27D4EB2Fu, entry / 2) >> entry % 2 * 16);
+}
+
+// Which entry of that table an element takes for a state: blocks and states begin at places of
+// their own, so that neither rounds as another does.
+FASTOPT_HOST_DEVICE uint32_t half_dither_place(int64_t element, int state) {
+  const uint64_t place = static_cast<uint64_t>(element);
+  const uint32_t block = static_cast<uint32_t>(place / block_size);
+  const uint32_t start = block * dither_factor + (static_cast<uint32_t>(state) << 29);
+  return (start >> 24) + static_cast<uint32_t>(place % block_size);
 }
 
 FASTOPT_TARGET_END

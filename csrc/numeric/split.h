@@ -33,12 +33,4 @@ FASTOPT_HOST_DEVICE float restored(float16 param, float master) {
   return to_float16(master).bits == param.bits ? master : to_float(param);
 }
 
-// Rounded up with the probability of the part that is cut off: draw / 65536 is uniform in [0, 1).
-FASTOPT_HOST_DEVICE bfloat16 to_bfloat16(float x, uint16_t draw) {
-  const uint32_t bits = bits_of(x), magnitude = bits & 0x7fffffffu;
-  const uint32_t rounded = magnitude < 0x7f800000u ? bits + draw : bits;
-  const uint32_t quiet = magnitude > 0x7f800000u ? 0x400000u : 0;
-  return {static_cast<uint16_t>((rounded | quiet) >> 16)};
-}
-
 FASTOPT_TARGET_END

@@ -1,7 +1,8 @@
 // Types that numbers are stored in but not computed in: bfloat16 and float16.
 //
-// From float, both round to nearest even; denormals are kept, NaN stays a quiet NaN, and what is
-// too large becomes infinite. In integer arithmetic, which no floating-point mode can touch.
+// From float, both round to nearest even, or by a draw; denormals are kept, NaN stays a quiet NaN,
+// and what is too large becomes infinite. Rounding to nearest is in integer arithmetic, which no
+// floating-point mode can touch.
 #pragma once
 
 #include <stdint.h>
@@ -75,5 +76,35 @@ FASTOPT_HOST_DEVICE float16 to_float16(float x) {
   const uint32_t half = 1u << (shift - 1);
   return with_sign(whole + (rest > half || (rest == half && (whole & 1))));
 }
+
+// Rounded up with the probability of the part that is cut off: draw / 65536 is uniform in [0, 1).
+FASTOPT_HOST_DEVICE bfloat16 to_bfloat16(float x, uint16_t draw) {
+  const uint32_t bits = bits_of(x), magnitude = bits & 0x7fffffffu;
+  const uint32_t rounded = magnitude < 0x7f800000u ? bits + draw : bits;
+  const uint32_t quiet = magnitude > 0x7f800000u ? 0x400000u : 0;
+  return {static_cast<uint16_t>((rounded | quiet) >> 16)};
+}
+
+// Likewise, by the draw's upper 13 bits. Below 2^-14, in multiples of 2^-24, the sum is rounded to
+// float, which moves no number that float16 holds.
+FASTOPT_HOST_DEVICE float16 to_float16(float x, uint16_t draw) {
+  const uint32_t bits = bits_of(x), magnitude = bits & 0x7fffffffu, part = draw >> 3;
+  uint32_t half = 0x7e00u;
+  if (magnitude < 0x38800000u) {
+    const float multiple = float_of(magnitude) * 0x1p24f;
+    half = static_cast<uint32_t>(multiple + static_cast<float>(part) * 0x1p-13f);
+  } else if (magnitude <= 0x7f800000u) {
+    half = (magnitude + part - 0x38000000u) >> 13;
+    half = half < 0x7c00u ? half : 0x7c00u;
+  }
+  return {static_cast<uint16_t>((bits >> 16 & 0x8000u) | half)};
+}
+
+// Where numbers are stored that are rounded by a draw each.
+template <class Half>
+struct Drawn {
+  Half* to;
+  const uint16_t* draws;
+};
 
 FASTOPT_TARGET_END

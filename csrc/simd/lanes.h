@@ -1,6 +1,9 @@
 // The tail of an array, lane by lane, for vectors without masked loads and stores.
 #pragma once
 
+#include <stdint.h>
+
+#include "numeric/storage.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
@@ -17,6 +20,16 @@ FASTOPT_HOST_DEVICE void store_lanes(V v, T* to, int count) {
   T lane[V::lanes];
   v.store(lane);
   for (int i = 0; i < count; ++i) to[i] = lane[i];
+}
+
+template <class V, class Half>
+FASTOPT_HOST_DEVICE void store_lanes(V v, Drawn<Half>* to, int count) {
+  Half lane[V::lanes];
+  uint16_t draws[V::lanes] = {};
+  for (int i = 0; i < count; ++i) draws[i] = to->draws[i];
+  Drawn<Half> all{lane, draws};
+  v.store(&all);
+  for (int i = 0; i < count; ++i) to->to[i] = lane[i];
 }
 
 FASTOPT_TARGET_END

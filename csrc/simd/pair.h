@@ -114,12 +114,6 @@ FASTOPT_HOST_DEVICE void merge(Vec<float> even, Vec<float> odd, bfloat16* to) {
 
 #endif
 
-// Where a Pair is stored that is to be rounded at random: a draw of 16 bits for each element.
-struct RandomlyRounded {
-  bfloat16* to;
-  const uint16_t* draws;
-};
-
 // Stores round to nearest even, like to_bfloat16, but for NaN ask that its lower half is 0: a carry
 // could else make it a number. It is for every NaN that comes of arithmetic on bfloat16 and on
 // scalars that are no NaN with a payload; options are never NaN, and the one factor that may be,
@@ -144,20 +138,16 @@ struct Pair {
     return pair;
   }
   FASTOPT_HOST_DEVICE void store(bfloat16* to) const { merge(even, odd, to); }
-  FASTOPT_HOST_DEVICE void store(RandomlyRounded* random) const {
-    merge_randomly(even, odd, random->draws, random->to);
-  }
-  FASTOPT_HOST_DEVICE void store_first(RandomlyRounded* random, int count) const {
-    bfloat16 lane[lanes];
-    uint16_t draws[lanes] = {};
-    for (int i = 0; i < count; ++i) draws[i] = random->draws[i];
-    merge_randomly(even, odd, draws, lane);
-    for (int i = 0; i < count; ++i) random->to[i] = lane[i];
+  FASTOPT_HOST_DEVICE void store(Drawn<bfloat16>* to) const {
+    merge_randomly(even, odd, to->draws, to->to);
   }
   FASTOPT_HOST_DEVICE static Pair load_first(const bfloat16* from, int count) {
     return load_lanes<Pair>(from, count);
   }
   FASTOPT_HOST_DEVICE void store_first(bfloat16* to, int count) const {
+    store_lanes(*this, to, count);
+  }
+  FASTOPT_HOST_DEVICE void store_first(Drawn<bfloat16>* to, int count) const {
     store_lanes(*this, to, count);
   }
 

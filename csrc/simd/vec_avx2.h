@@ -40,6 +40,33 @@ FASTOPT_HOST_DEVICE __m128i narrow(float16, __m256 x) {
   return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
+// By draws in the lower halves of 32-bit lanes: the lanes of to_bfloat16 and to_float16.
+FASTOPT_HOST_DEVICE __m128i narrow(bfloat16, __m256 x, __m256i draws) {
+  const __m256i bits = _mm256_castps_si256(x), upper = _mm256_srli_epi32(bits, 16);
+  const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, draws), 16);
+  const __m256i quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  const __m256i halves = _mm256_blendv_epi8(rounded, quiet, nan);
+  return _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+}
+FASTOPT_HOST_DEVICE __m128i narrow(float16, __m256 x, __m256i draws) {
+  const __m256i bits = _mm256_castps_si256(x), part = _mm256_srli_epi32(draws, 3);
+  const __m256i magnitude = _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff));
+  const __m256 multiple = _mm256_mul_ps(_mm256_castsi256_ps(magnitude), _mm256_set1_ps(0x1p24f));
+  const __m256 below = _mm256_mul_ps(_mm256_cvtepi32_ps(part), _mm256_set1_ps(0x1p-13f));
+  const __m256i small = _mm256_cvttps_epi32(_mm256_add_ps(multiple, below));
+  const __m256i sum =
+      _mm256_sub_epi32(_mm256_add_epi32(magnitude, part), _mm256_set1_epi32(0x38000000));
+  __m256i half = _mm256_min_epu32(_mm256_srli_epi32(sum, 13), _mm256_set1_epi32(0x7c00));
+  const __m256i is_small = _mm256_cmpgt_epi32(_mm256_set1_epi32(0x38800000), magnitude);
+  half = _mm256_blendv_epi8(half, small, is_small);
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  half = _mm256_blendv_epi8(half, _mm256_set1_epi32(0x7e00), nan);
+  const __m256i sign = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(0x8000));
+  const __m256i halves = _mm256_or_si256(half, sign);
+  return _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+}
+
 FASTOPT_HOST_DEVICE __m256i four_bytes(const unsigned char* from) {  // in every 32-bit lane
   int bytes;
   __builtin_memcpy(&bytes, from, sizeof bytes);
@@ -92,6 +119,16 @@ struct Vec<float> {
   }
   template <class Half>
   FASTOPT_HOST_DEVICE void store_first(Half* to, int count) const {
+    store_lanes(*this, to, count);
+  }
+  template <class Half>
+  FASTOPT_HOST_DEVICE void store(Drawn<Half>* to) const {
+    const __m128i draws = _mm_loadu_si128(reinterpret_cast<const __m128i*>(to->draws));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to->to),
+                     narrow(Half{}, value, _mm256_cvtepu16_epi32(draws)));
+  }
+  template <class Half>
+  FASTOPT_HOST_DEVICE void store_first(Drawn<Half>* to, int count) const {
     store_lanes(*this, to, count);
   }
   template <class Half>

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "numeric/storage.h"
+#include "simd/lanes.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
@@ -37,6 +38,30 @@ FASTOPT_HOST_DEVICE __m256i narrow(bfloat16, __m512 x) {
 }
 FASTOPT_HOST_DEVICE __m256i narrow(float16, __m512 x) {
   return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+// By draws in the lower halves of 32-bit lanes: the lanes of to_bfloat16 and to_float16.
+FASTOPT_HOST_DEVICE __m256i narrow(bfloat16, __m512 x, __m512i draws) {
+  const __m512i bits = _mm512_castps_si512(x), upper = _mm512_srli_epi32(bits, 16);
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, draws), 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40)));
+}
+FASTOPT_HOST_DEVICE __m256i narrow(float16, __m512 x, __m512i draws) {
+  const __m512i bits = _mm512_castps_si512(x), part = _mm512_srli_epi32(draws, 3);
+  const __m512i magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff));
+  const __m512 multiple = _mm512_mul_ps(_mm512_castsi512_ps(magnitude), _mm512_set1_ps(0x1p24f));
+  const __m512 below = _mm512_mul_ps(_mm512_cvtepi32_ps(part), _mm512_set1_ps(0x1p-13f));
+  const __m512i small = _mm512_cvttps_epi32(_mm512_add_ps(multiple, below));
+  const __m512i sum =
+      _mm512_sub_epi32(_mm512_add_epi32(magnitude, part), _mm512_set1_epi32(0x38000000));
+  __m512i half = _mm512_min_epu32(_mm512_srli_epi32(sum, 13), _mm512_set1_epi32(0x7c00));
+  const __mmask16 is_small = _mm512_cmplt_epi32_mask(magnitude, _mm512_set1_epi32(0x38800000));
+  half = _mm512_mask_mov_epi32(half, is_small, small);
+  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  half = _mm512_mask_mov_epi32(half, nan, _mm512_set1_epi32(0x7e00));
+  const __m512i sign = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(0x8000));
+  return _mm512_cvtepi32_epi16(_mm512_or_si512(half, sign));
 }
 
 template <>
@@ -82,6 +107,16 @@ struct Vec<float> {
   template <class Half>
   FASTOPT_HOST_DEVICE void store_first(Half* to, int count) const {
     _mm256_mask_storeu_epi16(to, first(count), narrow(Half{}, value));
+  }
+  template <class Half>
+  FASTOPT_HOST_DEVICE void store(Drawn<Half>* to) const {
+    const __m256i draws = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(to->draws));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to->to),
+                        narrow(Half{}, value, _mm512_cvtepu16_epi32(draws)));
+  }
+  template <class Half>
+  FASTOPT_HOST_DEVICE void store_first(Drawn<Half>* to, int count) const {
+    store_lanes(*this, to, count);
   }
   template <class Half>
   FASTOPT_HOST_DEVICE void stream(Half* to) const {

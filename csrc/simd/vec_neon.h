@@ -36,6 +36,27 @@ FASTOPT_HOST_DEVICE uint16x4_t narrow(float16, float32x4_t x) {
   return vreinterpret_u16_f16(vcvt_f16_f32(x));
 }
 
+// By draws in the lower halves of 32-bit lanes: the lanes of to_bfloat16 and to_float16.
+FASTOPT_HOST_DEVICE uint16x4_t narrow(bfloat16, float32x4_t x, uint32x4_t draws) {
+  const uint32x4_t bits = vreinterpretq_u32_f32(x), upper = vshrq_n_u32(bits, 16);
+  const uint32x4_t rounded = vshrq_n_u32(vaddq_u32(bits, draws), 16);
+  const uint32x4_t quiet = vorrq_u32(upper, vdupq_n_u32(0x40));
+  return vmovn_u32(vbslq_u32(vceqq_f32(x, x), rounded, quiet));
+}
+FASTOPT_HOST_DEVICE uint16x4_t narrow(float16, float32x4_t x, uint32x4_t draws) {
+  const uint32x4_t bits = vreinterpretq_u32_f32(x), part = vshrq_n_u32(draws, 3);
+  const uint32x4_t magnitude = vandq_u32(bits, vdupq_n_u32(0x7fffffffu));
+  const float32x4_t multiple = vmulq_f32(vreinterpretq_f32_u32(magnitude), vdupq_n_f32(0x1p24f));
+  const float32x4_t below = vmulq_f32(vcvtq_f32_u32(part), vdupq_n_f32(0x1p-13f));
+  const uint32x4_t small = vcvtq_u32_f32(vaddq_f32(multiple, below));
+  const uint32x4_t sum = vsubq_u32(vaddq_u32(magnitude, part), vdupq_n_u32(0x38000000u));
+  uint32x4_t half = vminq_u32(vshrq_n_u32(sum, 13), vdupq_n_u32(0x7c00u));
+  half = vbslq_u32(vcltq_u32(magnitude, vdupq_n_u32(0x38800000u)), small, half);
+  half = vbslq_u32(vceqq_f32(x, x), half, vdupq_n_u32(0x7e00u));
+  const uint32x4_t sign = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(0x8000u));
+  return vmovn_u32(vorrq_u32(half, sign));
+}
+
 template <>
 struct Vec<float> {
   struct Mask {
@@ -74,6 +95,15 @@ struct Vec<float> {
   }
   template <class Half>
   FASTOPT_HOST_DEVICE void store_first(Half* to, int count) const {
+    store_lanes(*this, to, count);
+  }
+  template <class Half>
+  FASTOPT_HOST_DEVICE void store(Drawn<Half>* to) const {
+    vst1_u16(reinterpret_cast<uint16_t*>(to->to),
+             narrow(Half{}, value, vmovl_u16(vld1_u16(to->draws))));
+  }
+  template <class Half>
+  FASTOPT_HOST_DEVICE void store_first(Drawn<Half>* to, int count) const {
     store_lanes(*this, to, count);
   }
   template <class To>

@@ -28,6 +28,12 @@ struct Vec {
   FASTOPT_HOST_DEVICE void store(T* to) const { *to = value; }
   FASTOPT_HOST_DEVICE void store(bfloat16* to) const { *to = to_bfloat16(value); }
   FASTOPT_HOST_DEVICE void store(float16* to) const { *to = to_float16(value); }
+  FASTOPT_HOST_DEVICE void store(Drawn<bfloat16>* to) const {
+    *to->to = to_bfloat16(value, *to->draws);
+  }
+  FASTOPT_HOST_DEVICE void store(Drawn<float16>* to) const {
+    *to->to = to_float16(value, *to->draws);
+  }
   template <class From>
   FASTOPT_HOST_DEVICE static Vec load_first(const From* from, int) {
     return load(from);

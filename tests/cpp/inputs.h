@@ -6,6 +6,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "numeric/dither.h"
 #include "numeric/storage.h"
 
 namespace fastopt_test {
@@ -84,6 +85,12 @@ T input_of(uint64_t array, uint64_t i, bool negative) {
     return input<double>(array, i, negative);
   } else {
     return stored<T>(input<float>(array, i, negative));
+  }
+}
+
+inline void fill(fastopt::HalfDither& dither, double step) {
+  for (uint32_t i = 0; i < fastopt::dither_size; ++i) {
+    dither.draws[i] = fastopt::host::half_dither_entry(step, i);
   }
 }
 

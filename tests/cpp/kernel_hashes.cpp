@@ -180,7 +180,10 @@ uint64_t run_case(const Case& c, const Stored& types, int index, const fastopt::
     buffers.back().fill(array, norms);
     item.arrays[array] = buffers.back().begin();  // stays where it is when the vector grows
   }
+  fastopt::HalfDither dither;
+  item.rounding.dither = &dither;
   for (double step = c.step; step < c.step + 2; ++step) {
+    fastopt_test::fill(dither, step);
     fastopt::BoundRule bound;
     new (bound.rule) Rule<T>(options, step);
     item.rule = &bound;

@@ -169,7 +169,10 @@ uint64_t run_halves(const Case& c, const fastopt::Target& target, int index, int
     item.arrays[array] = arrays[array];
     item.dtypes[array] = array == 0 ? DType::float32 : DType::bfloat16;
   }
+  fastopt::HalfDither dither;
+  item.rounding = {&dither, c.first_row * c.row};
   take_steps(item, threads, [&](int step) {
+    fastopt_test::fill(dither, step);
     packing.offset = uint64_t{1} << fastopt::offset_bits | static_cast<uint64_t>(step);
   });
   uint64_t h = add(add(add(hash_start, param), first), second);

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -120,16 +121,24 @@ def _exchange(parts: list[Part], group: ProcessGroup | None, refuser: int | None
 
 def first_index(param: Tensor) -> int | None:
     """Where this process's part of a DTensor begins in it, in C order; None if it is no range of it."""
+    tensor = cast("DTensor", param)
+    mesh = tensor.device_mesh
+    place = mesh.get_coordinate()
+    return _first_index(tensor.shape, mesh, tensor.placements, None if place is None else tuple(place))
+
+
+@lru_cache(maxsize=4096)
+def _first_index(
+    whole: torch.Size, mesh: DeviceMesh, placements: tuple[Any, ...], coordinate: tuple[int, ...] | None
+) -> int | None:
+    """The same; torch takes longer to tell than a step takes. The coordinate is this process's."""
     from torch.distributed.tensor import Replicate, Shard
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    tensor = cast("DTensor", param)
-    if any(type(it) not in (Replicate, Shard) for it in tensor.placements):
+    if any(type(it) not in (Replicate, Shard) for it in placements):
         return None
-    shape, offset = compute_local_shape_and_global_offset(
-        tensor.shape, tensor.device_mesh, tensor.placements
-    )
-    if tuple(shape[1:]) != tuple(tensor.shape[1:]):
+    shape, offset = compute_local_shape_and_global_offset(whole, mesh, placements)
+    if tuple(shape[1:]) != tuple(whole[1:]):
         return None
     return int(offset[0]) * math.prod(shape[1:]) if shape else 0
 

@@ -7,13 +7,17 @@ state_dtype
     bytes for a step to move; ``"int8"`` about a quarter. Arithmetic is in float32 all the same.
     None, the default, is torch's choice, the parameter's dtype.
 
-    16-bit states are rounded to nearest even; torch.float16 is for optimizers that keep no squares,
-    since squares below 6e-8 would vanish (for float16 parameters of the others, torch.float32 is the
-    better choice). ``"int8"`` keeps a code of 8 bits for each element and a
+    16-bit states, the default ones of 16-bit parameters too, are rounded up or down by a dither, a
+    function of the step and the element's place, so that what a step changes is right on average
+    however small it is; SGD and Lion count their steps for it, in ``step``. torch.float16 is for
+    optimizers that keep no squares, since it cannot hold them below 6e-8; float16 parameters of the
+    others have such states by default, as torch's have, with a warning: set torch.float32 or
+    torch.bfloat16. ``"int8"`` keeps a code of 8 bits for each element and a
     float32 scale (``<state>_scale``) for every 256 of a row along dimension 0; see
     docs/numerics.md. It is for parameters of at least two dimensions, 4096 elements and rows of 64:
     the states of others, and of parameters that are not contiguous or are DTensors, stay float32.
-    float64 parameters take no other dtype than theirs.
+    float64 parameters take no other dtype than theirs. ``RMSprop(centered=True)``, which divides by
+    the difference of two averages, keeps those in float32 and refuses a ``state_dtype`` of less.
 master_weights
     Train 16-bit parameters as if they were float32, and keep what they lack: for bfloat16 the lower
     16 bits of each number (``param_low``), for float16 the float32 numbers (``master``). The
@@ -50,7 +54,8 @@ from torch.optim import Optimizer
 from fastopt import _C
 from fastopt._threads import fit_for_forks
 from fastopt.optim._distributed import cut_like, first_index, first_row, is_dtensor, local_part
-from fastopt.reference.codes import BLOCK, decode_blocks, encode_blocks, is_worth_codes
+from fastopt.reference.codes import decode_blocks, encode_blocks, is_worth_codes
+from fastopt.reference.dither import BLOCK
 
 StateDtype: TypeAlias = torch.dtype | Literal["int8"] | None
 
@@ -156,7 +161,17 @@ class Storage(Optimizer):
         if name.endswith("_scale"):
             part, blocks = local_part(param), -(-prod(param.shape[1:]) // BLOCK)
             return cut_like(param, torch.zeros(part.shape[0], blocks, device=part.device), blocks)
+        self._warn_of_squares(group, param, name)
         return None
+
+    def _warn_of_squares(self, group: dict[str, Any], param: Tensor, name: str) -> None:
+        if name in self._squares and self._dtype_of_state(group, param, name) == torch.float16:
+            warnings.warn(
+                f"fastopt.optim.{type(self).__name__} keeps {name} of float16 parameters in float16, "
+                "as torch does, which cannot hold squares below 6e-8 or above 65504; set state_dtype "
+                "to torch.float32 or torch.bfloat16",
+                stacklevel=2,
+            )
 
     def _dtype_of_state(self, group: dict[str, Any], param: Tensor, name: str) -> torch.dtype:
         """What a state of this parameter is stored in."""

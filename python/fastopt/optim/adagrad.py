@@ -89,6 +89,7 @@ class Adagrad(Fused, torch.optim.Adagrad):
         for group in self.param_groups:  # torch's constructor has made the sums
             for param in group["params"]:
                 state = self.state[param]
+                self._warn_of_squares(group, param, "sum")
                 if state["sum"].dtype != self._dtype_of_state(group, param, "sum"):
                     state["sum"] = self._new_state(group, param, "sum")
 

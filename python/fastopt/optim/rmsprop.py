@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fastopt.optim._fused import Fused
-from fastopt.optim._storage import StateDtype
+from fastopt.optim._storage import HALVES, StateDtype
 from fastopt.optim._tail import tail_options
 
 
@@ -32,7 +32,8 @@ class RMSprop(Fused, torch.optim.RMSprop):
         eps: :math:`\epsilon`.
         weight_decay: :math:`\lambda`.
         momentum: :math:`\gamma`; 0 keeps no buffer.
-        centered: normalize by an estimate of the variance.
+        centered: normalize by an estimate of the variance. It is a difference of two averages, which
+            are float32 beside 16-bit parameters; a ``state_dtype`` of fewer bits is refused.
         capturable, foreach, differentiable: as for torch; dense parameters take fastopt's kernels
             unless ``differentiable`` is set, or ``capturable`` on the CPU.
         maximize: ascend instead of descend.
@@ -43,7 +44,8 @@ class RMSprop(Fused, torch.optim.RMSprop):
             stored in; see :mod:`fastopt.optim._storage`. Not in torch.
 
     Raises:
-        ValueError: for options out of range, as torch does.
+        ValueError: for options out of range, as torch does; for ``centered`` with a ``state_dtype``
+            of less than float32.
 
     Source: Tieleman & Hinton 2012, lecture 6e; centered: Graves 2013, equations 38 to 41.
     """
@@ -94,3 +96,19 @@ class RMSprop(Fused, torch.optim.RMSprop):
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
             **self._storage_options(state_dtype, master_weights, stochastic_rounding, rounding_seed),
         )
+        for group in self.param_groups:  # whose own options met the constructor's here
+            self._check_storage(group)
+
+    def _check_storage(self, group: dict[str, Any]) -> None:
+        super()._check_storage(group)
+        if group.get("centered") and group.get("state_dtype") not in (None, torch.float32, "float32"):
+            raise ValueError(
+                f"state_dtype={group['state_dtype']!r}: RMSprop(centered=True) divides by the "
+                "difference of two averages, of which fewer bits than float32's leave noise; expected "
+                "torch.float32 or None"
+            )
+
+    def _dtype_of_state(self, group: dict[str, Any], param: Tensor, name: str) -> torch.dtype:
+        if group.get("centered") and name in ("square_avg", "grad_avg") and param.dtype in HALVES:
+            return torch.float32
+        return super()._dtype_of_state(group, param, name)

@@ -5,8 +5,9 @@ its body. A symbol with a prime is the value after the step. Dropout's terms sta
 dropout.py; all update rules share these.
 
 Arrays. `param`, `grad` and the states have one shape, any shape, and one dtype, float32 or float64;
-    or each is float32, float16 or ml_dtypes.bfloat16, which is computed in float32 and rounded to
-    nearest even where a result is stored, in the type that its array came in.
+    or each is float32, float16 or ml_dtypes.bfloat16, which is computed in float32 and rounded
+    where a result is stored, in the type that its array came in: the parameter to nearest even,
+    states by the dither of the step (dither.py).
     None is modified: a rule returns a tuple of new arrays, `param` first, then every state that was
     given, in the order of the arguments. A state that the options do not use may be left out; one
     that is given all the same comes back as it was.

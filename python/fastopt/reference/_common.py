@@ -59,6 +59,11 @@ def maximum(a: Array, b: Array) -> Array:
     return larger
 
 
+def memory_axes(array: npt.NDArray[Any]) -> list[int]:
+    """The axes, from that along which neighbours lie furthest apart in memory to the nearest."""
+    return sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+
+
 def new_arrays(*arrays: Array | None) -> tuple[Array, ...]:
     """What a rule returns: a copy of each array that is there.
 

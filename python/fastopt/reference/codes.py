@@ -5,9 +5,7 @@ a float32 between 2 and 512, whose exponent takes 3 bits; `signed8` keeps them, 
 the fraction. `root8`, for sums and averages of squares, keeps the root: 3 bits of exponent and 5 of
 the fraction; it never reads as 0, since a step divides by it.
 
-What is cut off is not dropped but rounded by a dither, a number that differs from step to step and
-from block to block: a change smaller than the code's own step then moves some elements by a whole one,
-in proportion, instead of none.
+What is cut off is rounded by a dither: see dither.py.
 """
 
 from __future__ import annotations
@@ -19,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-BLOCK = 256
+from .dither import BLOCK, hashes, starts
+
 LARGEST = {"signed8": np.float32(494), "root8": np.float32(502)}  # of |x| / scale
 SHIFT = {"signed8": 19, "root8": 18}
 TWO = np.uint32(0x40000000)  # the bits of 2.0
@@ -45,14 +44,8 @@ def code_of(dtype: Any) -> str:
 
 
 def dither(step: int, code: str) -> npt.NDArray[np.uint32]:
-    """The 512 numbers of a step, from 0 to 2**19 or 2**18: bits of a hash."""
-    mask = 0xFFFFFFFF
-    start = (step & mask) * 0x9E3779B1 + (0xC2B2AE3D if code == "root8" else 0)
-    h = (start + np.arange(2 * BLOCK, dtype=np.uint64) * np.uint64(0x85EBCA77)) & np.uint64(mask)
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        h = (h ^ h >> np.uint64(shift)) * np.uint64(factor) & np.uint64(mask)
-    h = h ^ h >> np.uint64(16)
-    return (h >> np.uint64(32 - SHIFT[code])).astype(np.uint32)
+    """The 512 numbers of a step, from 0 to 2**19 or 2**18."""
+    return hashes(step, code, 2 * BLOCK) >> np.uint32(32 - SHIFT[code])
 
 
 def decode_blocks(codes: Codes, scales: Single) -> Single:
@@ -107,10 +100,7 @@ def encode_blocks(x: Single, code: str, *, step: int, first_row: int = 0) -> tup
         inverse = (np.float32(1) - np.float32(2.0**-20)) / scales
         y = numbers * inverse[:, :, None]
         block = (first_row + np.arange(rows))[:, None] * blocks + np.arange(blocks)
-        start = (block.astype(np.uint64) * np.uint64(0x9E3779B1) & np.uint64(0xFFFFFFFF)) >> np.uint64(
-            24
-        )
-        rounding = dither(step, code)[start[:, :, None].astype(np.intp) + np.arange(BLOCK)]
+        rounding = dither(step, code)[starts(block)[:, :, None] + np.arange(BLOCK)]
         magnitude = _bits(np.abs(y) if code == "signed8" else y).view(np.float32) + np.float32(2)
         bits = (_bits(magnitude) + rounding) >> np.uint32(SHIFT[code])
     if code == "signed8":

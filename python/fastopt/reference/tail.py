@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ._common import Array, check_step, power
-from .storage import narrow, widen
+from ._common import Array, check_step, memory_axes, power
+from .storage import narrow, store_state, widen
 
 CHUNK, LANES = 4096, 32
 
@@ -46,8 +46,7 @@ def tensor_norm(x: Array, like: Array) -> float:
 
     Its elements count in the order in which those of ``like`` lie in memory.
     """
-    axes = sorted(range(like.ndim), key=lambda axis: -like.strides[axis])
-    return grad_norm([x.transpose(axes)])
+    return grad_norm([x.transpose(memory_axes(like))])
 
 
 def grad_norm(grads: Sequence[Array]) -> float:
@@ -110,14 +109,15 @@ def corrected_ema(average: Array, value: Array, *, decay: float, step: int) -> t
         step: t, the number of this value, from 1.
 
     Returns:
-        :math:`v` and :math:`\hat v`, new arrays of the average's dtype.
+        :math:`v` and :math:`\hat v`, new arrays of the average's dtype; in 16 bits, the first is
+        rounded to nearest and the second as states are.
 
     Source: Kingma & Ba 2015, section 3.
     """
     with np.errstate(all="ignore"):
         after = _averaged(average, value, decay)
         corrected = np.asarray(after / after.dtype.type(1 - power(decay, check_step(step))))
-    return narrow(after, average.dtype), narrow(corrected, average.dtype)
+    return narrow(after, average.dtype), store_state(corrected, average.dtype, step=step, state=0)
 
 
 def _averaged(average: Array, value: Array, decay: float) -> Array:

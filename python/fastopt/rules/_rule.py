@@ -16,7 +16,7 @@ import torch
 
 from fastopt import _C
 from fastopt.kernels._apply import apply
-from fastopt.reference.storage import is_stored, narrow, widen
+from fastopt.reference.storage import is_stored, narrow, store_state, widen
 
 from ._errors import RuleError
 from ._functions import reading
@@ -137,8 +137,9 @@ class Rule:
         """The function itself on NumPy arrays: what every kernel's bits are compared with.
 
         Arrays are float32 or float64, all alike, or stored in 16 bits in any mix with float32, in
-        which case it computes in float32 and rounds each result as its array is stored. They are
-        read, not written to. Returns new arrays: the parameter and the states.
+        which case it computes in float32 and rounds each result as its array is stored: the
+        parameter to nearest, states by the dither of step t. They are read, not written to. Returns
+        new arrays: the parameter and the states.
         """
         numbers = self._numbers(options)
         self._check_once(numbers, t)
@@ -159,11 +160,17 @@ class Rule:
                     f"{self.where} returns {got} for {name} on NumPy arrays; expected "
                     f"{wide[0].dtype} of shape {wide[0].shape}: use the functions of fastopt.rules"
                 )
+
+        def rounded(number: int, x: Any, dtype: Any) -> Any:
+            if not is_stored(dtype):
+                return np.array(x)
+            if number == 0:
+                return narrow(x, dtype).copy()
+            return store_state(x, dtype, step=t, state=number - 1, like=arrays[0])
+
         return tuple(
-            narrow(it.reshape(like.shape), like.dtype).copy()
-            if is_stored(like.dtype)
-            else np.array(it.reshape(like.shape))
-            for it, like in zip(results, expected, strict=True)
+            rounded(number, it.reshape(like.shape), like.dtype)
+            for number, (it, like) in enumerate(zip(results, expected, strict=True))
         )
 
     def kernel_(self, *arrays: Any, t: Any = 1, **options: Any) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .pools import Places
 from .storage import Array
 
-# Around the lanes of every target (1 to 16), and around the grain at which threads meet (64).
-EDGES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129)
+# Around the lanes of every target (1 to 32), and around the grain at which threads meet and a dither
+# goes on elsewhere (256).
+EDGES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
 
 # Around the size from which threads are used (csrc/cpu/parallel.cpp), and well above it.
 LARGE = (70001, 65535, 65536, 65537)
@@ -44,6 +47,14 @@ class Layout:
     pieces: tuple[Piece, ...]  # in the order of the call
     segments: tuple[tuple[int, int, int], ...]  # begin, end, step
     inside: Places  # False in the gaps
+
+    @cached_property
+    def places(self) -> npt.NDArray[np.int64]:
+        """Of every element, in its own parameter."""
+        places = np.zeros(self.length, np.int64)
+        for piece in self.pieces:
+            places[piece.elements] = np.arange(piece.size)
+        return places
 
 
 def place(wanted: Iterable[tuple[int, int, int]], rng: np.random.Generator) -> Layout:

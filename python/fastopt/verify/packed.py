@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fastopt import optim, reference
 from fastopt.reference import codes, storage
+from fastopt.reference.dither import half_draws
 from fastopt.reference.rounding import rounding_draws, seed_of_parameter
 
 from . import device
@@ -44,6 +45,7 @@ class Kind(NamedTuple):
 INT8: Options = {"state_dtype": "int8"}
 MASTER: Options = {"master_weights": True}
 RANDOM: Options = {"stochastic_rounding": True}
+HALF: Options = {"state_dtype": torch.bfloat16}
 KINDS = (
     Kind("int8", torch.float32, INT8),
     Kind("master", torch.bfloat16, MASTER),
@@ -52,6 +54,8 @@ KINDS = (
     Kind("int8, master", torch.bfloat16, INT8 | MASTER),
     Kind("int8, random rounding", torch.bfloat16, INT8 | RANDOM),
     Kind("int8", torch.bfloat16, INT8),
+    Kind("bf16 states, master", torch.bfloat16, MASTER | HALF),
+    Kind("bf16 states, rounding", torch.bfloat16, RANDOM),
 )
 
 SMALL = ((64, 64), (5, 1023), (7, 3, 200), (33, 5), (65,), (), (0,))
@@ -69,7 +73,12 @@ def cases(
                 continue
             if rule.norms:  # whose states are numbers, and its parameters too
                 continue
-            combinations = list(enumerate(rule.combinations()))
+            few_bits = kind.options.get("state_dtype") in ("int8", torch.bfloat16)
+            combinations = [
+                (number, choice)
+                for number, choice in enumerate(rule.combinations())
+                if not (few_bits and choice.get("centered"))  # which is refused
+            ]
             first = turn % min(5, len(combinations))
             for number, choice in combinations[first::11][: 1 if quick else None]:
                 yield kind, rule, number, choice
@@ -149,11 +158,24 @@ class PackedTrial:
     def pack_state(self, numbers: Numbers, name: str, x: Stored, step: int) -> dict[str, Stored]:
         square = next(state.square for state in self.rule.states if state.name == name)
         numbers.states[name] = x
+        if self.is_half(name):
+            number = [state.name for state in self.rule.states].index(name)
+            draws = half_draws(np.arange(x.size).reshape(x.shape), step=step, state=number)
+            bits = storage.round_stochastic(x, draws)
+            numbers.states[name] = storage.from_bfloat16(bits)
+            return {name: bits}
         if self.kind.options.get("state_dtype") != "int8" or not codes.is_worth_codes(x.shape):
             return {name: x}
         code, scale = codes.encode_blocks(x, "root8" if square else "signed8", step=step)
         numbers.states[name] = codes.decode_blocks(code, scale)
         return {name: code, f"{name}_scale": scale}
+
+    def is_half(self, name: str) -> bool:
+        """Whether a state is bfloat16: by the option, or as the parameter is."""
+        if self.options.get("centered") and name in ("square_avg", "grad_avg"):
+            return False
+        of_param = None if self.kind.options.get("master_weights") else self.kind.dtype
+        return self.kind.options.get("state_dtype", of_param) == torch.bfloat16
 
     def check(self, report: Report, row: Row, threads: int) -> None:
         """Take all steps on the row's target, and compare."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from fastopt import reference
+from fastopt.reference.storage import round_float16, round_stochastic
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -45,8 +46,12 @@ class Storage:
         """In the type that rules compute in."""
         return stored.astype(np.float32) if self.name == "float16" else self.visible(stored)
 
-    def rounded(self, numbers: Array) -> Array:
-        """As they are stored."""
+    def rounded(self, numbers: Array, draws: Array | None = None) -> Array:
+        """As they are stored: to nearest, or by a draw each if that has 16 bits."""
+        if draws is not None and self.name == "bfloat16":
+            return round_stochastic(numbers, draws)
+        if draws is not None and self.name == "float16":
+            return round_float16(numbers, draws)
         if self.name == "bfloat16":
             return reference.to_bfloat16(numbers)
         with np.errstate(over="ignore"):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from fastopt import kernels, optim, reference
+from fastopt.reference.dither import half_draws
 
 from . import device
 from .accuracy import Accuracy
@@ -110,8 +111,18 @@ class Trial:
             inside = self.layout.inside[begin:end]
             numbers = {name: self.storages[name].numbers(it) for name, it in segment.items()}
             options = self.options_at(first, number)
+            self.stretch, self.at_step = slice(begin, end), step
             for name, result in self.results_of(numbers, step, options).items():
-                np.copyto(segment[name], self.storages[name].rounded(result), where=inside)
+                np.copyto(segment[name], self.rounded(name, result), where=inside)
+
+    def rounded(self, name: str, numbers: Array) -> Array:
+        """What is stored of an array's part that the reference is at."""
+        storage, states = self.storages[name], [state.name for state in self.rule.states]
+        if name not in states or storage.name not in ("bfloat16", "float16"):
+            return storage.rounded(numbers)
+        places = self.layout.places[self.stretch]
+        draws = half_draws(places, step=self.at_step, state=states.index(name))
+        return storage.rounded(numbers, draws)
 
     def options_at(self, first: int, number: int) -> Options:
         """What the rule takes at step `number` of the trial."""
@@ -125,7 +136,7 @@ class Trial:
 
     def as_stored(self, name: str, numbers: Array) -> Array:
         """What an array reads as once it has been stored."""
-        return self.storages[name].numbers(self.storages[name].rounded(numbers))
+        return self.storages[name].numbers(self.rounded(name, numbers))
 
     def begin(self, target: str) -> None:
         """Make ready for the first step on a target."""
@@ -278,12 +289,22 @@ class OptimizerTrial(Trial):
         return plain
 
     def storage(self, name: str) -> Storage:
+        if name in ("square_avg", "grad_avg") and self.options.get("centered"):
+            return Storage(self.mix.compute.name)  # of which a difference is taken
+        if name == "momentum_buffer" and not self.chooses_states:
+            return Storage(self.mix.param)
         return self.mix.storage(name)  # one for all states
+
+    @property
+    def chooses_states(self) -> bool:
+        """Whether the optimizer takes the mix's type of states as an option."""
+        state = self.mix.state(0)
+        return state != self.mix.param and (state == "float32" or not self.options.get("centered"))
 
     @property
     def constructor_options(self) -> Options:
         options = self.rule.constructed(self.options)
-        if self.mix.state(0) == self.mix.param:
+        if not self.chooses_states:
             return options
         return options | {"state_dtype": getattr(torch, self.mix.state(0))}
 
