@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from fastopt import optim, reference
-from fastopt.reference import codes, storage
-from fastopt.reference.dither import half_draws
+from fastopt.reference import codes, dither, storage
 from fastopt.reference.rounding import rounding_draws, seed_of_parameter
 
 from . import device
@@ -160,7 +159,7 @@ class PackedTrial:
         numbers.states[name] = x
         if self.is_half(name):
             number = [state.name for state in self.rule.states].index(name)
-            draws = half_draws(np.arange(x.size).reshape(x.shape), step=step, state=number)
+            draws = dither.half_draws(np.arange(x.size).reshape(x.shape), step=step, state=number)
             bits = storage.round_stochastic(x, draws)
             numbers.states[name] = storage.from_bfloat16(bits)
             return {name: bits}
