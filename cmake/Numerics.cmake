@@ -6,6 +6,8 @@ set(numerics
   -fno-math-errno        # sqrt is one instruction
   -fno-trapping-math     # selects may become blends; values are the same
   -Wall -Wextra -Wno-ignored-attributes
+  $<$<CXX_COMPILER_ID:Clang>:-Wno-bitwise-instead-of-logical>  # masks of one lane are bool
+  $<$<CXX_COMPILER_ID:Clang>:-Wno-unknown-warning-option>      # GCC's
   $<$<BOOL:${FASTOPT_WARNINGS_AS_ERRORS}>:-Werror>)
 set(cuda_numerics
   --fmad=false --prec-div=true --prec-sqrt=true --ftz=false

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What takes too long for every change: the full verification, the tests marked slow, the CUDA library
-# for every architecture, and under sanitizers every CPU target, the tests of masters, random rounding,
-# 8-bit states and dropout, and a hundred times as many random calls.
+# for every architecture, every CPU target by clang and under sanitizers, and under these the tests of
+# masters, random rounding, 8-bit states and dropout, and a hundred times as many random calls.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python -m fastopt verify
@@ -9,6 +9,7 @@ python -m pytest -m slow
 FASTOPT_TEST_DEVICE=cpu python -m pytest -m cuda  # CUDA's kernels, walked on the CPU
 if command -v nvcc >/dev/null; then scripts/check_cuda.sh; fi
 export FASTOPT_CPU_TARGETS=  # all of them
+scripts/clang.sh
 python -m pytest tests/test_adding_an_optimizer.py
 scripts/sanitize.sh
 scripts/sanitize.sh tests/test_masters.py tests/test_stochastic_rounding.py tests/test_int8_state.py \

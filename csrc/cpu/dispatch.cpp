@@ -1,5 +1,9 @@
 #include "cpu/dispatch.h"
 
+#ifdef FASTOPT_HAVE_AVX2
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 
@@ -46,7 +50,11 @@ const std::vector<Target>& targets() {
 #endif
 #ifdef FASTOPT_HAVE_AVX2
       {"avx2", "AVX2, F16C",
-       [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"); },
+       [] {
+         unsigned a = 0, b = 0, c = 0, d = 0;  // clang's __builtin_cpu_supports knows no "f16c"
+         return __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) &&
+                (c & bit_F16C) != 0;
+       },
        FASTOPT_TABLES(avx2)},
 #endif
 #ifdef FASTOPT_HAVE_NEON
