@@ -15,7 +15,7 @@
 #include "bindings/lbfgs.h"
 #include "bindings/program_rule.h"
 #include "bindings/rules.h"
-#include "bindings/step.h"
+#include "bindings/step/step.h"
 #include "bindings/tensor.h"
 #include "bindings/watchers.h"
 #include "cpu/dispatch.h"

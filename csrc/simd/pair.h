@@ -117,7 +117,7 @@ FASTOPT_HOST_DEVICE void merge(Vec<float> even, Vec<float> odd, bfloat16* to) {
 // Stores round to nearest even, like to_bfloat16, but for NaN ask that its lower half is 0: a carry
 // could else make it a number. It is for every NaN that comes of arithmetic on bfloat16 and on
 // scalars that are no NaN with a payload; options are never NaN, and the one factor that may be,
-// that of the gradient, has none (bindings/clip.cpp).
+// that of the gradient, has none (bindings/step/clip.cpp).
 struct Pair {
   struct Mask {
     Vec<float>::Mask even, odd;

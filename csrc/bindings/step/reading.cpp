@@ -1,11 +1,11 @@
-#include "bindings/param.h"
+#include "bindings/step/reading.h"
 
 #include <stdexcept>
 #include <utility>
 
 #include "bindings/checks.h"
-#include "bindings/dtensor.h"
 #include "bindings/item.h"
+#include "bindings/step/dtensor.h"
 #include "cpu/dispatch.h"
 #include "cpu/float_mode.h"
 

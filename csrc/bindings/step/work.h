@@ -9,10 +9,10 @@
 #include <string>
 #include <vector>
 
-#include "bindings/cuda_step.h"
-#include "bindings/dtensor.h"
-#include "bindings/group.h"
 #include "bindings/rules.h"
+#include "bindings/step/cuda_work.h"
+#include "bindings/step/dtensor.h"
+#include "bindings/step/plan.h"
 #include "cpu/norm.h"
 #include "cpu/parallel.h"
 

@@ -1,4 +1,4 @@
-#include "bindings/cuda_step.h"
+#include "bindings/step/cuda_work.h"
 
 #include "bindings/tensor.h"
 #include "cpu/parallel.h"

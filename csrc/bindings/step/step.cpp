@@ -1,4 +1,4 @@
-#include "bindings/step.h"
+#include "bindings/step/step.h"
 
 #include <algorithm>
 #include <memory>
@@ -7,13 +7,13 @@
 #include <unordered_map>
 #include <vector>
 
-#include "bindings/clip.h"
-#include "bindings/cuda_step.h"
-#include "bindings/group.h"
-#include "bindings/param.h"
 #include "bindings/rules.h"
-#include "bindings/scaling.h"
-#include "bindings/scratch.h"
+#include "bindings/step/clip.h"
+#include "bindings/step/cuda_work.h"
+#include "bindings/step/plan.h"
+#include "bindings/step/reading.h"
+#include "bindings/step/scaling.h"
+#include "bindings/step/work.h"
 #include "bindings/tensor.h"
 #include "bindings/watchers.h"
 #include "cpu/parallel.h"

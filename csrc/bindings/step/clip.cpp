@@ -1,11 +1,11 @@
-#include "bindings/clip.h"
+#include "bindings/step/clip.h"
 
 #include <cmath>
 #include <limits>
 #include <optional>
 
-#include "bindings/cuda_step.h"
-#include "bindings/dtensor.h"
+#include "bindings/step/cuda_work.h"
+#include "bindings/step/dtensor.h"
 #include "cpu/norm.h"
 #include "numeric/clip.h"
 

@@ -2,9 +2,9 @@
 #include <cstdint>
 #include <string>
 
-#include "bindings/dtensor.h"
 #include "bindings/item.h"
-#include "bindings/param.h"
+#include "bindings/step/dtensor.h"
+#include "bindings/step/reading.h"
 #include "cpu/dropout.h"
 
 namespace fastopt {

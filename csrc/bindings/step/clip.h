@@ -1,9 +1,9 @@
 // Clipping by the global norm, over all processes that hold a part of the parameters.
 #pragma once
 
-#include "bindings/group.h"
-#include "bindings/scaling.h"
-#include "bindings/scratch.h"
+#include "bindings/step/plan.h"
+#include "bindings/step/scaling.h"
+#include "bindings/step/work.h"
 
 namespace fastopt {
 

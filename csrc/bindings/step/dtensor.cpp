@@ -1,4 +1,4 @@
-#include "bindings/dtensor.h"
+#include "bindings/step/dtensor.h"
 
 namespace py = pybind11;
 

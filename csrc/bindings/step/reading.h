@@ -9,9 +9,9 @@
 #include <utility>
 
 #include "bindings/cuda.h"
-#include "bindings/group.h"
 #include "bindings/rules.h"
-#include "bindings/scratch.h"
+#include "bindings/step/plan.h"
+#include "bindings/step/work.h"
 #include "bindings/tensor.h"
 
 namespace fastopt {
