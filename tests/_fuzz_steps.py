@@ -263,13 +263,18 @@ def wanted(name: str, optimizer: Optimizer, group: Options, param: Tensor, facto
 
 def state_before(optimizer: Any, group: Options, param: Tensor, state: Options, name: str) -> Array:
     """A state as it is stored, for the rule, which rounds what it makes of it; of codes the numbers."""
-    there = state.get(name)
+    there, stored = state.get(name), optimizer._dtype_of_state(group, param, name)
+    small, codes = (torch.float32, *HALVES), (torch.int8, torch.uint8)
+    if there is not None and there.dtype != stored and param.dtype in small:
+        has_scale = f"{name}_scale" in state  # without which codes are refused
+        if there.dtype in small or (there.dtype in codes and has_scale):
+            state = {**state, **optimizer._stored(group, param, name, state)}  # as a load would
+            there = state[name]
     if there is not None and there.dtype in (torch.int8, torch.uint8):
         return np.asarray(decode_blocks(raw(there), raw(state[f"{name}_scale"])))
     if there is not None:
         return array_of(there)
-    dtype = optimizer._dtype_of_state(group, param, name)
-    new = torch.empty_like(param, dtype=dtype if dtype.is_floating_point else torch.float32)
+    new = torch.empty_like(param, dtype=stored if stored.is_floating_point else torch.float32)
     return array_of(new.fill_(group.get("initial_accumulator_value", 0)))  # which is Adagrad's
 
 

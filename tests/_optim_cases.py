@@ -356,7 +356,11 @@ class Mirror:
         array = self.params[param] = array_of(param)
         start = self.optimizer.defaults.get("initial_accumulator_value", 0)
         is_double = param.dtype == torch.float64
-        dtype = array.dtype if is_double else numpy_dtype(group.get("state_dtype") or param.dtype)
+        dtype = (
+            array.dtype
+            if is_double
+            else numpy_dtype(getattr(torch, group.get("state_dtype") or "", param.dtype))
+        )
         dtypes = dict.fromkeys(self.case.states, dtype)
         if group.get("centered") and not is_double:  # it divides by the difference of two averages
             dtypes |= {"square_avg": np.dtype(np.float32), "grad_avg": np.dtype(np.float32)}

@@ -17,6 +17,7 @@ from _optim_cases import (
     CASES,
     DTYPES,
     EVERY,
+    FEW_BITS,
     FULL,
     STORED,
     TORCH_OPTIONS,
@@ -219,6 +220,48 @@ def test_to_torch_drops_an_average_that_is_no_longer_kept(name: str) -> None:
         assert described[0] == described[1]
     assert not any("ema" in key for keys in described[0] for key in keys)
     assert optimizer.param_groups[0].keys() == theirs.param_groups[0].keys()
+    take_steps(optimizer, 1, 1)
+
+
+@each_optimizer
+def test_what_a_program_keeps_in_the_state_stays(name: str) -> None:
+    """Under a key of its own, of no parameter or beside a parameter's states; in a checkpoint, too."""
+    optimizer = EVERY[name].ours(parameters(), **FULL[name])
+    take_steps(optimizer, 0, 1)
+    first = params_of(optimizer)[0]
+    optimizer.state["calls"] = 7  # type: ignore[index, assignment]
+    optimizer.state["nothing"] = None  # type: ignore[index, assignment]
+    optimizer.state[first]["mine"] = 0.5
+    packed: Any = optimizer
+    assert packed.state_dict(as_torch=True)["state"]["calls"] == 7
+    resumed: Any = EVERY[name].ours(parameters())
+    resumed.load_state_dict(optimizer.state_dict())
+    assert resumed.state["calls"] == 7
+    assert resumed.state[params_of(resumed)[0]]["mine"] == 0.5
+    fastopt.to_torch(optimizer)
+    assert type(optimizer) is EVERY[name].torchs
+    assert optimizer.state["calls"] == 7  # type: ignore[index, comparison-overlap]
+    assert optimizer.state[first]["mine"] == 0.5
+    del optimizer.state["calls"], optimizer.state["nothing"]  # type: ignore[arg-type]
+    take_steps(optimizer, 1, 1)
+
+
+@each_optimizer
+def test_to_torch_ends_what_options_had_begun(name: str) -> None:
+    """Options set back to torch's just before leave nothing of ours, and states as torch has them."""
+    params = [torch.nn.Parameter(torch.ones(64, 128, dtype=torch.bfloat16))]
+    stored = "bfloat16" if name == "Adagrad" else "int8"
+    ours = {"state_dtype": stored, "master_weights": True, "ema_decay": 0.9}
+    optimizer = EVERY[name].ours(params, **FEW_BITS[name], **ours)
+    take_steps(optimizer, 0, 1)
+    for group in optimizer.param_groups:
+        group.update(state_dtype=None, master_weights=False, ema_decay=None)
+    fastopt.to_torch(optimizer)
+    theirs = EVERY[name].torchs([torch.nn.Parameter(torch.ones_like(params[0]))], **FEW_BITS[name])
+    take_steps(theirs, 0, 1)
+    (mine,), (other,) = optimizer.state.values(), theirs.state.values()
+    kept = {key: it.dtype for key, it in other.items() if it is not None}
+    assert {key: it.dtype for key, it in mine.items()} == kept
     take_steps(optimizer, 1, 1)
 
 

@@ -24,6 +24,7 @@ from _optim_cases import (
     Mirror,
     Options,
     Snapshot,
+    array_of,
     assert_same_bits,
     complex64,
     option_id,
@@ -263,7 +264,7 @@ def test_parameters_that_are_more_than_their_type_are_refused(key: str) -> None:
     refused(optimizer, "master_weights and stochastic_rounding are not for a rule with norms")
 
 
-def test_states_that_came_in_8_bits_are_refused() -> None:
+def test_states_that_came_in_8_bits_become_numbers() -> None:
     params = parameters(shapes=[(5,), (7, 3)])
     optimizer = LAMB(params)
     set_gradients(params, seed=0)
@@ -271,7 +272,15 @@ def test_states_that_came_in_8_bits_are_refused() -> None:
     state = optimizer.state[params[1]]
     state["exp_avg"] = torch.zeros(7, 3, dtype=torch.int8)
     state["exp_avg_scale"] = torch.zeros(7, 1)
-    refused(optimizer, "exp_avg in 8 bits, of a rule with norms")
+    mirror = Mirror("LAMB", optimizer)
+    for param in params:
+        mirror._take_in(param, optimizer.param_groups[0])
+        mirror.steps[param] = 1
+        mirror.states[param]["exp_avg_sq"] = array_of(optimizer.state[param]["exp_avg_sq"])
+    mirror.states[params[0]]["exp_avg"] = array_of(optimizer.state[params[0]]["exp_avg"])
+    step_and_check(mirror)
+    assert {key: it.dtype for key, it in state.items()} == dict.fromkeys(state, torch.float32)
+    assert "exp_avg_scale" not in state
 
 
 def test_what_no_kernel_takes_is_refused() -> None:

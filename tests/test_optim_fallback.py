@@ -3,6 +3,7 @@
 Hooks run once all the same, whether or not a program has also built torch's class.
 """
 
+import collections
 import contextlib
 import inspect
 import itertools
@@ -413,3 +414,117 @@ def hook_failures() -> dict[str, str]:
 @pytest.mark.parametrize("order", ORDERS)
 def test_hooks_run_once_on_torchs_path(order: str, hook_failures: dict[str, str]) -> None:
     assert hook_failures.get(order) is None
+
+
+# ---- mappings that are no plain dicts -----------------------------------------------------------
+
+
+class Doubled(dict[str, Any]):
+    """A dict that reads its rate in a way of its own."""
+
+    def __getitem__(self, key: str) -> Any:
+        value = super().__getitem__(key)
+        return value * 2 if key == "lr" else value
+
+
+MAPPINGS: dict[str, Callable[[Any], Any]] = {
+    "UserDict": collections.UserDict,
+    "OrderedDict": collections.OrderedDict,
+    "ChainMap": lambda it: collections.ChainMap({}, it),
+    "a dict's own way": Doubled,
+}
+
+
+@each_optimizer
+@pytest.mark.parametrize("kind", MAPPINGS)
+@pytest.mark.parametrize("place", ["groups", "entries", "state"])
+def test_groups_and_states_are_read_as_torch_reads_them(name: str, kind: str, place: str) -> None:
+    made = MAPPINGS[kind]
+    params, plain_params = parameters(), parameters()
+    optimizer, plain = (CASES[name].ours(it, **FULL[name]) for it in (params, plain_params))
+    for step in range(3):
+        if step == 1 and place == "groups":
+            optimizer.param_groups = [made(group) for group in optimizer.param_groups]
+            if kind == "a dict's own way":
+                plain.param_groups[0]["lr"] *= 2
+        elif step == 1 and place == "entries":
+            for param in params:
+                optimizer.state[param] = made(optimizer.state[param])
+        elif step == 1:
+            optimizer.state = made(optimizer.state)
+        for it in (params, plain_params):
+            set_gradients(it, seed=step)
+            if step == 0:
+                it[-1].grad = None  # whose state is made later
+        plain.step()
+        assert not any(it.reason for it in optimizer.fused_report())
+        optimizer.step()
+        for mine, theirs in zip(params, plain_params, strict=True):
+            assert_same_bits(mine, theirs)
+    for mine, theirs in zip(params, plain_params, strict=True):
+        assert optimizer.state[mine].keys() == plain.state[theirs].keys()
+
+
+@each_optimizer
+@pytest.mark.parametrize("wrong", [None, 7, [1], "text"], ids=str)
+def test_a_state_or_group_that_is_no_mapping_is_refused(name: str, wrong: Any) -> None:
+    params = parameters()
+    optimizer: Any = CASES[name].ours(params, **FULL[name])
+    for place in ("entry", "group"):
+        set_gradients(params, seed=0)
+        optimizer.step()
+        before = [param.detach().clone() for param in params]
+        kept = optimizer.state[params[-1]], optimizer.param_groups
+        if place == "entry":
+            optimizer.state[params[-1]] = wrong
+        else:
+            optimizer.param_groups = [*optimizer.param_groups, wrong]
+        with pytest.raises(TypeError, match=r"expected a dict or another mapping .* got"):
+            optimizer.step()
+        assert all(map(torch.equal, params, before))
+        optimizer.state[params[-1]], optimizer.param_groups = kept
+
+
+@each_optimizer
+def test_a_step_under_another_default_device(name: str) -> None:
+    """States are made beside their parameters, and step counts where torch has them."""
+    options = {**FULL[name], "max_grad_norm": 1.0, "ema_decay": 0.9, "ema_bias_correction": True}
+    for dtype, more in (
+        (torch.float32, {}),
+        (torch.bfloat16, {"stochastic_rounding": True}),
+        (torch.bfloat16, {"master_weights": True}),
+        (torch.float32, {} if name == "Adagrad" else {"state_dtype": "int8"}),
+    ):
+        runs = []
+        for device in ("cpu", "meta"):
+            params = parameters(dtype, [(64, 128), (5,)])
+            if name == "RMSprop":
+                options["centered"] = False
+            optimizer = CASES[name].ours(params, **options, **more)
+            for step in range(2):
+                set_gradients(params, seed=step)
+                with torch.device(device):
+                    optimizer.step()
+            assert {it.device.type for state in optimizer.state.values() for it in state.values()} == {
+                "cpu"
+            }
+            runs.append(params)
+        for mine, theirs in zip(*runs, strict=True):
+            assert_same_bits(mine, theirs)
+
+
+@each_optimizer
+@pytest.mark.parametrize("options", [{"ema_decay": 0.9}, {"state_dtype": "bfloat16"}], ids=str)
+def test_a_refused_step_does_not_say_that_it_was_torchs(name: str, options: Options) -> None:
+    """The error begins with what is wrong, and not with an option that is not."""
+    params = [torch.nn.Parameter(torch.ones(5, dtype=torch.complex64))]
+    if name == "Adagrad":
+        params = [torch.nn.Parameter(torch.ones(5))]
+        params[0].grad = torch.ones(5).to_sparse()
+    else:
+        params[0].grad = torch.ones_like(params[0])
+    optimizer = CASES[name].ours(params, lr=0.1, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=r"^a parameter of shape \(5,\) needs torch's step \("):
+            optimizer.step()

@@ -284,6 +284,80 @@ def test_swap_ema_and_ema_parameters() -> None:
         assert all(torch.equal(a, b) for a, b in zip(params, trained, strict=True))
 
 
+def decays(steps: int) -> list[float]:
+    return [0.9 if step < steps // 3 else 0.999 if step < steps // 2 else 0.5 for step in range(steps)]
+
+
+@each_optimizer
+@pytest.mark.parametrize("dtype", [*DTYPES, *STORED], ids=option_id)
+def test_a_corrected_average_of_a_constant_is_that_whatever_the_decay(
+    name: str, dtype: torch.dtype
+) -> None:
+    """The weights' sum has the bits of their average of 1; 3 comes within 8 units in the last place."""
+    for value in (1.0, 3.0):
+        params = [torch.nn.Parameter(torch.full((5,), value, dtype=dtype))]
+        optimizer: Any = CASES[name].ours(params, lr=0.0, ema_decay=0.9, ema_bias_correction=True)
+        one = np.ones((), np.float64 if dtype == torch.float64 else np.float32)
+        weight = np.zeros_like(one)
+        for decay in decays(60):
+            optimizer.param_groups[0]["ema_decay"] = decay
+            params[0].grad = torch.zeros_like(params[0])
+            optimizer.step()
+            weight = reference.ema(weight, one, decay=decay)
+            assert_same_bits(optimizer.state[params[0]]["ema_weight"], weight)
+            (average,) = optimizer.ema_parameters()
+            exact = torch.full_like(average, value)
+            within = 0 if value == 1 else 8 * torch.finfo(average.dtype).eps
+            torch.testing.assert_close(average, exact, rtol=within, atol=0)
+
+
+def test_the_correction_goes_by_how_an_average_began() -> None:
+    """Not by what the option says later: an average that began at the parameter needs none."""
+    for first, then in ((True, False), (False, True)):
+        params = [torch.nn.Parameter(torch.ones(5))]
+        optimizer = fastopt.optim.SGD(params, lr=0.0, ema_decay=0.9, ema_bias_correction=first)
+        for step in range(6):
+            optimizer.param_groups[0]["ema_bias_correction"] = first if step < 3 else then
+            params[0].grad = torch.zeros(5)
+            optimizer.step()
+            torch.testing.assert_close(optimizer.ema_parameters()[0], params[0].detach())
+
+
+def test_an_average_of_nothing_yet_stands_for_its_parameter() -> None:
+    """As a checkpoint may hold it, for parameters that have state before a step."""
+    params = parameters(shapes=[(5,)])
+    options = {"ema_decay": 0.9, "ema_bias_correction": True}
+    saved = fastopt.optim.Adagrad(params, **options).state_dict()
+    assert saved["state"][0]["ema_weight"] == 0
+    optimizer = fastopt.optim.Adagrad(params, **options)
+    optimizer.load_state_dict(saved)
+    assert torch.equal(optimizer.ema_parameters()[0], params[0])
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, *STORED], ids=option_id)
+@pytest.mark.parametrize("way", ["load", "unpickle"])
+def test_an_average_that_counted_its_steps_goes_on(dtype: torch.dtype, way: str) -> None:
+    """Older checkpoints have ``ema_step``, a float32 number, in place of the weights' sum."""
+    options = {"lr": 0.1, "ema_decay": 0.9, "ema_bias_correction": True}
+    params = parameters(dtype, shapes=[(5,)])
+    unbroken = fastopt.optim.SGD(params, **options)
+    for step in range(300):
+        set_gradients(params, seed=step)
+        unbroken.step()
+    older: Any = copy.deepcopy(unbroken)
+    (state,) = older.state.values()
+    del state["ema_weight"]
+    state["ema_step"] = torch.tensor(300.0)
+    if way == "load":
+        resumed = fastopt.optim.SGD(older.param_groups[0]["params"], **options)
+        resumed.load_state_dict(older.state_dict())
+    else:
+        resumed = pickle.loads(pickle.dumps(older))
+    (state,), (expected,) = resumed.state.values(), unbroken.state.values()
+    assert state.keys() == expected.keys()
+    torch.testing.assert_close(state["ema_weight"], expected["ema_weight"], rtol=1e-6, atol=0)
+
+
 @each_optimizer
 def test_checkpoints_hold_the_average(name: str) -> None:
     def run(steps: range, params: list[Any], optimizer: Any) -> None:

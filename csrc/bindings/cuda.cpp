@@ -100,7 +100,7 @@ void CudaLibrary::clip(const CudaClip& clip, int device) const {
   check(face_->clip(clip, place(device)), device);
 }
 
-void CudaLibrary::advance(const std::vector<CudaNumber>& counters, const float* found_inf,
+void CudaLibrary::advance(const std::vector<CudaCounter>& counters, const float* found_inf,
                           int device) const {
   const int64_t count = static_cast<int64_t>(counters.size());
   check(face_->advance(counters.data(), count, found_inf, place(device)), device);

@@ -41,7 +41,7 @@ class CudaLibrary {
             const std::vector<CudaPackedItem>& packed, int device) const;
   void sum_of_squares(const std::vector<Values>& arrays, double* scratch, int device) const;
   void clip(const CudaClip& clip, int device) const;
-  void advance(const std::vector<CudaNumber>& counters, const float* found_inf, int device) const;
+  void advance(const std::vector<CudaCounter>& counters, const float* found_inf, int device) const;
   void multiply(const CudaStep& step, const std::vector<CudaProduct>& products, int device) const;
   void dropout(const CudaDropout& call, DType dtype, int device) const;
   void dropout_mask(const CudaDropout& call, MaskKind kind, int device) const;

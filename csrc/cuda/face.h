@@ -74,6 +74,13 @@ struct CudaStep {
   bool one_by_one = false;  // parameters share memory
 };
 
+// A number that lies on the device and becomes factor x number + term, rounded as it is stored: one
+// more of a count, the sum of an average's weights. Of whole numbers, one more.
+struct CudaCounter {
+  CudaNumber number;
+  double factor, term;
+};
+
 // A product that lies on the device, and the step whose factor it lacks.
 struct CudaProduct {
   CudaNumber product, step;
@@ -109,8 +116,8 @@ struct CudaFace {
 
   const char* (*clip)(const CudaClip& clip, const CudaPlace& place);
 
-  // One more on every counter, or none where *found_inf is not 0.
-  const char* (*advance)(const CudaNumber* counters, int64_t count, const float* found_inf,
+  // Every counter's next number, or none where *found_inf is not 0.
+  const char* (*advance)(const CudaCounter* counters, int64_t count, const float* found_inf,
                          const CudaPlace& place);
 
   // A step's factor to every product, by the step's rule, or none where its found_inf is not 0.

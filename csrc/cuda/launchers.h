@@ -25,7 +25,7 @@ const char* trouble(int device);
 const char* run_sum_of_squares(const Values* arrays, int64_t count, double* scratch,
                                const CudaPlace& place);
 const char* run_clip(const CudaClip& clip, const CudaPlace& place);
-const char* run_advance(const CudaNumber* counters, int64_t count, const float* found_inf,
+const char* run_advance(const CudaCounter* counters, int64_t count, const float* found_inf,
                         const CudaPlace& place);
 const char* run_multiply(const CudaStep& step, const CudaProduct* products, int64_t count,
                          const CudaPlace& place);

@@ -94,7 +94,7 @@ const char* run_clip(const CudaClip& clip, const CudaPlace& place) {
   return launch<ClipKernel>(clip, 1, place.stream);
 }
 
-const char* run_advance(const CudaNumber* counters, int64_t count, const float* found_inf,
+const char* run_advance(const CudaCounter* counters, int64_t count, const float* found_inf,
                         const CudaPlace& place) {
   const OnDevice device(place.device);
   if (device.error() != nullptr) return device.error();

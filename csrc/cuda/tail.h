@@ -131,20 +131,27 @@ struct NumbersKernel {
   }
 };
 
-// One more on a counter.
+// A counter's next number.
 struct Count {
-  using Entry = CudaNumber;
+  using Entry = CudaCounter;
 
-  FASTOPT_DEVICE void operator()(const CudaNumber& counter) const {
-    switch (counter.type) {
+  template <class T>
+  FASTOPT_DEVICE static void advance(void* at, const CudaCounter& counter) {
+    T& number = *static_cast<T*>(at);
+    number = static_cast<T>(counter.factor) * number + static_cast<T>(counter.term);
+  }
+
+  FASTOPT_DEVICE void operator()(const CudaCounter& counter) const {
+    void* const at = counter.number.at;
+    switch (counter.number.type) {
       case CudaNumber::Type::float32:
-        *static_cast<float*>(counter.at) += 1;
+        advance<float>(at, counter);
         break;
       case CudaNumber::Type::float64:
-        *static_cast<double*>(counter.at) += 1;
+        advance<double>(at, counter);
         break;
       case CudaNumber::Type::int64:
-        *static_cast<int64_t*>(counter.at) += 1;
+        *static_cast<int64_t*>(at) += 1;
         break;
       case CudaNumber::Type::value:
         break;

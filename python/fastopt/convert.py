@@ -13,7 +13,7 @@ import functools
 import inspect
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, TypeVar, cast
 
 import torch
@@ -97,16 +97,30 @@ def to_torch(optimizer: Optimizer) -> Optimizer:
                     f"{key}={group[key]!r} in group {index}: torch.optim.{theirs.__name__} has no "
                     f"such option; expected {key}={value!r}"
                 )
+    states = _states_of_torch(ours)
     _become(optimizer, theirs)
     for options in (optimizer.defaults, *optimizer.param_groups):
         for key in neutral:
             options.pop(key, None)
-    only_ours = {"ema", "ema_step"} | ({"step"} if theirs is torch.optim.SGD else set())
-    for state in optimizer.state.values():
-        for key in only_ours & state.keys():
-            del state[key]
+    for state, entries in states:
+        state.clear()
+        state.update(entries)
     vars(optimizer).pop("_has_warned", None)
     return optimizer
+
+
+def _states_of_torch(optimizer: Fused) -> list[tuple[Any, dict[Any, Any]]]:
+    """Each parameter's state, and what of it torch's class keeps, as it stores that.
+
+    What a program keeps there under other keys, of a parameter or of none, stays.
+    """
+    found = []
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            state = optimizer.state.get(param)
+            if isinstance(state, MutableMapping):
+                found.append((state, optimizer._without_ours(param, state)))
+    return found
 
 
 def _partner(optimizer: Optimizer, classes: dict[type[From], type[To]]) -> type[To]:

@@ -9,9 +9,9 @@ namespace fastopt {
 namespace {
 
 void count_steps(const CudaWork& work, int device, const float* found_inf) {
-  std::vector<CudaNumber> counters;
-  for (const DeviceNumber& counter : work.counters) {
-    if (counter.device == device) counters.push_back(counter.number);
+  std::vector<CudaCounter> counters;
+  for (const CudaWork::Counter& counter : work.counters) {
+    if (counter.device == device) counters.push_back(counter.entry);
   }
   if (!counters.empty()) CudaLibrary::get().advance(counters, found_inf, device);
 }
@@ -34,7 +34,7 @@ void multiply_products(const CudaWork& work, int device, const float* found_inf)
 std::set<int> CudaWork::devices() const {
   std::set<int> devices;
   for (const Param& param : params) devices.insert(param.device);
-  for (const DeviceNumber& counter : counters) devices.insert(counter.device);
+  for (const Counter& counter : counters) devices.insert(counter.device);
   return devices;
 }
 

@@ -35,7 +35,11 @@ struct CudaWork {
 
   std::vector<Group> groups;
   std::vector<Param> params;
-  std::vector<DeviceNumber> counters;
+  struct Counter {
+    CudaCounter entry;
+    int device;
+  };
+  std::vector<Counter> counters;
   std::vector<Product> products;  // those that lie on a device
 
   // Whether a parameter meets a rule that asks for nothing but whether this is its first step.

@@ -29,7 +29,12 @@ struct Names {
   PyObject* master = PyUnicode_InternFromString("master");
   PyObject* rounding = PyUnicode_InternFromString("rounding");
   PyObject* ema = PyUnicode_InternFromString("ema");
-  PyObject* ema_step = PyUnicode_InternFromString("ema_step");
+  PyObject* ema_weight = PyUnicode_InternFromString("ema_weight");
+  PyObject* state_dtype = PyUnicode_InternFromString("state_dtype");
+  PyObject* bfloat16_name = PyUnicode_InternFromString("bfloat16");
+  PyObject* float16_name = PyUnicode_InternFromString("float16");
+  PyObject* float32_name = PyUnicode_InternFromString("float32");
+  PyObject* int8_name = PyUnicode_InternFromString("int8");
 
   static const Names& get() {
     static const Names& names = *new Names();
@@ -44,11 +49,27 @@ inline PyObject* lookup(PyObject* dict, PyObject* key) {
   return value == Py_None ? nullptr : value;
 }
 
+// A group or a state as a dict to read: itself, unless it is another mapping, or reads its items in
+// a way of its own. Throws TypeError for what is no mapping.
+inline py::object plain_dict(py::handle mapping, const py::object& optimizer) {
+  if (PyDict_Check(mapping.ptr()) && Py_TYPE(mapping.ptr())->tp_as_mapping->mp_subscript ==
+                                         PyDict_Type.tp_as_mapping->mp_subscript) {
+    return py::reinterpret_borrow<py::object>(mapping);
+  }
+  return optimizer.attr("_as_dict")(mapping);
+}
+
 // One parameter's state. Its entries are mostly asked for in the order in which they stand, so the
 // next one is tried before the hash.
 class Entries {
  public:
   explicit Entries(PyObject* dict) : dict_(dict) {}
+
+  // Whether all that is there has been asked for, in its order.
+  bool at_end() const {
+    Py_ssize_t position = position_;
+    return dict_ == nullptr || !PyDict_Next(dict_, &position, nullptr, nullptr);
+  }
 
   bool empty() const { return dict_ == nullptr || PyDict_GET_SIZE(dict_) == 0; }
 
@@ -84,6 +105,24 @@ inline double number(PyObject* object, const char* name) {
                          py::repr(object).cast<std::string>());
   }
   return value;
+}
+
+// What a group wants its states stored in; of anything but these names, whoever checks options
+// makes one of them, or raises.
+enum class StateDtype { own, float32, bfloat16, float16, int8, unknown };
+
+inline StateDtype state_dtype(PyObject* group) {
+  const Names& names = Names::get();
+  PyObject* value = lookup(group, names.state_dtype);
+  if (value == nullptr) return StateDtype::own;
+  if (!PyUnicode_Check(value)) return StateDtype::unknown;
+  const auto is = [value](PyObject* name) {
+    return value == name || PyUnicode_Compare(value, name) == 0;
+  };
+  if (is(names.bfloat16_name)) return StateDtype::bfloat16;
+  if (is(names.int8_name)) return StateDtype::int8;
+  if (is(names.float32_name)) return StateDtype::float32;
+  return is(names.float16_name) ? StateDtype::float16 : StateDtype::unknown;
 }
 
 // What a group asks for around the rule.

@@ -16,7 +16,7 @@ ParamReader::ParamReader(Spec& spec, Scratch& scratch, const py::object& optimiz
       spec_(spec),
       scratch_(scratch),
       optimizer_(optimizer),
-      state_(optimizer.attr("state")) {}
+      state_(plain_dict(optimizer.attr("state"), optimizer)) {}
 
 void ParamReader::begin_group(const Plan& plan) {
   group_ = plan.group.ptr();
@@ -28,6 +28,9 @@ void ParamReader::begin_group(const Plan& plan) {
   counts_on_device_ = plan.counts_on_device;
   has_master_ = plan.has_master;
   rounds_at_random_ = plan.rounds_at_random;
+  wanted_ = plan.wanted;
+  used_ = 0;
+  for (int i = 0; i < rule_->state_count(); ++i) used_ |= unsigned{rule_->uses(i)} << i;
   keeps_state_ = keeps_state();
   is_on_cuda_ = false;
   last_step_ = -1;
@@ -259,9 +262,13 @@ py::object ParamReader::find_entries(PyObject* param) {
     state_position_ = position;
   } else {
     out_of_order_ = true;
-    value = lookup(state_.ptr(), param);
+    value = PyDict_GetItemWithError(state_.ptr(), param);
+    if (value == nullptr && PyErr_Occurred()) throw py::error_already_set();
   }
-  return py::reinterpret_borrow<py::object>(value);
+  if (value == nullptr || PyDict_CheckExact(value)) {
+    return py::reinterpret_borrow<py::object>(value);
+  }
+  return plain_dict(value, optimizer_);
 }
 
 // Reads a tensor's memory. The storage is held beside the tensor, since `tensor.data = ...` in
@@ -288,7 +295,14 @@ void ParamReader::read_rule_state(int i, bool empty) {
     tensor = make_state(spec_.states[i]);
     made_rule_state_ = true;
   }
-  const View view = laid_out(tensor, rule_->state_name(i), true);
+  const std::size_t copies = scratch_.copies.size();
+  View view = laid_out(tensor, rule_->state_name(i), true);
+  if (!is_new && is_stored_otherwise(i, view)) {
+    scratch_.copies.resize(copies);
+    if (dry_) return;
+    tensor = convert_state(i);
+    view = laid_out(tensor, rule_->state_name(i), true);
+  }
   const Coding coding = coding_of(view);
   if (coding == Coding::none) {
     set_state(2 + i, view, rule_->state_name(i));
@@ -302,7 +316,31 @@ void ParamReader::read_rule_state(int i, bool empty) {
 void ParamReader::read_average() {
   PyObject* tensor = find_or_make(Names::get().ema);
   if (tensor != nullptr) take(ema_array, tensor, "ema");
-  if (tail_.bias_correction) count(entries_->find(Names::get().ema_step), Names::get().ema_step);
+  if (tail_.bias_correction || !entries_->at_end()) read_average_weight();
+}
+
+// The sum of the weights in an average that began at 0: what the average of a constant 1 is.
+void ParamReader::read_average_weight() {
+  PyObject* const name = Names::get().ema_weight;
+  PyObject* tensor = entries_->find(name);
+  if (tensor == nullptr && (dry_ || !tail_.bias_correction)) return;
+  if (tensor == nullptr) tensor = make_state(name);
+  View view;
+  const bool readable = look(tensor, &view);
+  const CudaNumber there = readable ? beside_param(tensor, view) : CudaNumber{};
+  const double decay = tail_.ema_decay, growth = 1 - decay;
+  if (there.on_device()) {
+    scratch_.cuda.counters.push_back({{there, decay, growth}, device_});
+    return;
+  }
+  Scratch::Count next = counter(readable ? &view : nullptr, "ema_weight");
+  if (next.type == Scratch::Count::float64) {
+    next.value = decay * next.value + growth;
+  } else {
+    const float product = static_cast<float>(decay) * static_cast<float>(next.value);
+    next.value = product + static_cast<float>(growth);
+  }
+  scratch_.counts.push_back(next);
 }
 
 // nullptr on a dry walk for a state that is not there yet.
@@ -329,7 +367,7 @@ CudaNumber ParamReader::count(PyObject* tensor, PyObject* name) {
   const bool readable = look(tensor, &view);
   const CudaNumber there = readable ? beside_param(tensor, view) : CudaNumber{};
   if (there.on_device()) {
-    scratch_.cuda.counters.push_back({there, device_});
+    scratch_.cuda.counters.push_back({{there, 1, 1}, device_});
     return there;
   }
   Scratch::Count next = counter(readable ? &view : nullptr, "step");

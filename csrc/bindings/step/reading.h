@@ -65,6 +65,9 @@ class ParamReader {
   bool look(PyObject* tensor, View* view);
   CudaNumber read_states();
   void read_rule_state(int i, bool empty);
+  bool is_stored_otherwise(int i, const View& view);
+  PyObject* convert_state(int i);
+  void drop_masters(PyObject* kept);
   void set_coding(int i, Coding coding, bool is_new);
   void set_rounding(const CudaNumber& step);
   float* scales_of(PyObject* tensor);
@@ -73,6 +76,7 @@ class ParamReader {
   std::optional<uint64_t> find_first_index() const;
   uint64_t first_index() const;
   void read_average();
+  void read_average_weight();
   PyObject* find_or_make(PyObject* name);
   PyObject* make_state(PyObject* name);
   CudaNumber count(PyObject* tensor, PyObject* name);
@@ -93,7 +97,7 @@ class ParamReader {
   const HalfDither* half_dither_at(double step);
 
   const bool dry_;
-  const Spec& spec_;
+  Spec& spec_;
   Scratch& scratch_;
   const py::object& optimizer_;
   const py::object state_;  // optimizer.state
@@ -106,6 +110,8 @@ class ParamReader {
   bool has_norms_ = false, keeps_state_ = false;
   TailOptions tail_;
   DeviceNumber lr_;
+  StateDtype wanted_ = StateDtype::own;
+  unsigned used_ = 0;  // a bit for each state that the options use
   bool has_master_ = false, rounds_at_random_ = false;
   bool capturable_ = false, counts_on_device_ = false;
   bool is_on_cuda_ = false;  // some parameter

@@ -142,16 +142,23 @@ class Walk {
   }
 
   void read_options(py::handle dict, std::size_t index) {
-    complete(dict);
-    PyObject* const group = dict.ptr();
+    const py::object plain = plain_dict(dict, optimizer_);
+    complete(plain);
+    PyObject* const group = plain.ptr();
     const Names& names = Names::get();
     Plan plan;
-    plan.group = py::reinterpret_borrow<py::object>(dict);
+    plan.group = plain;
+    plan.named = py::reinterpret_borrow<py::object>(dict);
     plan.rule = &scratch_->rule_of_group(index);
     plan.capturable = is_set(group, names.capturable);
     plan.counts_on_device = plan.capturable || is_set(group, names.fused);
     plan.has_master = is_set(group, names.master_weights);
     plan.rounds_at_random = is_set(group, names.stochastic_rounding);
+    plan.wanted = state_dtype(group);
+    if (plan.wanted == StateDtype::unknown || (plan.has_master && plan.rounds_at_random)) {
+      optimizer_.attr("_check_storage")(plan.group);
+      plan.wanted = state_dtype(group);
+    }
     plan.lr = device_number(lookup(group, names.lr), plan.capturable);
     if (is_set(group, names.differentiable)) {
       plan.to_torch = "differentiable=True";
@@ -260,16 +267,22 @@ class Walk {
 
   void leave(const Plan& plan, const Candidate& candidate, const std::string& reason) {
     reader_.must_hold();
-    scratch_->left_over.push_back(py::make_tuple(plan.group, py::handle(candidate.param), reason));
+    scratch_->left_over.push_back(py::make_tuple(plan.named, py::handle(candidate.param), reason));
   }
 
   void commit(Scratch::NewState& fresh) {
     py::object states = optimizer_.attr("state");
-    PyObject* entries = lookup(states.ptr(), fresh.param.ptr());
-    if (entries == nullptr) {
+    if (!states.contains(fresh.param)) {
       states[fresh.param] = fresh.entries;
-    } else if (PyDict_Update(entries, fresh.entries.ptr()) != 0) {
-      throw py::error_already_set();
+      return;
+    }
+    py::object entries = states[fresh.param];
+    for (const auto& [name, value] : py::reinterpret_borrow<py::dict>(fresh.entries)) {
+      if (!value.is_none()) {
+        entries[name] = value;
+      } else if (entries.contains(name) && PyObject_DelItem(entries.ptr(), name.ptr()) != 0) {
+        throw py::error_already_set();
+      }
     }
   }
 

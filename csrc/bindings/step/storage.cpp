@@ -8,6 +8,73 @@
 #include "cpu/dropout.h"
 
 namespace fastopt {
+namespace {
+
+// As fastopt.reference.codes has them: fewer elements, or shorter rows, are not coded.
+constexpr int64_t least_coded_size = 4096, least_coded_row = 64;
+
+// A DType, or Spec::codes, of a torch.dtype that states are stored in.
+int storage_type(const py::object& dtype) {
+  const std::string name = py::str(dtype);
+  if (name == "torch.float32") return static_cast<int>(DType::float32);
+  if (name == "torch.bfloat16") return static_cast<int>(DType::bfloat16);
+  if (name == "torch.float16") return static_cast<int>(DType::float16);
+  return Spec::codes;
+}
+
+}  // namespace
+
+// Whether a state that is there has another dtype than the options say, as after they have changed,
+// or codes where those cannot be. Nothing else is asked of float64 and of what the kernels lack.
+bool ParamReader::is_stored_otherwise(int i, const View& view) {
+  const int stored = dtype_of(view), param = dtype_of(view_);
+  const bool is_code = coding_of(view) != Coding::none;
+  if (is_code && entries_->find(spec_.scales[i]) == nullptr) return false;  // refused for that
+  if (param < 0 || static_cast<DType>(param) == DType::float64) return false;
+  if (!is_code && (stored < 0 || static_cast<DType>(stored) == DType::float64)) return false;
+  bool worth = false;
+  if (wanted_ == StateDtype::int8) {
+    int64_t row = 1;
+    for (int k = 1; k < view_.ndim; ++k) row *= view_.shape[k];
+    worth = view_.ndim >= 2 && element_count(view_) >= least_coded_size && row >= least_coded_row &&
+            is_contiguous(view_);
+    if (distribution_) {  // whose whole shape and cut count, which codes that are there have met
+      if (is_code) return false;
+      worth = true;
+    }
+  }
+  const auto ask = [&] {
+    must_hold();
+    const py::object dtype = optimizer_.attr("_dtype_of_state")(
+        py::handle(group_), py::handle(param_), py::handle(spec_.states[i]));
+    return static_cast<signed char>(storage_type(dtype));
+  };
+  if (distribution_ && wanted_ == StateDtype::int8) return stored != ask();
+  signed char& expected =
+      spec_.stored_in(wanted_, has_master_, worth, used_, static_cast<DType>(param), i);
+  if (expected == Spec::unasked) expected = ask();
+  return expected != (is_code ? Spec::codes : stored);
+}
+
+// Asks for the state anew, and notes what is to be stored with the rest.
+PyObject* ParamReader::convert_state(int i) {
+  must_hold();
+  const py::dict converted = optimizer_.attr("_converted")(py::handle(group_), py::handle(param_),
+                                                           py::handle(spec_.states[i]));
+  if (!fresh_.entries) fresh_.entries = py::dict();
+  if (PyDict_Update(fresh_.entries.ptr(), converted.ptr()) != 0) throw py::error_already_set();
+  return lookup(fresh_.entries.ptr(), spec_.states[i]);
+}
+
+// Masters of options or dtypes that no longer hold would be taken for those of today later on.
+void ParamReader::drop_masters(PyObject* kept) {
+  if (entries_->at_end()) return;
+  for (PyObject* name : {Names::get().param_low, Names::get().master}) {
+    if (name == kept || entries_->find(name) == nullptr) continue;
+    if (!fresh_.entries) fresh_.entries = py::dict();
+    fresh_.entries[py::handle(name)] = py::none();
+  }
+}
 
 // A state in 8 bits has a second tensor for its blocks' scales.
 void ParamReader::set_coding(int i, Coding coding, bool is_new) {
@@ -19,7 +86,8 @@ void ParamReader::set_coding(int i, Coding coding, bool is_new) {
   if (!is_contiguous(view_) || view_.ndim == 0) {
     throw Unfit{name + " in 8 bits beside a parameter that is not contiguous"};
   }
-  PyObject* scales = entries_->find(spec_.scales[i]);
+  PyObject* scales = fresh_.entries ? lookup(fresh_.entries.ptr(), spec_.scales[i]) : nullptr;
+  if (scales == nullptr) scales = entries_->find(spec_.scales[i]);
   if (scales == nullptr) {
     if (!is_new) throw py::key_error(name + "_scale");
     scales = make_state(spec_.scales[i]);
@@ -49,9 +117,9 @@ float* ParamReader::scales_of(PyObject* tensor) {
 // What a 16-bit parameter's group asks for behind it.
 void ParamReader::read_master() {
   const bool is_bfloat = item_.dtypes[0] == DType::bfloat16;
-  if (!is_bfloat && item_.dtypes[0] != DType::float16) return;
-  if (rounds_at_random_ && is_bfloat) return read_rounding();
-  if (!has_master_) return;
+  if (!is_bfloat && item_.dtypes[0] != DType::float16) return drop_masters(nullptr);
+  if (rounds_at_random_ && is_bfloat) read_rounding();
+  if (!has_master_) return drop_masters(nullptr);
   PyObject* tensor = find_or_make(is_bfloat ? Names::get().param_low : Names::get().master);
   if (tensor == nullptr) return;
   const View view = laid_out(tensor, is_bfloat ? "param_low" : "master", true);
@@ -61,6 +129,7 @@ void ParamReader::read_master() {
   packing().master = is_bfloat ? Master::low_half : Master::whole;
   packing().master_data = data_of(view);
   item_.dtypes[0] = DType::float32;
+  drop_masters(is_bfloat ? Names::get().param_low : Names::get().master);
 }
 
 // The seed of a parameter's random rounding and the number of the last one.
@@ -82,7 +151,7 @@ void ParamReader::read_rounding() {
   if (on_device) {
     rounding_ = reinterpret_cast<const uint64_t*>(numbers);
     const CudaNumber count = CudaNumber::lying(numbers + 1, CudaNumber::Type::int64);
-    scratch_.cuda.counters.push_back({count, device_});
+    scratch_.cuda.counters.push_back({{count, 1, 1}, device_});
   } else {
     const uint64_t count = static_cast<uint64_t>(numbers[1]) + 1;
     packing().seed = static_cast<uint64_t>(numbers[0]);

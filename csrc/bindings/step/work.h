@@ -23,10 +23,12 @@ namespace py = pybind11;
 // A group as a step takes it. All are read before any memory is: a number or a flag may be an
 // object whose Python code does as it pleases, with the groups, too.
 struct Plan {
-  py::object group, params;  // params: a tuple
+  py::object group, params;  // a dict, a tuple
+  py::object named;          // the group as the program has it, which may be another mapping
   AnyRule* rule = nullptr;   // with the group's options
   TailOptions tail;
   DeviceNumber lr;
+  StateDtype wanted = StateDtype::own;
   bool has_master = false, rounds_at_random = false;
   bool capturable = false, counts_on_device = false;
   const char* to_torch = nullptr;  // why all of it needs torch's step
@@ -155,10 +157,30 @@ struct Spec {
     }
     if (const char* name = rule->product_name()) product = PyUnicode_InternFromString(name);
   }
+  // What a state is stored in, as Python says: a DType, -1 for codes of 8 bits, or not asked yet.
+  // By what the group wants, whether there are masters, whether codes are worth it, which states
+  // are used, the parameter's dtype and the state.
+  static constexpr signed char unasked = -2;
+  static constexpr int codes = -1;
+  signed char& stored_in(StateDtype wanted, bool has_master, bool worth, unsigned used, DType param,
+                         int state) {
+    const std::size_t key =
+        ((((static_cast<std::size_t>(wanted) * 2 + has_master) * 2 + worth) << max_states | used) *
+             dtype_count +
+         static_cast<std::size_t>(param)) *
+            max_states +
+        static_cast<std::size_t>(state);
+    if (key >= stored_in_.size()) stored_in_.resize(key + 1, unasked);
+    return stored_in_[key];
+  }
+
   std::string name;
   std::vector<PyObject*> states, scales;
   PyObject* product = nullptr;  // where the rule keeps one
   std::vector<std::unique_ptr<Scratch>> idle;
+
+ private:
+  std::vector<signed char> stored_in_;
 };
 
 // Lends a scratch for one step. A step within a step, or in another thread, gets its own.

@@ -9,7 +9,7 @@ without kernels) go through torch's own step, before any other is written.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, cast
 
 import torch
@@ -21,8 +21,11 @@ from fastopt import _C
 from fastopt._threads import fit_for_forks
 from fastopt.optim import _engines
 from fastopt.optim._hooks import hooked
+from fastopt.optim._loading import Loading
 from fastopt.optim._report import Reports, torchs_class
 from fastopt.optim._rounding import new_rounding
+from fastopt.optim._storage import dtype_as_text
+from fastopt.optim._tail import with_weight
 
 Group = dict[str, Any]
 Leftover = tuple[Group, Tensor, str]  # group, parameter, why the kernels do not take it
@@ -41,7 +44,7 @@ def torch_step_of(optimizer: Optimizer) -> Callable[..., Any]:
     return cast(Callable[..., Any], step)
 
 
-class Fused(Reports):
+class Fused(Reports, Loading):
     """Mixin: ``class AdamW(Fused, torch.optim.AdamW)``."""
 
     _extras: ClassVar[dict[str, Any]] = {}
@@ -90,7 +93,12 @@ class Fused(Reports):
         for group in self.param_groups:  # a state_dict of torch.optim does not have these
             for key, neutral in self._neutral().items():
                 group.setdefault(key, self.defaults.get(key, neutral))
-        self._restore_dtypes()  # which goes by an option that torch's groups do not have
+            self._check_storage(group)
+            for param in group["params"]:
+                if "ema_step" in self.state.get(param, {}):
+                    self.state[param] = with_weight(group, self.state[param])
+        if "state_dtype" in self.defaults:
+            self.defaults["state_dtype"] = dtype_as_text(self.defaults["state_dtype"])
 
     @fit_for_forks()
     def state_dict(self, *, as_torch: bool = False) -> dict[str, Any]:
@@ -111,9 +119,11 @@ class Fused(Reports):
         if as_torch:
             return self._in_torch_format(packed, self._extras, self._neutral())
         for group, packed_group in zip(self.param_groups, packed["param_groups"], strict=True):
+            if "state_dtype" in packed_group:
+                packed_group["state_dtype"] = dtype_as_text(group["state_dtype"])
             if group.get("ema_decay") is None:
                 continue
-            names = ["ema", "ema_step"] if group.get("ema_bias_correction") else ["ema"]
+            names = ["ema", "ema_weight"] if group.get("ema_bias_correction") else ["ema"]
             for param, index in zip(group["params"], packed_group["params"], strict=True):
                 state = packed["state"].get(index)
                 if state and "ema" not in state:
@@ -150,13 +160,17 @@ class Fused(Reports):
     def _new_state(self, group: Group, param: Tensor, name: str) -> Tensor:
         """A state tensor as torch's class would make it."""
         self._check_engines(group, name)
-        if name in ("step", "ema_step", self._product):
+        if name in ("step", "ema_weight", self._product):
             on_device = group.get("capturable") or group.get("fused")
             double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
+            starts_at_1 = name == self._product
+            if name == "ema_weight":  # an average without one has begun as the parameter
+                double = param.dtype == torch.float64
+                starts_at_1 = "ema" in self.state.get(param, {})
             return torch.full(
                 (),
-                1.0 if name == self._product else 0.0,
-                dtype=torch.float64 if double and name != "ema_step" else torch.float32,
+                1.0 if starts_at_1 else 0.0,
+                dtype=torch.float64 if double else torch.float32,
                 device=param.device if on_device else "cpu",
             )
         if name == "rounding":
@@ -184,6 +198,20 @@ class Fused(Reports):
             _engines.refuse_copies(self, what, "a class whose steps are elementwise")
 
     @fit_for_forks()
+    def _converted(self, group: Group, param: Tensor, name: str) -> dict[str, Any]:
+        self._check_engines(group, name)
+        return super()._converted(group, param, name)
+
+    def _as_dict(self, mapping: Any) -> dict[Any, Any]:
+        """What a mapping that is no plain dict, or whose items are read in its own way, says."""
+        if not isinstance(mapping, Mapping):
+            raise TypeError(
+                "param_groups and state: expected a dict or another mapping of each group and each "
+                f"parameter, got {mapping!r}"
+            )
+        return {key: mapping[key] for key in mapping}
+
+    @fit_for_forks()
     @torch.no_grad()
     def _copy_back(self, tensor: Tensor, copy: Tensor) -> None:
         """Store what a kernel has made of a dense copy."""
@@ -206,12 +234,13 @@ class Fused(Reports):
         """Tell autograd that the kernels have written to these."""
         torch.autograd.graph.increment_version(params)
 
-    @fit_for_forks()
-    def _step_with_torch(self, leftovers: list[Leftover], grad_scale: float) -> None:
-        """Step the parameters that the kernels do not take with torch's own code."""
-        by_group: dict[int, Group] = {}
-        # Most of torch's classes refuse a sparse gradient: they are to meet it before they write.
-        leftovers = sorted(leftovers, key=lambda it: it[1].grad is None or not it[1].grad.is_sparse)
+    def _warn_unfused(self, left_over: Iterable[Leftover]) -> None:
+        left_over = list(left_over)
+        self._refuse_leftovers(left_over)  # or it would announce a step that is not made
+        super()._warn_unfused(left_over)
+
+    def _refuse_leftovers(self, leftovers: list[Leftover]) -> None:
+        """ValueError for a parameter that neither the kernels nor torch's step can take."""
         for group, param, reason in leftovers:
             if torchs_class(type(self)) is None:
                 raise ValueError(
@@ -221,10 +250,19 @@ class Fused(Reports):
             for key, neutral in self._neutral().items():
                 if group.get(key, neutral) != neutral:
                     raise ValueError(
-                        f"{key}={group[key]!r}: torch.optim has no such option, and a parameter of "
-                        f"shape {tuple(param.shape)} needs torch's step ({reason}); "
-                        f"expected {key}={neutral!r}"
+                        f"a parameter of shape {tuple(param.shape)} needs torch's step ({reason}), and "
+                        f"torch.optim has no such option as {key}={group[key]!r}; expected {key}="
+                        f"{neutral!r}, or what fastopt's kernels take"
                     )
+
+    @fit_for_forks()
+    def _step_with_torch(self, leftovers: list[Leftover], grad_scale: float) -> None:
+        """Step the parameters that the kernels do not take with torch's own code."""
+        by_group: dict[int, Group] = {}
+        # Most of torch's classes refuse a sparse gradient: they are to meet it before they write.
+        leftovers = sorted(leftovers, key=lambda it: it[1].grad is None or not it[1].grad.is_sparse)
+        self._refuse_leftovers(leftovers)
+        for group, param, _ in leftovers:
             by_group.setdefault(id(group), {**group, "params": []})["params"].append(param)
         params = [param for _, param, _ in leftovers]
         # Torch's step is that of another object with the same state, so that whatever ends it leaves

@@ -68,6 +68,10 @@ class FusedReport(list[ParameterPath]):
         counts = Counter(it.path for it in self)
         parts = [f"{counts[path]} {where}" for path, where in PATHS.items() if counts[path]]
         summary = f"{len(self)} parameters: " + ", ".join(parts)
+        if self and all(it.path == "no gradient" for it in self):
+            would = Counter(PATHS["torch" if it.reason else "fastopt"] for it in self)
+            listed = ", ".join(f"{count} {where}" for where, count in would.items())
+            summary += f"; between backward() and step() they would be {listed}"
         return "\n  ".join([summary, *(str(it) for it in self if it.reason)])
 
 

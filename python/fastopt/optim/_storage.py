@@ -5,7 +5,8 @@ Every fastopt optimizer takes these keyword-only options (LAMB the first alone, 
 state_dtype
     What the states are stored in. ``torch.bfloat16`` takes half the memory of float32, and half the
     bytes for a step to move; ``"int8"`` about a quarter. Arithmetic is in float32 all the same.
-    None, the default, is torch's choice, the parameter's dtype.
+    None, the default, is torch's choice, the parameter's dtype. Groups keep the dtype's name
+    (``"bfloat16"``), which the option takes, too.
 
     16-bit states, the default ones of 16-bit parameters too, are rounded up or down by a dither, a
     function of the step and the element's place, so that what a step changes is right on average
@@ -35,6 +36,10 @@ rounding_seed
     Where processes hold different parameters, or parts that are not DTensors, their rank in
     ``grad_norm_group`` counts, too; where that is not set, give each a number of its own.
 
+What is given to a constructor, or with a group of its own, holds for whatever is loaded later; where
+nothing is, the checkpoint's options do. An option that changes in a group takes effect at the next
+step, which brings the states into the new dtype; those of a float64 parameter are its own.
+
 Step counts stay float32, and averages (``ema_decay``) of 16-bit parameters are float32: what a step
 adds to an average would mostly be lost in 16 bits. They take in parameters before these are rounded.
 """
@@ -52,17 +57,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fastopt import _C
-from fastopt._threads import fit_for_forks
 from fastopt.optim._distributed import cut_like, first_index, first_row, is_dtensor, local_part
-from fastopt.reference.codes import decode_blocks, encode_blocks, is_worth_codes
+from fastopt.reference.codes import decode_blocks, is_worth_codes
 from fastopt.reference.dither import BLOCK
 
-StateDtype: TypeAlias = torch.dtype | Literal["int8"] | None
+StateDtype: TypeAlias = torch.dtype | Literal["float32", "bfloat16", "float16", "int8"] | None
 
 HALVES = (torch.bfloat16, torch.float16)
 LONGEST_VECTOR = 1 << 18  # of elements; what is longer is no bias but many parameters, flattened
-CODES = (torch.int8, torch.uint8)
-STATE_DTYPES = (None, torch.float32, torch.bfloat16, torch.float16, "int8")
+CODES = {torch.int8: "signed8", torch.uint8: "root8"}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Storage(Optimizer):
@@ -106,18 +110,19 @@ class Storage(Optimizer):
         rounding_seed: int = 0,
     ) -> dict[str, Any]:
         """The options as a group holds them, checked."""
-        if state_dtype not in STATE_DTYPES:
+        stored = dtype_as_text(state_dtype)
+        if stored not in (None, *DTYPES, "int8") or type(stored) not in (str, type(None)):
             raise ValueError(
                 f"Invalid state_dtype value: {state_dtype!r}; expected torch.float32, torch.bfloat16, "
-                'torch.float16, "int8" or None'
+                'torch.float16 (or their names), "int8" or None'
             )
         name = type(self).__name__
-        if state_dtype == torch.float16 and self._squares:
+        if stored == "float16" and self._squares:
             raise ValueError(
                 f"state_dtype=torch.float16: {name} keeps squares or sizes of gradients, which "
                 "float16 cannot hold below 6e-8; expected torch.bfloat16 or torch.float32"
             )
-        if state_dtype == "int8" and self._no_int8 is not None:
+        if stored == "int8" and self._no_int8 is not None:
             raise ValueError(
                 f'state_dtype="int8": {name} {self._no_int8}; expected torch.bfloat16 or torch.float32'
             )
@@ -131,21 +136,28 @@ class Storage(Optimizer):
                 f"Invalid rounding_seed value: {rounding_seed!r}; expected a whole number of 64 bits"
             )
         return {
-            "state_dtype": state_dtype,
+            "state_dtype": stored,
             "master_weights": master_weights,
             "stochastic_rounding": stochastic_rounding,
             "rounding_seed": int(rounding_seed),
         }
 
     def _check_storage(self, group: dict[str, Any]) -> None:
-        """Refuse a group's own options as the constructor does."""
-        self._storage_options(**{key: group.get(key, none) for key, none in self._storage.items()})
+        """Refuse a group's own options as the constructor does, and write those it has as it does."""
+        options = {key: group.get(key, none) for key, none in self._storage.items()}
+        for key, value in self._storage_options(**options).items():
+            if key in group:
+                group[key] = value
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's."""
         if isinstance(param_group, dict):  # else torch says what is wrong
             self._check_storage({**self.defaults, **param_group})
+            if "state_dtype" in param_group:
+                param_group["state_dtype"] = dtype_as_text(param_group["state_dtype"])
+        own = {key: param_group[key] for key in self._storage if key in param_group}
         super().add_param_group(param_group)
+        vars(self).setdefault("_own_storage", []).append(own)
 
     def _first_index(self, param: Tensor) -> int | None:
         """What C++ calls for where the elements of this process lie in a DTensor."""
@@ -182,14 +194,14 @@ class Storage(Optimizer):
             return param.dtype
         if name in ("ema", "master") or name.endswith("_scale"):
             return torch.float32
-        wanted: StateDtype = group.get("state_dtype")
+        wanted = dtype_as_text(group.get("state_dtype"))
         if wanted == "int8":
             if not is_worth_blocks(param):
                 self._warn_flat(param)
                 return torch.float32
             return torch.uint8 if name in self._squares else torch.int8
-        if isinstance(wanted, torch.dtype):
-            return wanted
+        if wanted is not None:
+            return DTYPES[wanted]
         return torch.float32 if group.get("master_weights") else param.dtype
 
     def _warn_flat(self, param: Tensor) -> None:
@@ -205,67 +217,6 @@ class Storage(Optimizer):
             UserWarning,
             stacklevel=2,
         )
-
-    @fit_for_forks()
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, with every state in the dtype that the options say.
-
-        torch casts states to the parameter's dtype on their way in, which would round those of a
-        16-bit parameter that are kept in more, and make numbers of codes. States that come in another
-        dtype than they are kept in (from torch.optim, or under other options) are converted.
-        """
-        given: list[dict[str, Any]] = []
-        # The last of the hooks before loading, so that it sees what the others have made of it.
-        hook = self.register_load_state_dict_pre_hook(lambda _, state: given.append(state))
-        self._loading = given
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            hook.remove()
-            del self._loading
-
-    def _restore_dtypes(self) -> None:
-        """Take those states whose dtype torch has changed, or must change, from the loaded dict itself.
-
-        Once the groups are complete, as what the dtypes are depends on them.
-        """
-        for group in self.param_groups:
-            self._check_storage(group)
-        for given in getattr(self, "_loading", ()):
-            self._restore_from(given)
-
-    def _restore_from(self, given: dict[str, Any]) -> None:
-        indices = chain.from_iterable(group["params"] for group in given["param_groups"])
-        places = ((group, param) for group in self.param_groups for param in group["params"])
-        for index, (group, param) in zip(indices, places, strict=True):
-            saved = given["state"].get(index, {})
-            for name, value in saved.items():
-                if isinstance(value, Tensor) and name != "step":  # which torch keeps as it is
-                    self._restore(group, param, name, saved)
-
-    def _restore(self, group: dict[str, Any], param: Tensor, name: str, saved: dict[str, Any]) -> None:
-        if name.removesuffix("_scale") in saved and name.endswith("_scale"):
-            return  # together with its codes
-        state, value, scale = self.state[param], saved[name].detach(), f"{name}_scale"
-        counts = name in ("ema_step", self._product)
-        dtype = value.dtype if counts else self._dtype_of_state(group, param, name)
-        is_code = holds_codes(saved, name)
-        if is_code and value.dtype == dtype:
-            for key, it in ((name, value), (scale, saved[scale].detach())):
-                state[key] = it.clone().to(param.device)
-            return
-        if is_code:
-            value = decoded(saved, name)
-        state.pop(scale, None)  # it may be left from codes that numbers have taken the place of
-        if dtype in (torch.int8, torch.uint8):
-            code = "root8" if dtype == torch.uint8 else "signed8"
-            numbers = local_part(value).to("cpu", torch.float32).numpy()
-            packed = encode_blocks(numbers, code, step=0, first_row=first_row(param) or 0)
-            codes, scales = (torch.from_numpy(it).to(local_part(param).device) for it in packed)
-            state[name] = cut_like(param, codes)
-            state[scale] = cut_like(param, scales, scales.shape[1])
-        elif is_code or state[name].dtype != dtype:
-            state[name] = value.to(state[name].device, dtype, copy=True)
 
     def _in_torch_format(
         self, packed: dict[str, Any], of_the_rule: dict[str, Any], ours: dict[str, Any]
@@ -287,16 +238,13 @@ class Storage(Optimizer):
         ]
         params = [param for group in self.param_groups for param in group["params"]]
         indices = chain.from_iterable(group["params"] for group in groups)
-        states = {
-            index: self._state_in_torch_format(param, packed["state"][index])
-            for index, param in zip(indices, params, strict=True)
-            if index in packed["state"]
-        }
-        return {
-            **packed,
-            "state": {index: state for index, state in states.items() if state},
-            "param_groups": groups,
-        }
+        states = dict(packed["state"])  # with what is no parameter's, which a program has put there
+        for index, param in zip(indices, params, strict=True):
+            if index in states:
+                states[index] = self._state_in_torch_format(param, states[index])
+                if not states[index]:
+                    del states[index]
+        return {**packed, "state": states, "param_groups": groups}
 
     def _state_in_torch_format(self, param: Tensor, state: dict[str, Any]) -> dict[str, Any]:
         kept = {name: decoded(state, name) for name in self._torch_states if name in state}
@@ -313,6 +261,15 @@ def holds_codes(state: dict[str, Any], name: str) -> bool:
     """Whether an entry is codes of 8 bits: by its dtype, whatever stands beside it."""
     value = state[name]
     return isinstance(value, Tensor) and value.dtype in CODES and f"{name}_scale" in state
+
+
+def dtype_as_text(dtype: Any) -> Any:
+    """A state_dtype as groups keep it, so that whatever carries text carries them: "bfloat16" of
+    torch.bfloat16 and of "torch.bfloat16". What is none of these stays what it is.
+    """
+    text = str(dtype) if isinstance(dtype, (torch.dtype, str)) else ""
+    name = text.removeprefix("torch.")
+    return name if name in DTYPES else dtype
 
 
 def decoded(state: dict[str, Any], name: str) -> Any:

@@ -12,14 +12,15 @@ ema_decay
     Keep a running average of each parameter, ``average = decay average + (1 - decay) param`` after
     each step, in ``optimizer.state[param]["ema"]``. It starts as the parameter before its first step.
 ema_bias_correction
-    Start the average at 0 and divide it by ``1 - decay**t`` when it is read.
+    Start the average at 0 and divide it, when it is read, by the sum of the weights in it, which
+    ``ema_weight`` in the state holds: ``1 - decay**t`` where the decay is always the same.
 """
 
 from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
@@ -31,6 +32,7 @@ from torch.optim import Optimizer
 
 from fastopt._threads import fit_for_forks
 from fastopt.optim import _distributed, _engines
+from fastopt.optim._distributed import local_part
 from fastopt.reference import power
 
 
@@ -55,6 +57,19 @@ def tail_options(
         "ema_decay": ema_decay,
         "ema_bias_correction": ema_bias_correction,
     }
+
+
+def with_weight(group: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+    """A parameter's state; an older one, which counted the steps of its average, with their weight."""
+    if "ema_step" not in state:
+        return state
+    decay, steps = group.get("ema_decay"), state["ema_step"]
+    state = {key: it for key, it in state.items() if key != "ema_step"}
+    if decay is None:  # what the average lacks is not known
+        return {key: it for key, it in state.items() if key != "ema"}
+    dtype = torch.float64 if state["ema"].dtype == torch.float64 else torch.float32
+    weight = torch.tensor(1 - power(decay, int(steps)), dtype=dtype, device=steps.device)
+    return {**state, "ema_weight": weight}
 
 
 @dataclass(eq=False)
@@ -199,19 +214,25 @@ class Tail(Optimizer):
 
     def _announce_failure(self) -> None:
         """Let processes that wait for this one's part of the norm know that none will come."""
-        clips = any(group.get("max_grad_norm") is not None for group in self.param_groups)
+        groups = [it for it in self.param_groups if isinstance(it, Mapping)]  # what is none is refused
+        clips = any(group.get("max_grad_norm") is not None for group in groups)
         if self._has_exchanged or not clips or not _distributed.is_distributed():
             return
         self._find_grad_norm_group()
-        params = [param for group in self.param_groups for param in group["params"]]
+        params = [param for group in groups for param in group["params"]]
         _distributed.announce_refusal(params, self.grad_norm_group)
 
     def _average(self, group: dict[str, Any], param: Tensor) -> Tensor:
         state = self.state[param]
         average: Tensor = state["ema"]
-        if not group.get("ema_bias_correction"):
+        if (weight := state.get("ema_weight")) is None:
             return average
-        return average / (1 - power(group["ema_decay"], int(state["ema_step"])))
+        weight = weight.to(local_part(average).device)
+        # The sum of weights is rounded as the average is, so that that of a constant 1 is 1.
+        if weight == 0:  # nothing has been averaged yet
+            return param.detach()
+        divided: Tensor = average / (weight.item() if _distributed.is_dtensor(average) else weight)
+        return divided
 
 
 @fit_for_forks()
