@@ -247,6 +247,18 @@ def test_a_parameter_that_is_put_in_anothers_place_has_that_places_seed() -> Non
     assert seeds_of(optimizer) == [seed_of_parameter(0, (0, 0))] * 2  # the second has kept its own
 
 
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_groups_that_are_taken_away_leave_the_others_in_their_new_places(left: int) -> None:
+    groups = [{"params": low_parameters([(size,), (4,)], torch.bfloat16)} for size in (3, 5, 7)]
+    optimizer = CASES["SGD"].ours(groups, **RANDOM)
+    train(optimizer, range(1))
+    optimizer.state.clear()
+    optimizer.param_groups = [optimizer.param_groups[2], *optimizer.param_groups[:left]]
+    train(optimizer, range(1, 2))
+    places = [(group, index) for group in range(left + 1) for index in range(2)]
+    assert seeds_of(optimizer) == [seed_of_parameter(0, place) for place in places]
+
+
 def test_steps_in_backward_have_the_seeds_of_the_whole_optimizer() -> None:
     model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3))).to(torch.bfloat16)
     handle = step_in_backward(model, fastopt.optim.AdamW, **RANDOM)

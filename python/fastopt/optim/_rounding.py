@@ -38,7 +38,8 @@ def _place_of(optimizer: Reports, param: Tensor) -> tuple[int, int]:
     places = {} if whole._places is None else whole._places
     group, index = places.get(id(param), (0, 0))
     groups = whole.param_groups
-    if index < len(groups[group]["params"]) and groups[group]["params"][index] is param:
+    params = groups[group]["params"] if group < len(groups) else []  # engines take groups away
+    if index < len(params) and params[index] is param:
         return group, index
     whole._places = {
         id(it): (group, index)
