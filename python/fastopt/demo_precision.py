@@ -5,7 +5,7 @@
 Two networks learn with fastopt's AdamW: the demo's convolutional network the handwritten digits, and
 a small character-level GPT (demo_gpt.py) the reference texts that come with Python. Each trains once
 for every entry of STORAGES and every seed; a seed fixes initial weights and batches for all entries
-alike.
+alike, and the draws of random rounding.
 
 The networks compute in float32 whatever the weights are stored in, so that the runs differ in storage
 and rounding alone: bfloat16 weights are widened for the forward pass, and their gradients come back
@@ -156,18 +156,16 @@ def train(task: Task, storage: str, seed: int, advance: Callable[[], object]) ->
     stored, batches = Stored(task.build(seed), dtype), task.batches(seed)
     weights = list(stored.weights.values())
     losses = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # stochastic rounding draws its seeds from here
-        optimizer = fastopt.optim.AdamW(weights, **task.options, **options)
-        schedule = LambdaLR(optimizer, lambda step: rate(step, len(batches)))
-        for inputs, answers in batches:
-            optimizer.zero_grad()
-            loss = loss_of(stored(inputs), answers)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-            advance()
+    optimizer = fastopt.optim.AdamW(weights, rounding_seed=seed, **task.options, **options)
+    schedule = LambdaLR(optimizer, lambda step: rate(step, len(batches)))
+    for inputs, answers in batches:
+        optimizer.zero_grad()
+        loss = loss_of(stored(inputs), answers)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        advance()
     count = sum(weight.numel() for weight in weights)
     train_loss, _ = stored.evaluate(task.train)
     test_loss, accuracy = stored.evaluate(task.test)
