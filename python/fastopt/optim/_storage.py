@@ -83,9 +83,6 @@ class Storage(Optimizer):
     _rule: ClassVar[str]
     """The update rule's name, from which ``_squares`` follows."""
 
-    _squares: ClassVar[tuple[str, ...]]
-    """The states that are sums or averages of squares, or divisors of another kind."""
-
     _no_int8: ClassVar[str | None] = None
     """Why its states cannot be kept in 8 bits."""
 
@@ -97,10 +94,10 @@ class Storage(Optimizer):
     _torch_states: ClassVar[tuple[str, ...]]
     """The states that torch's class keeps, where there is one."""
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if "_rule" in vars(cls):
-            cls._squares = tuple(_C.square_states(cls._rule))
+    @property
+    def _squares(self) -> tuple[str, ...]:
+        """The states that are sums or averages of squares, or divisors of another kind."""
+        return tuple(_C.square_states(self._rule))
 
     def _storage_options(
         self,
