@@ -27,9 +27,9 @@ class AnyRule {
   virtual int state_count() const = 0;
   virtual const char* state_name(int state) const = 0;
 
-  // Sets every option: from `group` where it has the key, else to its default; so the rate where it
-  // lies on a device.
-  // Throws pybind11::type_error or pybind11::value_error that names the option.
+  // Sets every option: from `group` or, where that lacks it, to its default, as is a rate that lies
+  // on a device; with Checks::none nothing but a product may be lacking. Throws
+  // pybind11::type_error, value_error or key_error that names the option.
   virtual void read_options(pybind11::handle group, Checks checks, bool lr_on_device = false) = 0;
 
   virtual std::shared_ptr<const void> options() const = 0;  // a copy of the rule's Options

@@ -41,8 +41,8 @@ struct ArrayOf {
 
 // A bfloat16 parameter that is rounded at random, with a buffer of draws that moves along.
 struct RoundedArray : ArrayOf<bfloat16, Pair> {
-  const uint16_t* const*
-      first;  // where the draw of element 0 would be; in the place after the last
+  // Where the draw of element 0 would be, by way of the place after the last array.
+  const uint16_t* const* first;
   FASTOPT_HOST_DEVICE RoundedArray(void* const* arrays, const DType* dtypes, int array)
       : ArrayOf<bfloat16, Pair>(arrays, dtypes, array),
         first(static_cast<const uint16_t* const*>(arrays[max_arrays])) {}

@@ -7,9 +7,9 @@
 //   name           what Python calls it
 //   states         the state_count arrays that it keeps, by their names in torch's state_dict
 //   squares        bit i is set if states[i] is a sum or average of squares, or another divisor
-//   that
-//                  is never negative
-//   required       how many of them, from the first on, every option needs
+//                  that is never negative
+//   required       how many of the states, from the first on, are needed whatever the options
+//                  are
 //   uses()         whether these options need states[i]
 //   counts_steps() whether these options need the number of the step
 //   Rule(o, step)  rounds every scalar to T, once; `step` is 1 for the first update
