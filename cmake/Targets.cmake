@@ -1,6 +1,6 @@
 # csrc/cpu/target*.cpp, compiled once per CPU target with that target's machine flags.
 add_library(fastopt_cpu STATIC csrc/cpu/dispatch.cpp csrc/cpu/dropout.cpp csrc/cpu/lbfgs.cpp csrc/cpu/norm.cpp
-  csrc/cpu/normed.cpp csrc/cpu/parallel.cpp)
+  csrc/cpu/normed.cpp csrc/cpu/parallel.cpp csrc/cpu/summed.cpp csrc/cpu/traced.cpp)
 target_link_libraries(fastopt_cpu PUBLIC fastopt_numerics PRIVATE OpenMP::OpenMP_CXX)
 
 # fastopt_add_target(name flags...): one copy of the kernels, in namespace fastopt::name.

@@ -2,6 +2,8 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <array>
 #include <deque>
 #include <new>
 #include <tuple>
@@ -9,8 +11,9 @@
 #include <vector>
 
 #include "bindings/checks.h"
-#include "bindings/traced.h"
 #include "cpu/dispatch.h"
+#include "cpu/summed.h"
+#include "cpu/traced.h"
 
 namespace py = pybind11;
 
@@ -38,6 +41,8 @@ struct Definition {
   std::vector<std::string> states;
   unsigned squares = 0;
   std::vector<Option> options;
+  std::vector<Option> kept;  // numbers, with what they begin at
+  bool has_sums = false;
   py::object trace;  // (choice, numbers) -> Traced
   std::deque<Family> families;
 };
@@ -57,7 +62,7 @@ class ProgramRule final : public AnyRule {
       : definition_(std::move(definition)) {}
 
   int index() const override { return -1; }
-  bool has_norms() const override { return false; }
+  bool has_norms() const override { return definition_->has_sums; }
   const char* unfit_for_devices() const override {
     return "a rule in Python has no kernels for CUDA so far";
   }
@@ -73,8 +78,7 @@ class ProgramRule final : public AnyRule {
     inputs_.assign(1, 0);  // the number of the step comes there
     py::list choice;
     for (const Option& option : definition_->options) {
-      PyObject* object = PyDict_GetItemWithError(group.ptr(), option.interned);
-      if (object == nullptr && PyErr_Occurred()) throw py::error_already_set();
+      PyObject* object = find(group, option);
       if (object == nullptr && option.is_free()) object = option.value.ptr();
       if (object == nullptr) {
         inputs_.insert(inputs_.end(), option.numbers.begin(), option.numbers.end());
@@ -87,6 +91,11 @@ class ProgramRule final : public AnyRule {
       } else {
         read_tuple(option, object);
       }
+    }
+    for (const Option& kept : definition_->kept) {  // fastopt.kernels has them among the options
+      PyObject* object = find(group, kept);
+      inputs_.push_back(object == nullptr ? kept.numbers[0]
+                                          : number(object, kept.name, "a number"));
     }
     find_family(py::tuple(choice));
   }
@@ -103,24 +112,48 @@ class ProgramRule final : public AnyRule {
   double next_product(DType, double product, double) const override { return product; }
   void set_product(double) override {}
 
+  int kept_count() const override { return static_cast<int>(definition_->kept.size()); }
+  const char* kept_name(int k) const override { return definition_->kept[k].name.c_str(); }
+  void advance(std::vector<double>& kept, double step) override {
+    std::copy(kept.begin(), kept.end(), inputs_.end() - static_cast<std::ptrdiff_t>(kept.size()));
+    inputs_[0] = step;
+    const Traced& program = find_program();
+    program.compute(0, numbers_);
+    for (std::size_t k = 0; k < kept.size(); ++k) kept[k] = numbers_[program.kept[k]];
+  }
+
   BoundRule at_step(DType compute, double step) override {
     inputs_[0] = step;
     const Traced& program = find_program();
-    program.finish(numbers_);
+    program.compute(0, numbers_);
     BoundRule bound;
+    if (program.has_sums()) {
+      held_.push_back(family_->programs[0]);
+      bound.summed = &summed_.emplace_back(Summed{&program, numbers_});
+      return bound;
+    }
     const void* code = compute == DType::float32 ? bind(program, floats_, floats_used_)
                                                  : bind(program, doubles_, doubles_used_);
     static_assert(sizeof(BoundProgram) <= sizeof(bound.rule));
-    new (bound.rule)
-        BoundProgram{code, static_cast<int>(program.steps.size()), program.arrays, program.written};
+    new (bound.rule) BoundProgram(program.bound(0, code));
     return bound;
   }
 
-  void forget_steps() override { floats_used_ = doubles_used_ = 0; }
+  void forget_steps() override {
+    floats_used_ = doubles_used_ = 0;
+    summed_.clear();
+    held_.clear();
+  }
 
  private:
   template <class T>
   using Bound = std::deque<std::vector<Instruction<T>>>;
+
+  static PyObject* find(py::handle group, const Option& option) {
+    PyObject* object = PyDict_GetItemWithError(group.ptr(), option.interned);
+    if (object == nullptr && PyErr_Occurred()) throw py::error_already_set();
+    return object;
+  }
 
   void read_tuple(const Option& option, PyObject* object) {
     const std::string accepted = std::to_string(option.numbers.size()) + " numbers";
@@ -157,9 +190,15 @@ class ProgramRule final : public AnyRule {
       return *programs[0];
     }
     auto traced = definition_->trace(family_->choice, inputs_).cast<std::shared_ptr<Traced>>();
-    if (traced->inputs != static_cast<int>(inputs_.size()) || traced->arrays != state_count() + 2 ||
+    if (traced->given() != static_cast<int>(inputs_.size()) ||
+        traced->arrays != state_count() + 2 || traced->kept.size() != definition_->kept.size() ||
         !traced->holds(inputs_, numbers_)) {
       throw std::logic_error("a rule was traced to a program of another step");
+    }
+    if (traced->has_sums() && !definition_->has_sums) {
+      throw py::type_error(
+          "these options sum over a tensor, which the rule's defaults do not; "
+          "expected @rule(sums=True)");
     }
     if (programs.size() == programs_kept) programs.pop_back();
     programs.insert(programs.begin(), std::move(traced));
@@ -169,7 +208,7 @@ class ProgramRule final : public AnyRule {
   template <class T>
   const void* bind(const Traced& program, Bound<T>& kept, std::size_t& used) {
     if (used == kept.size()) kept.emplace_back();
-    program.bind(numbers_, kept[used]);
+    program.bind(0, numbers_, kept[used]);
     return kept[used++].data();
   }
 
@@ -180,12 +219,15 @@ class ProgramRule final : public AnyRule {
   Bound<float> floats_;
   Bound<double> doubles_;
   std::size_t floats_used_ = 0, doubles_used_ = 0;
+  std::deque<Summed> summed_;
+  std::vector<std::shared_ptr<const Traced>> held_;
 };
 
 using OptionText = std::tuple<std::string, std::vector<double>, py::object>;
 
 void define(const std::string& name, std::vector<std::string> states,
             const std::vector<int>& squares, const std::vector<OptionText>& options,
+            const std::vector<std::pair<std::string, double>>& kept, bool has_sums,
             py::object trace) {
   if (states.size() > max_states) throw py::value_error("too many states");
   auto made = std::make_shared<Definition>();
@@ -196,19 +238,29 @@ void define(const std::string& name, std::vector<std::string> states,
     made->options.push_back({option, PyUnicode_InternFromString(option.c_str()), numbers,
                              is_free ? value : py::object()});
   }
+  for (const auto& [name, start] : kept) {
+    made->kept.push_back({name, PyUnicode_InternFromString(name.c_str()), {start}, py::object()});
+  }
+  made->has_sums = has_sums;
   made->trace = std::move(trace);
   definitions()[name] = std::move(made);
 }
 
-std::shared_ptr<Traced> traced(const std::vector<std::array<int, 7>>& steps, int inputs,
+// steps, squares, nodes
+using StageText = std::tuple<std::vector<std::array<int, 7>>, std::vector<bool>, int>;
+
+std::shared_ptr<Traced> traced(const std::vector<StageText>& stages, int inputs,
                                std::vector<double> constants,
                                const std::vector<std::array<int, 3>>& nodes,
                                const std::vector<std::pair<int, bool>>& guards, int guard_nodes,
-                               int arrays, unsigned written) {
+                               int arrays, unsigned written, std::vector<int> kept) {
   auto made = std::make_shared<Traced>();
-  for (const auto& [op, to, a, b, c, s, t] : steps) {
-    made->steps.push_back({static_cast<Op>(op), static_cast<uint8_t>(to), static_cast<uint8_t>(a),
-                           static_cast<uint8_t>(b), static_cast<uint8_t>(c), s, t});
+  for (const auto& [steps, squares, known] : stages) {
+    Traced::Stage& stage = made->stages.emplace_back(Traced::Stage{{}, squares, known});
+    for (const auto& [op, to, a, b, c, s, t] : steps) {
+      stage.steps.push_back({static_cast<Op>(op), static_cast<uint8_t>(to), static_cast<uint8_t>(a),
+                             static_cast<uint8_t>(b), static_cast<uint8_t>(c), s, t});
+    }
   }
   made->inputs = inputs;
   made->constants = std::move(constants);
@@ -217,6 +269,7 @@ std::shared_ptr<Traced> traced(const std::vector<std::array<int, 7>>& steps, int
   made->guard_nodes = guard_nodes;
   made->arrays = arrays;
   made->written = written;
+  made->kept = std::move(kept);
   const std::string trouble = made->trouble();
   if (!trouble.empty()) throw py::value_error("no program: " + trouble);
   return made;
@@ -239,22 +292,24 @@ void define_rules(py::module_& m) {
   using namespace pybind11::literals;
   py::class_<Traced, std::shared_ptr<Traced>>(m, "Traced",
                                               "A program whose numbers depend on the step.")
-      .def(py::init(&traced), "steps"_a, "inputs"_a, "constants"_a, "nodes"_a, "guards"_a,
-           "guard_nodes"_a, "arrays"_a, "written"_a)
+      .def(py::init(&traced), "stages"_a, "inputs"_a, "constants"_a, "nodes"_a, "guards"_a,
+           "guard_nodes"_a, "arrays"_a, "written"_a, "kept"_a)
       .def(
           "numbers",
           [](const Traced& program, const std::vector<double>& inputs) -> py::object {
             std::vector<double> numbers;
             if (!program.holds(inputs, numbers)) return py::none();
-            program.finish(numbers);
+            program.compute(0, numbers);
             return py::cast(numbers);
           },
-          "inputs"_a, "Every number of a step; None if another program is this step's.");
-  m.def("define_rule", &define, "name"_a, "states"_a, "squares"_a, "options"_a, "trace"_a,
-        "A rule whose programs `trace` makes.");
+          "inputs"_a, "The numbers of a step, before any sum; None if another program is its.");
+  m.def("define_rule", &define, "name"_a, "states"_a, "squares"_a, "options"_a, "kept"_a,
+        "has_sums"_a, "trace"_a, "A rule whose programs `trace` makes.");
   m.def("array_ops", &array_ops, "The instructions, by their numbers.");
   m.def("number_ops", &number_ops, "The operations on numbers, by theirs.");
   m.attr("max_states") = max_states;
+  m.attr("first_summand") = first_summand;
+  m.attr("max_summands") = max_summands;
   m.attr("first_register") = first_register;
   m.attr("max_registers") = max_registers;
   m.attr("max_instructions") = max_instructions;

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "cpu/kernel.h"
 
@@ -45,6 +46,12 @@ class AnyRule {
   virtual double product() const = 0;
   virtual double next_product(DType stored, double product, double step) const = 0;
   virtual void set_product(double product) = 0;
+
+  // The numbers beside the step that a rule in Python keeps for each parameter, in double.
+  // advance() makes of them what they are after the step; at_step() is then of this step.
+  virtual int kept_count() const { return 0; }
+  virtual const char* kept_name(int) const { return nullptr; }
+  virtual void advance(std::vector<double>&, double) {}
 
   // What kernels take: all scalars of step number `step`, rounded to what they compute in.
   // It may hold pointers to what lives until forget_steps().

@@ -15,6 +15,7 @@ namespace fastopt {
   extern const Kernel half_kernels[][half_form_count];       \
   extern const NormedKernels normed[][form_count];           \
   extern const Kernel programs[compute_count];               \
+  extern const Pass passes[compute_count];                   \
   extern const Staged staged;                                \
   extern const Staged coded[];                               \
   extern const Staged half_coded[];                          \
@@ -33,10 +34,10 @@ FASTOPT_DECLARE_TARGET(avx512)
 FASTOPT_DECLARE_TARGET(neon)
 #undef FASTOPT_DECLARE_TARGET
 
-#define FASTOPT_TABLES(name)                                                                  \
-  name::kernels, name::half_kernels, name::normed, name::programs, name::staged, name::coded, \
-      name::half_coded, name::rounded, name::sums_of_squares, &name::sum, name::vectors,      \
-      name::dropouts, name::dropout_rows, name::dropout_masks, &name::philox
+#define FASTOPT_TABLES(name)                                                                   \
+  name::kernels, name::half_kernels, name::normed, name::programs, name::passes, name::staged, \
+      name::coded, name::half_coded, name::rounded, name::sums_of_squares, &name::sum,         \
+      name::vectors, name::dropouts, name::dropout_rows, name::dropout_masks, &name::philox
 
 const std::vector<Target>& targets() {
   static const std::vector<Target> all = {

@@ -26,9 +26,12 @@ struct Tail {
   double ema_decay = 0;    // average = decay average + (1 - decay) param after it
 };
 
+struct Summed;
+
 // What a kernel applies: the rule's object for one dtype and one step, and its tail.
 struct BoundRule {
   Tail tail;
+  const Summed* summed = nullptr;  // of a program with sums (cpu/summed.h), in place of the rule
   alignas(16) unsigned char rule[112];
 };
 
@@ -37,6 +40,10 @@ struct BoundRule {
 // the states that are stored in 16 bits.
 using Kernel = void (*)(const BoundRule& rule, void* const* arrays, const DType* dtypes,
                         const Rounding& rounding, int64_t begin, int64_t end);
+
+// A program that leaves what is to be summed up, of element `begin` and those behind it.
+using Pass = void (*)(const BoundRule& rule, void* const* arrays, const DType* dtypes,
+                      int64_t begin, int64_t end, void* const* summands);
 
 // A rule's kernels: every array of one type; any mix of float32, bfloat16 and float16.
 enum class Form : int { float32, float64, bfloat16, mixed };
@@ -87,6 +94,7 @@ struct Target {
   const Kernel (*half_kernels)[half_form_count];  // [rule][Form from bfloat16 on]
   const NormedKernels (*normed)[form_count];      // [rule, in FASTOPT_NORMED_RULES][Form]
   const Kernel* programs;                         // [dtype that is computed in]
+  const Pass* passes;                             // likewise, of programs with sums
   Staged staged;                                  // any item, by way of buffers (cpu/stage.h)
   const Staged* coded;                            // [rule]: all float32, states in 8 bits
   const Staged* half_coded;                       // [rule]: all bfloat16, states in 8 bits

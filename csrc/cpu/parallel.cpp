@@ -13,6 +13,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/float_mode.h"
 #include "cpu/normed.h"
+#include "cpu/summed.h"
 
 namespace fastopt {
 namespace {
@@ -112,6 +113,14 @@ void split(int64_t total, int64_t piece, int threads,
 }
 
 void run(std::vector<Item>& items, int threads) {
+  const auto has_sums = [](const Item& item) { return item.rule->summed != nullptr; };
+  if (std::any_of(items.begin(), items.end(), has_sums)) {
+    const auto middle = std::stable_partition(items.begin(), items.end(), has_sums);
+    std::vector<Item> others(middle, items.end());
+    items.erase(middle, items.end());
+    run_summed(items, threads);
+    return run(others, threads);
+  }
   if (!items.empty() && items[0].normed != nullptr) return run_normed(items, threads);
   int64_t total = 0;
   for (Item& item : items) {

@@ -17,14 +17,16 @@
 
 FASTOPT_TARGET_BEGIN
 
-static_assert(first_register == max_arrays, "places are arrays, then registers");
+static_assert(first_summand == max_arrays, "the arrays are the first places");
 
 template <class T>
 class ProgramLoop {
  public:
   static constexpr int strip = 64;  // elements
 
-  FASTOPT_HOST_DEVICE ProgramLoop(const BoundRule& bound, void* const* arrays, const DType* dtypes)
+  // `summands`: of element `begin` and those behind it, each with room for whole strips.
+  FASTOPT_HOST_DEVICE ProgramLoop(const BoundRule& bound, void* const* arrays, const DType* dtypes,
+                                  void* const* summands = nullptr)
       : program_(*reinterpret_cast<const BoundProgram*>(bound.rule)),
         code_(static_cast<const Instruction<T>*>(program_.code)),
         arrays_(arrays),
@@ -34,6 +36,11 @@ class ProgramLoop {
         growth_(static_cast<T>(1 - bound.tail.ema_decay)),
         averages_(arrays[ema_array] != nullptr) {
     for (int k = 0; k < max_registers; ++k) places_[first_register + k] = registers_[k];
+    for (int k = 0; k < program_.summands; ++k) {
+      places_[first_summand + k] = static_cast<T*>(summands[k]);
+    }
+    for (int array = 0; array < program_.arrays; ++array) converts_ |= dtypes[array] != own;
+    if (averages_) converts_ |= dtypes[ema_array] != own;
   }
 
   FASTOPT_HOST_DEVICE void run(const Rounding& rounding, int64_t begin, int64_t end) {
@@ -55,7 +62,7 @@ class ProgramLoop {
     for (; i + strip <= end; i += strip) {
       for_arrays([&](int array) { enter(array, i); });
       step();
-      for_arrays([&](int array) { leave(array, draws, i); });
+      if (converts_) for_arrays([&](int array) { leave(array, draws, i); });
     }
     if (const int rest = static_cast<int>(end - i); rest > 0) {
       for_arrays([&](int array) { enter_first(array, i, rest); });
@@ -83,6 +90,7 @@ class ProgramLoop {
       each(grad_, [=](int k) { return factor * V::load(grad + k); });
     }
     execute();
+    for (int k = 0; k < program_.summands; ++k) places_[first_summand + k] += strip;
     if (averages_) {
       const V decay(decay_), growth(growth_);
       T* const average = places_[ema_array];
@@ -248,6 +256,7 @@ class ProgramLoop {
   const DType* const dtypes_;
   const T factor_, decay_, growth_;
   const bool averages_;
+  bool converts_ = false;  // some array
   T* places_[first_register + max_registers];
   alignas(64) T registers_[max_registers][strip];
   alignas(64) T buffers_[max_arrays][strip];  // of arrays that are converted
@@ -258,6 +267,13 @@ template <class T>
 void run_program(const BoundRule& bound, void* const* arrays, const DType* dtypes,
                  const Rounding& rounding, int64_t begin, int64_t end) {
   ProgramLoop<T>(bound, arrays, dtypes).run(rounding, begin, end);
+}
+
+// The pass before a sum, which writes to no array.
+template <class T>
+void run_pass(const BoundRule& bound, void* const* arrays, const DType* dtypes, int64_t begin,
+              int64_t end, void* const* summands) {
+  ProgramLoop<T>(bound, arrays, dtypes, summands).run(Rounding{}, begin, end);
 }
 
 FASTOPT_TARGET_END

@@ -8,5 +8,8 @@ namespace FASTOPT_TARGET {
 extern const Kernel programs[compute_count];
 const Kernel programs[compute_count] = {run_program<float>, run_program<double>};
 
+extern const Pass passes[compute_count];
+const Pass passes[compute_count] = {run_pass<float>, run_pass<double>};
+
 }  // namespace FASTOPT_TARGET
 }  // namespace fastopt

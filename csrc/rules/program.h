@@ -1,9 +1,9 @@
 // An update rule as a program: plain data that the loop of each target interprets
 // (cpu/program_loop.h), strip by strip. fastopt.rules makes them of functions in Python.
 //
-// An operand is a place: the arrays of a kernel come first, then registers, which hold a strip. The
-// numbers of a program are double until they are bound: rounded once, to what is computed in. A
-// condition is 1 or 0.
+// An operand is a place: the arrays of a kernel come first, then what is to be summed up in a pass
+// for a sum (cpu/summed.h), then registers, which hold a strip. The numbers of a program are double
+// until they are bound: rounded once, to what is computed in. A condition is 1 or 0.
 #pragma once
 
 #include <stdint.h>
@@ -61,7 +61,9 @@ enum class Op : uint8_t {
 #undef FASTOPT_PROGRAM_OP
 };
 
-constexpr int first_register = 8;  // the places before it are a kernel's arrays
+constexpr int first_summand = 8;  // the places before it are a kernel's arrays
+constexpr int max_summands = 4;   // of a pass
+constexpr int first_register = first_summand + max_summands;
 constexpr int max_registers = 16;
 constexpr int max_instructions = 128;
 
@@ -79,6 +81,7 @@ struct BoundProgram {
   int length;
   int arrays;        // the parameter, the gradient and the states
   unsigned written;  // bit i is set if array i is
+  int summands;      // in a pass before a sum
 };
 
 }  // namespace fastopt

@@ -29,7 +29,7 @@ def apply(
 class Traced:
     def __init__(
         self,
-        steps: Sequence[tuple[int, ...]],
+        stages: Sequence[tuple[Sequence[tuple[int, ...]], Sequence[bool], int]],
         inputs: int,
         constants: Sequence[float],
         nodes: Sequence[tuple[int, int, int]],
@@ -37,6 +37,7 @@ class Traced:
         guard_nodes: int,
         arrays: int,
         written: int,
+        kept: Sequence[int],
     ) -> None: ...
     def numbers(self, inputs: Sequence[float]) -> list[float] | None: ...
 
@@ -45,12 +46,16 @@ def define_rule(
     states: Sequence[str],
     squares: Sequence[int],
     options: Sequence[tuple[str, Sequence[float], object]],
+    kept: Sequence[tuple[str, float]],
+    has_sums: bool,
     trace: Callable[[tuple[Any, ...], list[float]], Traced],
 ) -> None: ...
 def array_ops() -> list[str]: ...
 def number_ops() -> list[str]: ...
 
 max_states: int
+first_summand: int
+max_summands: int
 first_register: int
 max_registers: int
 max_instructions: int

@@ -223,6 +223,7 @@ CudaNumber ParamReader::read_states() {
     step = count(counter, Names::get().step);
   }
   if (spec_.product != nullptr) read_product(step, empty);
+  if (!spec_.kept.empty()) read_kept(step.value, empty);
   for (int i = 0; i < rule_->state_count(); ++i) {
     if (rule_->uses(i)) read_rule_state(i, empty);
   }
@@ -406,6 +407,28 @@ void ParamReader::read_product(const CudaNumber& step, bool empty) {
   product_ = CudaNumber::of(product.value);
   rule_->set_product(product.value);
   scratch_.counts.push_back(product);
+}
+
+// The other numbers that the rule keeps, which become those after this step.
+void ParamReader::read_kept(double step, bool empty) {
+  std::vector<double> numbers;
+  const std::size_t first = scratch_.counts.size();
+  for (std::size_t k = 0; k < spec_.kept.size(); ++k) {
+    PyObject* tensor = entries_->find(spec_.kept[k]);
+    const char* const name = rule_->kept_name(static_cast<int>(k));
+    if (tensor == nullptr && !empty) throw py::key_error(name);
+    if (tensor == nullptr && dry_) return;
+    if (tensor == nullptr) tensor = make_state(spec_.kept[k]);
+    View view;
+    const bool readable = reader_.read(tensor, &view);
+    scratch_.counts.push_back(counter(readable ? &view : nullptr, name));
+    numbers.push_back(scratch_.counts.back().value);
+  }
+  if (numbers != last_kept_) last_step_ = -1;
+  last_kept_ = numbers;
+  FloatMode mode;
+  rule_->advance(numbers, step);
+  for (std::size_t k = 0; k < numbers.size(); ++k) scratch_.counts[first + k].value = numbers[k];
 }
 
 // A tensor of one number, with the number that it holds; nullptr for one that cannot be read.

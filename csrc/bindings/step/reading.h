@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "bindings/cuda.h"
 #include "bindings/rules.h"
@@ -81,6 +82,7 @@ class ParamReader {
   PyObject* make_state(PyObject* name);
   CudaNumber count(PyObject* tensor, PyObject* name);
   void read_product(const CudaNumber& step, bool empty);
+  void read_kept(double step, bool empty);
   CudaNumber beside_param(PyObject* tensor, const View& view) const;
   Scratch::Count counter(const View* view, const char* name) const;
 
@@ -118,6 +120,7 @@ class ParamReader {
   // What the latest rule and dither were made for.
   double last_step_ = -1, last_product_ = 0, last_dither_ = -1, last_half_dither_ = -1;
   DType last_compute_ = DType::float32;
+  std::vector<double> last_kept_;
 
   // Of the parameter.
   PyObject* param_ = nullptr;

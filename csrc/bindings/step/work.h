@@ -155,6 +155,9 @@ struct Spec {
       states.push_back(PyUnicode_InternFromString(name.c_str()));
       scales.push_back(PyUnicode_InternFromString((name + "_scale").c_str()));
     }
+    for (int k = 0; k < rule->kept_count(); ++k) {
+      kept.push_back(PyUnicode_InternFromString(rule->kept_name(k)));
+    }
     if (const char* name = rule->product_name()) product = PyUnicode_InternFromString(name);
   }
   // What a state is stored in, as Python says: a DType, -1 for codes of 8 bits, or not asked yet.
@@ -175,7 +178,7 @@ struct Spec {
   }
 
   std::string name;
-  std::vector<PyObject*> states, scales;
+  std::vector<PyObject*> states, scales, kept;
   PyObject* product = nullptr;  // where the rule keeps one
   std::vector<std::unique_ptr<Scratch>> idle;
 

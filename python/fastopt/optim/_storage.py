@@ -91,6 +91,9 @@ class Storage(Optimizer):
     _product: ClassVar[str | None] = None
     """A number that each parameter keeps beside ``step``: the product of every step's factor."""
 
+    _kept: ClassVar[tuple[str, ...]] = ()
+    """Other numbers that a rule in Python keeps for each parameter, in double."""
+
     _torch_states: ClassVar[tuple[str, ...]]
     """The states that torch's class keeps, where there is one."""
 

@@ -35,6 +35,11 @@ def _total(sums: NDArray[np.float64]) -> float:
     return float(sums[0]) if sums.size else 0.0
 
 
+def tree_sum(values: NDArray[np.float64]) -> float:
+    r"""The sum of doubles by the tree of :func:`grad_norm`."""
+    return _total(_chunk_sums(values))
+
+
 def dot(a: Array, b: Array) -> float:
     r"""The inner product :math:`\sum_i a_i b_i` in double, by the tree of :func:`grad_norm`."""
     with np.errstate(all="ignore"):

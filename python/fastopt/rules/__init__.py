@@ -21,21 +21,40 @@ the decorator (``_rule.py``), the class maker (``_optimizer.py``), and rules (``
 """
 
 from ._errors import RuleError
-from ._functions import abs, exp, log, maximum, minimum, power, sign, sqrt, square, where
+from ._functions import (
+    abs,
+    count,
+    exp,
+    log,
+    maximum,
+    mean,
+    minimum,
+    norm,
+    power,
+    sign,
+    sqrt,
+    square,
+    total,
+    where,
+)
 from ._rule import Rule, rule
 
 __all__ = [
     "Rule",
     "RuleError",
     "abs",
+    "count",
     "exp",
     "log",
     "maximum",
+    "mean",
     "minimum",
+    "norm",
     "power",
     "rule",
     "sign",
     "sqrt",
     "square",
+    "total",
     "where",
 ]

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastopt.reference.tail import tree_sum
+
 from ._errors import wrong
 from ._numbers import Number, as_number, beside, is_number, number
 from ._symbols import Symbol, binary, refused, selected, symbol
@@ -143,6 +145,50 @@ def power(x: Any, y: Any) -> Any:
     if is_number(x) and is_number(y):
         return number("power", x, y)
     raise wrong(refused("power"))
+
+
+def total(x: Any) -> Number:
+    """The sum over a tensor, in double, by the tree that docs/numerics.md describes."""
+    if isinstance(x, Symbol):
+        return summed("total", x)
+    if isinstance(x, torch.Tensor):
+        return Number("input", (), float(x.detach().double().sum()))
+    return Number("input", (), float(tree_sum(x.reshape(-1).astype(np.float64))))
+
+
+def mean(x: Any) -> Number:
+    """The sum over a tensor, divided by the number of its elements."""
+    sum = total(x)
+    if isinstance(x, Symbol):
+        return number("divide", sum, Number("size", (sum,), 1.0))
+    return number("divide", sum, x.numel() if isinstance(x, torch.Tensor) else x.size)
+
+
+def norm(x: Any) -> Number:
+    """The Euclidean norm of a tensor; squares and their sum are in double."""
+    if isinstance(x, Symbol):
+        return number("root", summed("squares", x))
+    if isinstance(x, torch.Tensor):
+        return Number("input", (), float(x.detach().double().square().sum().sqrt()))
+    wide = x.reshape(-1).astype(np.float64)
+    return number("root", Number("input", (), float(tree_sum(wide * wide))))
+
+
+def count(condition: Any) -> Number:
+    """Of how many elements of a tensor a condition holds."""
+    if isinstance(condition, Symbol):
+        return total(where(condition, 1.0, 0.0))
+    if isinstance(condition, torch.Tensor):
+        return Number("input", (), float(condition.sum()))
+    return Number("input", (), float(np.count_nonzero(condition)))
+
+
+def summed(op: str, x: Symbol) -> Number:
+    """The Number of a sum, which a pass over the tensor makes."""
+    check(x)
+    made = Number(op, (x,), float("nan"))
+    made.stage = x.stage + 1
+    return made
 
 
 def check(x: Any) -> None:

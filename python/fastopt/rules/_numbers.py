@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -46,21 +46,36 @@ class Guards(list[tuple["Number", bool, str]]):
 class Number:
     """A double, and what it was made of."""
 
-    __slots__ = ("args", "op", "value")
+    __slots__ = ("args", "op", "stage", "value")
     __array_ufunc__ = None  # NumPy's operators leave it to these
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, op: str, args: tuple[Any, ...], value: float) -> None:
         self.op, self.args, self.value = op, args, value
+        self.stage: int = max((it.stage for it in args), default=0)  # how many sums come before it
 
     def __repr__(self) -> str:
         return repr(self.value)
 
     def __bool__(self) -> bool:
         answer = self.value != 0
+        if self.stage > 0:
+            raise wrong(
+                "an if on a sum over a tensor, which is known only once the tensor has been seen; "
+                "expected maximum or minimum of it"
+            )
         if Guards.recording is not None and self.op != "constant":
             Guards.recording.append((self, answer, line_of_rule()))
         return answer
+
+    if TYPE_CHECKING:  # they are set below, alike
+
+        def __add__(self, other: Any) -> Any: ...
+        def __sub__(self, other: Any) -> Any: ...
+        def __mul__(self, other: Any) -> Any: ...
+        def __truediv__(self, other: Any) -> Any: ...
+        def __mod__(self, other: Any) -> Any: ...
+        def __pow__(self, other: Any) -> Any: ...
 
     def __neg__(self) -> Number:
         return number("negative", self)

@@ -15,6 +15,7 @@ from fastopt.optim._fused import Fused, Group, Leftover
 from fastopt.optim._tail import tail_options
 
 from ._functions import reading
+from ._numbers import as_number
 
 if TYPE_CHECKING:
     from ._rule import Rule
@@ -57,7 +58,12 @@ class RuleOptimizer(Fused):
         return _rebuilt, (self.rule, cls.__name__, cls.__module__), self.__getstate__()
 
     def _new_state(self, group: Group, param: Tensor, name: str) -> Tensor:
-        if name in self.rule.start:
+        if name in self.rule.kept:
+            return torch.tensor(self.rule.kept[name], dtype=torch.float64)
+        begin = self.rule.start.get(name)
+        if isinstance(begin, (int, float)):
+            return torch.full_like(param, begin, dtype=self._dtype_of_state(group, param, name))
+        if begin is not None:
             return param.detach().to(self._dtype_of_state(group, param, name), copy=True)
         return super()._new_state(group, param, name)
 
@@ -93,19 +99,24 @@ class RuleOptimizer(Fused):
     def _step_one(self, group: Group, param: Tensor, grad_scale: float) -> None:
         assert param.grad is not None
         state = self.state[param]
-        for name in ("step", *self.rule.states):
+        for name in ("step", *self.rule.states, *self.rule.kept):
             if name not in state:
                 state[name] = self._new_state(group, param, name)
         state["step"] += 1
         grad = param.grad if grad_scale == 1 else param.grad / grad_scale
-        choice, values = self.rule._numbers({it.name: group[it.name] for it in self.rule.options})
+        given = {it.name: group[it.name] for it in self.rule.options}
+        given |= {name: float(state[name]) for name in self.rule.kept}
+        choice, values = self.rule._numbers(given)
         arrays = [param.detach(), grad, *(state[name] for name in self.rule.states)]
         with reading(param):
             results = self.rule._call(arrays, [float(state["step"]), *values], choice)
         results = results if isinstance(results, tuple) else (results,)
+        arrays = [param, *(state[name] for name in self.rule.states)]
+        for name, number in zip(self.rule.kept, results[len(arrays) :], strict=True):
+            state[name].fill_(as_number(number).value)
         # All before one is written: a result may be another one's array.
-        results = tuple(it.clone() for it in results)
-        for to, it in zip([param, *(state[name] for name in self.rule.states)], results, strict=True):
+        results = tuple(it.clone() for it in results[: len(arrays)])
+        for to, it in zip(arrays, results, strict=True):
             to.copy_(it)
 
 
@@ -145,6 +156,7 @@ def make_class(rule: Rule, name: str, module: str) -> type[RuleOptimizer]:
             "__doc__": f"{text}\n\nArgs:{AROUND}",
             "__module__": module,
             "_rule": rule.name,
+            "_kept": tuple(rule.kept),
             "rule": rule,
         },
     )

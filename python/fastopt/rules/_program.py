@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fastopt import _C
 
@@ -107,7 +108,7 @@ class Schedule:
 
     def __init__(self, arrays: Sequence[Symbol], results: dict[int, Symbol]) -> None:
         self.arrays = list(arrays)
-        self.results = {k: it for k, it in results.items() if it is not arrays[k]}
+        self.results = {k: it for k, it in results.items() if k >= len(arrays) or it is not arrays[k]}
         self.fusion = Fusion(list(self.results.values()))
         self.order: dict[Symbol, None] = {}
         self._inputs = set(arrays)
@@ -151,7 +152,9 @@ class Schedule:
         for arg in self.args(it):
             self._visit(arg)
         target = self._target.get(it)
-        if target is not None:  # who reads the array's old number comes first, where that can be
+        if target is not None and target < len(
+            self.arrays
+        ):  # who reads the array's old number comes first, where that can be
             for reader in self._readers.get(self.arrays[target], []):
                 if it not in self.needs(reader):
                     self._visit(reader)
@@ -187,9 +190,11 @@ class Allocation:
 
     def _place_for(self, i: int, it: Symbol) -> int:
         for k in self.wanted.get(it, ()):
-            before = self.schedule.arrays[k]
-            still_read = self.last.get(before, -1) > i or before in self.wanted
-            if not still_read:
+            is_free = k >= len(self.schedule.arrays)
+            if not is_free:
+                before = self.schedule.arrays[k]
+                is_free = self.last.get(before, -1) <= i and before not in self.wanted
+            if is_free:
                 self.wanted[it].remove(k)
                 self.wanted[it].insert(0, k)
                 return k
@@ -220,84 +225,149 @@ class Allocation:
             self.code.append(Instruction("copy", ready[0], [ready[1]], []))
 
 
-class Numbering:
-    """Counts a program's numbers through: the inputs, the constants, then what nodes make of them."""
+def numbers_of(results: Sequence[Symbol]) -> Iterator[Number]:
+    """Every Number that these symbols come of."""
+    seen: set[int] = set()
+    waiting: list[Symbol | Number] = list(results)
+    while waiting:
+        it = waiting.pop()
+        if id(it) in seen:
+            continue
+        seen.add(id(it))
+        waiting.extend(it.args)
+        if isinstance(it, Symbol):
+            waiting.extend(it.numbers)
+        else:
+            yield it
 
-    def __init__(self, inputs: Sequence[Number]) -> None:
-        self.inputs = len(inputs)
+
+class Numbering:
+    """Counts a program's numbers through: inputs, the size and sums, constants, nodes by stages."""
+
+    def __init__(self, inputs: Sequence[Number], sums: Sequence[Number]) -> None:
+        self.inputs = len(inputs) + (1 + len(sums) if sums else 0)
+        self.size = len(inputs)
         self.constants: list[float] = []
-        self.nodes: list[tuple[int, Number]] = []
-        self._number = {id(it): k for k, it in enumerate(inputs)}
-        self._kept = list(inputs)
-        self._of_constant: dict[str, int] = {}
-        self._of_node: dict[tuple[str, tuple[int, ...]], int] = {}
-        self._nodes: list[tuple[str, tuple[int, ...]]] = []
+        self.nodes: list[tuple[str, tuple[int, ...], int]] = []  # op, operands, stage
+        known = [*inputs, *([None] if sums else []), *sums]
+        self._place = {id(it): k for k, it in enumerate(known) if it is not None}
+        self._same: dict[tuple[Any, ...], int] = {}
+        self._kept: list[Number] = list(inputs)  # whose ids stand in _place
 
     def of(self, it: Number) -> int:
-        """A number's own; constants' are counted from -2 on, downwards, nodes' from 2**20 on."""
-        if id(it) in self._number:
-            return self._number[id(it)]
-        if it.op == "constant":
-            place = self._of_constant.get(it.value.hex())
-            if place is None:
-                place = self._of_constant[it.value.hex()] = -2 - len(self.constants)
-                self.constants.append(it.value)
-        else:
-            key = it.op, tuple(self.of(arg) for arg in it.args)
-            place = self._of_node.get(key)
-            if place is None:
-                place = self._of_node[key] = (1 << 20) + len(self._nodes)
-                self._nodes.append(key)
+        """A number's own; constants' are counted from -2 on, downwards, nodes' from NODES on."""
+        if id(it) in self._place:
+            return self._place[id(it)]
+        if it.op == "size":
+            return self.size
+        args = () if it.op == "constant" else tuple(self.of(arg) for arg in it.args)
+        key = (it.op, it.value.hex()) if it.op == "constant" else (it.op, args)
+        place = self._same.get(key)
+        if place is None and it.op == "constant":
+            place = -2 - len(self.constants)
+            self.constants.append(it.value)
+        elif place is None:
+            place = NODES + len(self.nodes)
+            self.nodes.append((it.op, args, it.stage))
+        self._same[key] = self._place[id(it)] = place
         self._kept.append(it)
-        self._number[id(it)] = place
         return place
 
-    @property
-    def node_count(self) -> int:
-        return len(self._nodes)
+    def close(self) -> None:
+        """Once all numbers are known: their final places."""
+        order = sorted(range(len(self.nodes)), key=lambda k: self.nodes[k][2])
+        first = self.inputs + len(self.constants)
+        self._final = {NODES + k: first + place for place, k in enumerate(order)}
+        self._order = order
 
     def final(self, place: int) -> int:
-        """The number as the program counts it, once all constants are known."""
-        if place >= 1 << 20:
-            return self.inputs + len(self.constants) + place - (1 << 20)
+        """The number as the program counts it."""
+        if place >= NODES:
+            return self._final[place]
         return self.inputs - 2 - place if place < -1 else place
 
     def final_nodes(self) -> Iterator[tuple[int, int, int]]:
-        for op, args in self._nodes:
-            places = [self.final(arg) for arg in args]
-            yield NUMBER_OPS[op], places[0], places[-1]
+        for k in self._order:
+            op, args, _ = self.nodes[k]
+            yield NUMBER_OPS[op], self.final(args[0]), self.final(args[-1])
+
+    def known_before(self, stage: int) -> int:
+        """How many nodes need no sum of this stage or a later one."""
+        return sum(1 for _, _, own in self.nodes if own <= stage)
 
 
-def allocated(arrays: Sequence[Symbol], results: dict[int, Symbol]) -> list[Instruction]:
+NODES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A pass over the tensor: what it leaves to be summed up, or, the last one, the step itself."""
+
+    code: tuple[Instruction, ...]
+    sums: tuple[Number, ...]
+
+
+def stages_of(arrays: Sequence[Symbol], results: dict[int, Symbol]) -> list[Stage]:
+    """The passes that make `results` of arrays, each in its place."""
+    found: dict[int, Number] = {}
+    for it in numbers_of(list(results.values())):
+        if it.op in ("total", "squares"):
+            found.setdefault(id(it), it)
+    stages = []
+    for stage in range(1, max((it.stage for it in found.values()), default=0) + 1):
+        sums = [it for it in found.values() if it.stage == stage]
+        if len(sums) > _C.max_summands:
+            raise RuleError(
+                f"{len(sums)} sums that do not depend on each other; expected at most {_C.max_summands}"
+            )
+        wanted = {_C.first_summand + k: it.args[0] for k, it in enumerate(sums)}
+        stages.append(Stage(allocated(arrays, wanted), tuple(sums)))
+    return [*stages, Stage(allocated(arrays, results), ())]
+
+
+def allocated(arrays: Sequence[Symbol], results: dict[int, Symbol]) -> tuple[Instruction, ...]:
     """The instructions that make `results` of arrays, each in its place."""
     code = Allocation(Schedule(arrays, results)).code
     if len(code) > _C.max_instructions:
         raise RuleError(f"{len(code)} instructions; expected at most {_C.max_instructions}")
-    return code
+    return tuple(code)
 
 
 def numbered(
-    code: Sequence[Instruction],
+    stages: Sequence[Stage],
     inputs: Sequence[Number],
     guards: Sequence[tuple[Number, bool]],
+    kept: Sequence[Number],
     arrays: int,
 ) -> _C.Traced:
     """The program as C++ takes it."""
-    numbering = Numbering(inputs)
+    numbering = Numbering(inputs, [it for stage in stages for it in stage.sums])
     asked = [(numbering.of(it), answer) for it, answer in guards]
-    guard_nodes = numbering.node_count
-    steps = []
-    for it in code:
-        operands = [*it.operands, *[it.operands[0] if it.operands else 0] * 3][:3]
-        numbers = [numbering.of(n) for n in it.numbers]
-        steps.append((OPS[it.op], it.to, operands, [*numbers, -1, -1][:2]))
+    guard_nodes = len(numbering.nodes)
+    after = [numbering.of(it) for it in kept]
+    steps: list[list[tuple[int, int, list[int], list[int]]]] = []
+    for stage in stages:
+        steps.append([])
+        for it in stage.code:
+            operands = [*it.operands, *[it.operands[0] if it.operands else 0] * 3][:3]
+            numbers = [numbering.of(n) for n in it.numbers]
+            steps[-1].append((OPS[it.op], it.to, operands, [*numbers, -1, -1][:2]))
+    numbering.close()
     return _C.Traced(
-        steps=[(op, to, *operands, *map(numbering.final, ns)) for op, to, operands, ns in steps],
-        inputs=len(inputs),
+        stages=[
+            (
+                [(op, to, *operands, *map(numbering.final, ns)) for op, to, operands, ns in code],
+                [it.op == "squares" for it in stage.sums],
+                numbering.known_before(k),
+            )
+            for k, (stage, code) in enumerate(zip(stages, steps, strict=True))
+        ],
+        inputs=numbering.inputs,
         constants=numbering.constants,
         nodes=list(numbering.final_nodes()),
         guards=[(numbering.final(place), answer) for place, answer in asked],
         guard_nodes=guard_nodes,
         arrays=arrays,
-        written=sum({1 << it.to for it in code if it.to < arrays}),
+        written=sum({1 << it.to for it in stages[-1].code if it.to < arrays}),
+        kept=[numbering.final(place) for place in after],
     )

@@ -20,8 +20,8 @@ from fastopt.reference.storage import is_stored, narrow, store_state, widen
 
 from ._errors import RuleError
 from ._functions import reading
-from ._numbers import Number
-from ._trace import Trace, checked, never_negative, trace
+from ._numbers import Number, as_number
+from ._trace import Trace, never_negative, trace
 
 if TYPE_CHECKING:
     from ._optimizer import RuleOptimizer
@@ -88,7 +88,7 @@ class Option:
 class Rule:
     """An update rule that is a function ``(p, g, states…, *, t, options…) -> (p, states…)``.
 
-    Called, it is the function.
+    Called, it is the function. See :func:`rule` for the settings.
     """
 
     def __init__(
@@ -96,7 +96,9 @@ class Rule:
         function: Callable[..., Any],
         *,
         squares: Sequence[str] | None = None,
-        start: Mapping[str, str] | None = None,
+        start: Mapping[str, str | float] | None = None,
+        numbers: Sequence[str] | Mapping[str, float] = (),
+        sums: bool = False,
     ) -> None:
         self.function = function
         self.__name__, self.__qualname__ = function.__name__, function.__qualname__
@@ -104,22 +106,29 @@ class Rule:
         self.__wrapped__ = function
         code = function.__code__
         self.where = f"{code.co_filename}, line {code.co_firstlineno}: {self.__name__}"
+        self.kept = dict(numbers) if isinstance(numbers, Mapping) else dict.fromkeys(numbers, 0.0)
         self.arrays, self.options = self._read_signature()
         self.states = self.arrays[2:]
         self.start = dict(start or {})
         self._check_names("start", self.start, self.states)
         for name, begins in self.start.items():
-            if begins != "param":
-                raise ValueError(f"start[{name!r}]: expected 'param', got {begins!r}")
+            is_plain = isinstance(begins, (int, float)) and not isinstance(begins, bool)
+            if begins != "param" and not is_plain:
+                raise ValueError(f"start[{name!r}]: expected 'param' or a number, got {begins!r}")
         self._check_names("squares", squares or (), self.states)
         self.name = f"{self.__module__}.{self.__qualname__}#{next(_count)}"
         self._traces = 0
-        self.squares = tuple(self._find_squares() if squares is None else squares)
+        choice, values = self._numbers({})
+        plain = [self._trace(choice, [t, *values]) for t in (1.0, 2.0)]
+        self.sums = sums or any(len(it.stages) > 1 for it in plain)
+        self.squares = tuple(self._find_squares(plain) if squares is None else squares)
         _C.define_rule(
             self.name,
             self.states,
             [self.states.index(it) for it in self.squares],
             [(it.name, list(it.numbers), it.default) for it in self.options],
+            list(self.kept.items()),
+            self.sums,
             self._traced,
         )
 
@@ -153,6 +162,8 @@ class Rule:
         if not isinstance(results, tuple):
             results = (results,)
         names = [self.arrays[0], *self.states]
+        after = [float(as_number(it).value) for it in results[len(names) :]]
+        results = results[: len(names)]
         for name, it in zip(names, results, strict=True):
             if not isinstance(it, np.ndarray) or it.dtype != wide[0].dtype or it.shape != wide[0].shape:
                 got = f"{it.dtype} of shape {it.shape}" if isinstance(it, np.ndarray) else repr(it)
@@ -168,15 +179,17 @@ class Rule:
                 return narrow(x, dtype).copy()
             return store_state(x, dtype, step=t, state=number - 1, like=arrays[0])
 
-        return tuple(
+        new = [
             rounded(number, it.reshape(like.shape), like.dtype)
             for number, (it, like) in enumerate(zip(results, expected, strict=True))
-        )
+        ]
+        return (*new, *after)
 
     def kernel_(self, *arrays: Any, t: Any = 1, **options: Any) -> None:
         """The rule in place, on NumPy arrays, torch tensors or whatever has DLPack; or lists of them.
 
-        ``t`` is the number of the step, or one for each array.
+        ``t`` is the number of the step, or one for each array. The numbers that the rule keeps are
+        options here, as they are before the step.
         """
         self._numbers(options)
         if len(arrays) != len(self.arrays):
@@ -209,7 +222,7 @@ class Rule:
     # ---- the function's signature ----
 
     def _read_signature(self) -> tuple[tuple[str, ...], tuple[Option, ...]]:
-        arrays, options, has_step = [], [], False
+        arrays, kept, options, has_step = [], [], [], False
         for it in self.signature.parameters.values():
             if it.kind is it.KEYWORD_ONLY and it.name == "t":
                 has_step = True
@@ -218,7 +231,9 @@ class Rule:
                     raise RuleError(f"{self.where}: option {it.name} has no default; expected one")
                 options.append(Option(it.name, it.default, it.annotation))
             elif it.kind in (it.POSITIONAL_ONLY, it.POSITIONAL_OR_KEYWORD) and it.default is it.empty:
-                arrays.append(it.name)
+                kept.append(it.name) if it.name in self.kept else arrays.append(it.name)
+                if kept and it.name not in self.kept:
+                    raise RuleError(f"{self.where}: array {it.name} stands behind a number")
             else:
                 raise RuleError(
                     f"{self.where}: parameter {it}; expected arrays without default, then * and options"
@@ -229,6 +244,10 @@ class Rule:
             raise RuleError(
                 f"{self.where}: {len(arrays) - 2} states; expected at most {_C.max_states}: "
                 f"{', '.join(arrays[2:])}"
+            )
+        if kept != list(self.kept):
+            raise RuleError(
+                f"{self.where}: numbers={list(self.kept)} are not its last arguments before the *"
             )
         if not has_step:
             raise RuleError(
@@ -251,7 +270,7 @@ class Rule:
 
     def _numbers(self, options: Mapping[str, Any]) -> tuple[tuple[Any, ...], list[float]]:
         """The options that are no numbers, and the numbers, as C++ reads them."""
-        known = {it.name for it in self.options}
+        known = {it.name for it in self.options} | set(self.kept)
         for name in options:
             if name not in known:
                 raise TypeError(f"{self.__name__} has no option {name!r}; it has {sorted(known)}")
@@ -266,7 +285,9 @@ class Rule:
                 counts = isinstance(value, (int, float)) and not isinstance(value, bool)
                 values.append(float(value) if counts else 0.0)
                 choice.append(... if counts else value)
-        return tuple(choice), values
+        return tuple(choice), values + [
+            float(options.get(it, begin)) for it, begin in self.kept.items()
+        ]
 
     def _call(self, arrays: Sequence[Any], values: Sequence[Any], choice: Sequence[Any]) -> Any:
         """The function on arrays of any kind, with the numbers of a step."""
@@ -281,14 +302,19 @@ class Rule:
             else:
                 value, as_number = next(others), next(numbers)
                 kept[option.name] = as_number if value is ... else value
+        after = list(numbers)
         param, grad, *states = arrays
         if "maximize" not in self.signature.parameters and kept.pop("maximize"):
             grad = -grad
-        return self.function(param, grad, *states, **kept)
+        return self.function(param, grad, *states, *after, **kept)
 
     def _trace(self, choice: Sequence[Any], values: Sequence[float]) -> Trace:
         return trace(
-            lambda arrays, numbers: self._call(arrays, numbers, choice), self.arrays, values, self.where
+            lambda arrays, numbers: self._call(arrays, numbers, choice),
+            self.arrays,
+            tuple(self.kept),
+            values,
+            self.where,
         )
 
     def _traced(self, choice: tuple[Any, ...], values: list[float]) -> _C.Traced:
@@ -306,12 +332,10 @@ class Rule:
             )
         return found.traced
 
-    def _find_squares(self) -> list[str]:
-        choice, values = self._numbers({})
-        known = [never_negative(self._trace(choice, [t, *values])) for t in (1.0, 2.0)]
-        return [
-            it for it in self.states if all(it in names for names in known) and it not in self.start
-        ]
+    def _find_squares(self, traces: Sequence[Trace]) -> list[str]:
+        known = [never_negative(it) for it in traces]
+        squares = [it for it in self.states if all(it in names for names in known)]
+        return [it for it in squares if it not in self.start or self.start[it] != "param"]
 
     def _check_once(self, numbers: tuple[tuple[Any, ...], list[float]], t: int) -> None:
         """Let a mistake in the function meet the tracer's words before NumPy's."""
@@ -345,7 +369,11 @@ class Rule:
 def rule(function: Callable[..., Any], /) -> Rule: ...
 @overload
 def rule(
-    *, squares: Sequence[str] | None = None, start: Mapping[str, str] | None = None
+    *,
+    squares: Sequence[str] | None = None,
+    start: Mapping[str, str | float] | None = None,
+    numbers: Sequence[str] | Mapping[str, float] = (),
+    sums: bool = False,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 def rule(function: Callable[..., Any] | None = None, /, **settings: Any) -> Any:
     """Make a rule of a function ``(p, g, states…, *, t, options…) -> (p, states…)``.
@@ -353,11 +381,12 @@ def rule(function: Callable[..., Any] | None = None, /, **settings: Any) -> Any:
     Args:
         squares: the states that are sums or averages of squares, or other divisors that are never
             negative; found by themselves where this is not given.
-        start: ``{"z": "param"}`` for a state that begins as the parameter; others begin at 0.
+        start: ``{"z": "param"}`` for a state that begins as the parameter, or a number; others begin
+            at 0.
+        numbers: arguments behind the states that are not arrays but numbers, which go in and come out
+            like states, in double, one of each for a parameter; with a dict, what they begin at.
+        sums: whether some options ask for sums over a tensor; found by itself if the defaults do.
     """
     if function is None:
         return lambda it: Rule(it, **settings)
     return Rule(function, **settings)
-
-
-__all__ = ["Rule", "checked", "rule"]

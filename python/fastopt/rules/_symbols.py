@@ -86,7 +86,7 @@ def refused(name: str) -> str:
 class Symbol:
     """An array that is an input of a program or comes of others by one operation."""
 
-    __slots__ = ("args", "is_condition", "numbers", "op")
+    __slots__ = ("args", "is_condition", "numbers", "op", "stage")
     __hash__ = object.__hash__
     __array_priority__ = 1000
 
@@ -95,6 +95,7 @@ class Symbol:
     def __init__(self, op: str, args: tuple[Symbol, ...], numbers: tuple[Number, ...]) -> None:
         self.op, self.args, self.numbers = op, args, numbers
         self.is_condition = op in CONDITIONS
+        self.stage: int = max([0, *(it.stage for it in args), *(it.stage for it in numbers)])
 
     def __repr__(self) -> str:
         return "<a condition of a rule>" if self.is_condition else "<an array of a rule>"

@@ -10,8 +10,8 @@ from typing import Any
 from fastopt import _C
 
 from ._errors import RuleError
-from ._numbers import Guards, Number, is_number
-from ._program import Instruction, allocated, numbered
+from ._numbers import Guards, Number, as_number, is_number
+from ._program import Instruction, Stage, numbered, stages_of
 from ._symbols import Symbol
 
 _lock = threading.RLock()
@@ -23,46 +23,63 @@ class Trace:
 
     names: tuple[str, ...]  # of the arrays
     results: tuple[Symbol, ...]  # of the parameter and the states
+    kept: tuple[Number, ...]  # of the numbers that a parameter keeps
     arrays: tuple[Symbol, ...]
     inputs: tuple[Number, ...]
     guards: Guards
-    code: tuple[Instruction, ...]
+    stages: tuple[Stage, ...]
     traced: _C.Traced
+
+    @property
+    def code(self) -> tuple[Instruction, ...]:
+        """The instructions of the last pass."""
+        return self.stages[-1].code
 
 
 def trace(
     call: Callable[[Sequence[Symbol], Sequence[Number]], Any],
     names: Sequence[str],
+    kept: Sequence[str],
     values: Sequence[float],
     where: str,
 ) -> Trace:
-    """The program of `call(arrays, numbers)` for these values of its numbers."""
+    """The program of `call(arrays, numbers)` for these values of its numbers.
+
+    The last of these are those that a parameter keeps, `kept`.
+    """
     arrays = [Symbol("input", (), ()) for _ in names]
     inputs = [Number("input", (), float(value)) for value in values]
     guards = Guards()
     with _lock:
-        kept = Symbol.made, Guards.recording
+        before = Symbol.made, Guards.recording
         Symbol.made, Guards.recording = {}, guards
         try:
-            results = checked(call(arrays, inputs), names, where)
+            results, after = checked(call(arrays, inputs), names, kept, where)
         finally:
-            Symbol.made, Guards.recording = kept
+            Symbol.made, Guards.recording = before
     wanted = {0 if k == 0 else k + 1: it for k, it in enumerate(results)}
-    code = allocated(arrays, wanted)
-    traced = numbered(code, inputs, [(it, answer) for it, answer, _ in guards], len(arrays))
-    return Trace(tuple(names), results, tuple(arrays), tuple(inputs), guards, tuple(code), traced)
+    stages = stages_of(arrays, wanted)
+    answers = [(it, answer) for it, answer, _ in guards]
+    traced = numbered(stages, inputs, answers, after, len(arrays))
+    return Trace(
+        tuple(names), results, after, tuple(arrays), tuple(inputs), guards, tuple(stages), traced
+    )
 
 
-def checked(results: Any, names: Sequence[str], where: str) -> tuple[Symbol, ...]:
-    """The results, one for the parameter and each state."""
-    found: list[Symbol] = []
+def checked(
+    results: Any, names: Sequence[str], kept: Sequence[str], where: str
+) -> tuple[tuple[Symbol, ...], tuple[Number, ...]]:
+    """The results, one for the parameter and each state, and the numbers that are kept."""
     expected = [names[0], *names[2:]]
-    listed = ", ".join(expected)
+    listed = ", ".join([*expected, *kept])
     if not isinstance(results, tuple):
         results = (results,)
-    if len(results) != len(expected):
-        raise RuleError(f"{where} returns {len(results)} results; expected {len(expected)}: {listed}")
-    for name, it in zip(expected, results, strict=True):
+    if len(results) != len(expected) + len(kept):
+        raise RuleError(
+            f"{where} returns {len(results)} results; expected {len(expected) + len(kept)}: {listed}"
+        )
+    found: list[Symbol] = []
+    for name, it in zip(expected, results, strict=False):
         if is_number(it):
             raise RuleError(
                 f"{where} returns a number for {name}, which depends on no array; expected an array"
@@ -74,7 +91,17 @@ def checked(results: Any, names: Sequence[str], where: str) -> tuple[Symbol, ...
                 f"{where} returns a condition for {name}; expected where(condition, 1.0, 0.0)"
             )
         found.append(it)
-    return tuple(found)
+    after: list[Number] = []
+    for name, it in zip(kept, results[len(expected) :], strict=True):
+        if not is_number(it):
+            raise RuleError(f"{where} returns {type(it).__name__} for {name}; expected a Number")
+        if as_number(it).stage > 0:
+            raise RuleError(
+                f"{where} keeps {name}, which comes of a sum over the tensor; expected a Number of the "
+                "options, the step and what is kept"
+            )
+        after.append(as_number(it))
+    return tuple(found), tuple(after)
 
 
 def never_negative(found: Trace) -> set[str]:

@@ -1,0 +1,187 @@
+#include "cpu/summed.h"
+
+#include <algorithm>
+#include <new>
+
+#include "cpu/dispatch.h"
+#include "cpu/float_mode.h"
+#include "cpu/norm.h"
+#include "cpu/parallel.h"
+
+namespace fastopt {
+namespace {
+
+// What a thread takes of a tensor, and how many at a time: as in cpu/normed.cpp.
+constexpr int64_t unit_chunks = 4, unit_size = unit_chunks * sum_chunk, units_at_once = 16;
+
+int64_t chunks_of(const Item& item) { return (item.size + sum_chunk - 1) / sum_chunk; }
+int64_t units_of(const Item& item) { return (item.size + unit_size - 1) / unit_size; }
+
+// One parameter's way through the stages.
+class Stages {
+ public:
+  explicit Stages(const Item& item)
+      : item_(item),
+        program_(*item.rule->summed->program),
+        numbers_(item.rule->summed->numbers),
+        bound_(*item.rule),
+        compute_(item.form == Form::float64 ? DType::float64 : DType::float32) {
+    numbers_[program_.given()] = static_cast<double>(item.size);
+    next_sum_ = program_.given() + 1;
+    std::copy_n(item.arrays, max_arrays, arrays_);
+    arrays_[ema_array] = nullptr;
+    bind();
+  }
+
+  const Item& item() const { return item_; }
+  bool is_last() const { return stage_ + 1 == program_.stages.size(); }
+
+  // Elements [begin, end), where whole chunks begin, in this stage.
+  void run(int64_t begin, int64_t end) {
+    if (is_last()) return run_last(begin, end);
+    for (int64_t i = begin; i < end; i += sum_chunk) measure(i, std::min(i + sum_chunk, end));
+  }
+
+  // Whether it goes through another stage.
+  bool is_due() const { return is_due_; }
+  void take_turn() {
+    is_due_ = !is_last();
+    if (is_due_) go_on();
+  }
+
+  // Once all elements have been through a stage.
+  void go_on() {
+    const int64_t chunks = chunks_of(item_);
+    for (std::size_t k = 0; k < partials_.size(); ++k) {
+      numbers_[next_sum_++] = sum_of_chunks(partials_[k].data(), chunks);
+    }
+    ++stage_;
+    bind();
+  }
+
+ private:
+  void run_last(int64_t begin, int64_t end) {
+    item_.kernel(bound_, item_.arrays, item_.dtypes, item_.rounding, begin, end);
+  }
+
+  void bind() {
+    const Traced::Stage& stage = program_.stages[stage_];
+    program_.compute(stage_, numbers_);
+    const void* code = nullptr;
+    if (compute_ == DType::float32) {
+      program_.bind(stage_, numbers_, floats_);
+      code = floats_.data();
+    } else {
+      program_.bind(stage_, numbers_, doubles_);
+      code = doubles_.data();
+    }
+    new (bound_.rule) BoundProgram(program_.bound(stage_, code));
+    partials_.assign(stage.squares.size(), std::vector<double>(chunks_of(item_)));
+  }
+
+  void measure(int64_t begin, int64_t end) {
+    alignas(64) static thread_local double room[max_summands][sum_chunk];  // or floats
+    void* summands[max_summands];
+    for (int k = 0; k < max_summands; ++k) summands[k] = room[k];
+    const int compute = static_cast<int>(compute_);
+    target().passes[compute](bound_, arrays_, item_.dtypes, begin, end, summands);
+    const std::vector<bool>& squares = program_.stages[stage_].squares;
+    for (std::size_t k = 0; k < squares.size(); ++k) {
+      partials_[k][begin / sum_chunk] =
+          squares[k] ? target().sums_of_squares[compute](room[k], end - begin)
+                     : sum_of(room[k], end - begin);
+    }
+  }
+
+  double sum_of(const double* values, int64_t count) const {
+    if (compute_ == DType::float64) return (*target().sum)(values, count);
+    const float* floats = reinterpret_cast<const float*>(values);
+    alignas(64) double doubles[sum_chunk];
+    for (int64_t i = 0; i < count; ++i) doubles[i] = floats[i];
+    return (*target().sum)(doubles, count);
+  }
+
+  const Item& item_;
+  const Traced& program_;
+  std::vector<double> numbers_;
+  BoundRule bound_;
+  const DType compute_;
+  void* arrays_[max_arrays];  // of the passes, which do not average
+  std::size_t stage_ = 0;
+  bool is_due_ = true;
+  int next_sum_;
+  std::vector<Instruction<float>> floats_;
+  std::vector<Instruction<double>> doubles_;
+  std::vector<std::vector<double>> partials_;  // of each summand, by chunks
+};
+
+class Passes {
+ public:
+  explicit Passes(std::vector<Item>& items) {
+    FloatMode mode;
+    stages_.reserve(items.size());
+    for (Item& item : items) {
+      item.start = units_;
+      units_ += units_of(item);
+      elements_ += item.size;
+      stages_.emplace_back(item);
+    }
+  }
+
+  void run(int threads) {
+    threads = usable_threads(elements_, threads);
+    over_units(threads, [](Stages& it, int64_t begin, int64_t end) {
+      it.run(begin, end);
+      if (units_of(it.item()) > 1) return;
+      while (!it.is_last()) {  // while it lies in the cache
+        it.go_on();
+        it.run(begin, end);
+      }
+    });
+    while (any_left()) {
+      {
+        FloatMode mode;
+        for (Stages& it : stages_) it.take_turn();
+      }
+      over_units(threads, [](Stages& it, int64_t begin, int64_t end) {
+        if (it.is_due()) it.run(begin, end);
+      });
+    }
+  }
+
+ private:
+  bool any_left() const {
+    return std::any_of(stages_.begin(), stages_.end(),
+                       [](const Stages& it) { return !it.is_last(); });
+  }
+
+  template <class Act>
+  void over_units(int threads, Act act) {
+    split(units_, units_at_once, threads, [&](int64_t begin, int64_t end) {
+      const auto starts_after = [](int64_t unit, const Stages& it) {
+        return unit < it.item().start;
+      };
+      auto it = std::upper_bound(stages_.begin(), stages_.end(), begin, starts_after) - 1;
+      for (int64_t unit = begin; unit < end; ++unit) {
+        while (unit - it->item().start >= units_of(it->item())) ++it;
+        const int64_t from = (unit - it->item().start) * unit_size;
+        act(*it, from, std::min(from + unit_size, it->item().size));
+      }
+    });
+  }
+
+  std::vector<Stages> stages_;
+  int64_t units_ = 0, elements_ = 0;
+};
+
+}  // namespace
+
+void run_summed(std::vector<Item>& items, int threads) {
+  if (!share_memory(items)) return Passes(items).run(threads);
+  for (const Item& item : items) {  // one step after the other, as without sums
+    std::vector<Item> alone = {item};
+    Passes(alone).run(threads);
+  }
+}
+
+}  // namespace fastopt
