@@ -114,9 +114,14 @@ class ProgramRule final : public AnyRule {
 
   int kept_count() const override { return static_cast<int>(definition_->kept.size()); }
   const char* kept_name(int k) const override { return definition_->kept[k].name.c_str(); }
+  bool runs_python(const std::vector<double>& kept, double step) override {
+    set_inputs(kept, step);
+    const auto holds = [this](const auto& program) { return program->holds(inputs_, numbers_); };
+    return std::none_of(family_->programs.begin(), family_->programs.end(), holds);
+  }
+
   void advance(std::vector<double>& kept, double step) override {
-    std::copy(kept.begin(), kept.end(), inputs_.end() - static_cast<std::ptrdiff_t>(kept.size()));
-    inputs_[0] = step;
+    set_inputs(kept, step);
     const Traced& program = find_program();
     program.compute(0, numbers_);
     for (std::size_t k = 0; k < kept.size(); ++k) kept[k] = numbers_[program.kept[k]];
@@ -148,6 +153,11 @@ class ProgramRule final : public AnyRule {
  private:
   template <class T>
   using Bound = std::deque<std::vector<Instruction<T>>>;
+
+  void set_inputs(const std::vector<double>& kept, double step) {
+    std::copy(kept.begin(), kept.end(), inputs_.end() - static_cast<std::ptrdiff_t>(kept.size()));
+    inputs_[0] = step;
+  }
 
   static PyObject* find(py::handle group, const Option& option) {
     PyObject* object = PyDict_GetItemWithError(group.ptr(), option.interned);

@@ -57,6 +57,9 @@ class AnyRule {
   // It may hold pointers to what lives until forget_steps().
   virtual BoundRule at_step(DType compute, double step) = 0;
   virtual void forget_steps() {}
+
+  // Whether advance() or at_step() would have to run Python code: a rule in Python may be traced.
+  virtual bool runs_python(const std::vector<double>&, double) { return false; }
 };
 
 // Throws pybind11::value_error if there is no rule of this name.

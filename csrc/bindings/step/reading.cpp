@@ -426,6 +426,7 @@ void ParamReader::read_kept(double step, bool empty) {
   }
   if (numbers != last_kept_) last_step_ = -1;
   last_kept_ = numbers;
+  if (rule_->runs_python(numbers, step)) must_hold();
   FloatMode mode;
   rule_->advance(numbers, step);
   for (std::size_t k = 0; k < numbers.size(); ++k) scratch_.counts[first + k].value = numbers[k];
@@ -509,6 +510,7 @@ std::string ParamReader::unreadable(PyObject* object) const {
 // The index of the rule object for this step; parameters that are equally far share one.
 std::size_t ParamReader::rule_at(double step, DType compute) {
   if (step != last_step_ || product_.value != last_product_ || compute != last_compute_) {
+    if (rule_->runs_python({}, step)) must_hold();
     FloatMode mode;
     scratch_.rules.push_back(rule_->at_step(compute, step));
     scratch_.rules.back().tail.ema_decay = tail_.ema_decay;

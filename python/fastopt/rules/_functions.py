@@ -158,10 +158,15 @@ def total(x: Any) -> Number:
 
 def mean(x: Any) -> Number:
     """The sum over a tensor, divided by the number of its elements."""
-    sum = total(x)
+    return number("divide", total(x), size(x))
+
+
+def size(x: Any) -> Number:
+    """How many elements a tensor has."""
     if isinstance(x, Symbol):
-        return number("divide", sum, Number("size", (sum,), 1.0))
-    return number("divide", sum, x.numel() if isinstance(x, torch.Tensor) else x.size)
+        counted = where(x, 1.0, 0.0) if x.is_condition else x
+        return Number("size", (total(counted),), 1.0)  # which is known with a sum
+    return Number("input", (), float(x.numel() if isinstance(x, torch.Tensor) else x.size))
 
 
 def norm(x: Any) -> Number:
@@ -188,7 +193,7 @@ def summed(op: str, x: Symbol) -> Number:
     check(x)
     made = Number(op, (x,), float("nan"))
     made.stage = x.stage + 1
-    return made
+    return made if Symbol.sums is None else Symbol.sums.setdefault((op, id(x)), made)
 
 
 def check(x: Any) -> None:

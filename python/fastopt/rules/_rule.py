@@ -7,6 +7,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
@@ -116,21 +117,43 @@ class Rule:
             if begins != "param" and not is_plain:
                 raise ValueError(f"start[{name!r}]: expected 'param' or a number, got {begins!r}")
         self._check_names("squares", squares or (), self.states)
-        self.name = f"{self.__module__}.{self.__qualname__}#{next(_count)}"
+        self._squares, self._sums = squares, sums
         self._traces = 0
+        with suppress(NameError):  # of a function that is defined below
+            self._defined  # noqa: B018  meets mistakes here
+
+    @cached_property
+    def _defined(self) -> tuple[str, tuple[str, ...], bool]:
+        """The name under which C++ knows the rule, its squares, and whether it has sums."""
         choice, values = self._numbers({})
         plain = [self._trace(choice, [t, *values]) for t in (1.0, 2.0)]
-        self.sums = sums or any(len(it.stages) > 1 for it in plain)
-        self.squares = tuple(self._find_squares(plain) if squares is None else squares)
+        sums = self._sums or any(len(it.stages) > 1 for it in plain)
+        squares = tuple(self._find_squares(plain) if self._squares is None else self._squares)
+        name = f"{self.__module__}.{self.__qualname__}#{next(_count)}"
         _C.define_rule(
-            self.name,
+            name,
             self.states,
-            [self.states.index(it) for it in self.squares],
+            [self.states.index(it) for it in squares],
             [(it.name, list(it.numbers), it.default) for it in self.options],
             list(self.kept.items()),
-            self.sums,
+            sums,
             self._traced,
         )
+        return name, squares, sums
+
+    @property
+    def name(self) -> str:
+        return self._defined[0]
+
+    @property
+    def squares(self) -> tuple[str, ...]:
+        """The states that are never negative."""
+        return self._defined[1]
+
+    @property
+    def sums(self) -> bool:
+        """Whether it sums over a tensor."""
+        return self._defined[2]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)

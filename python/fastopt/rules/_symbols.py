@@ -90,7 +90,9 @@ class Symbol:
     __hash__ = object.__hash__
     __array_priority__ = 1000
 
-    made: ClassVar[dict[Any, Symbol] | None] = None  # of the function that is being traced
+    # Of the function that is being traced:
+    made: ClassVar[dict[Any, Symbol] | None] = None
+    sums: ClassVar[dict[Any, Number] | None] = None
 
     def __init__(self, op: str, args: tuple[Symbol, ...], numbers: tuple[Number, ...]) -> None:
         self.op, self.args, self.numbers = op, args, numbers

@@ -51,12 +51,12 @@ def trace(
     inputs = [Number("input", (), float(value)) for value in values]
     guards = Guards()
     with _lock:
-        before = Symbol.made, Guards.recording
-        Symbol.made, Guards.recording = {}, guards
+        before = Symbol.made, Symbol.sums, Guards.recording
+        Symbol.made, Symbol.sums, Guards.recording = {}, {}, guards
         try:
             results, after = checked(call(arrays, inputs), names, kept, where)
         finally:
-            Symbol.made, Guards.recording = before
+            Symbol.made, Symbol.sums, Guards.recording = before
     wanted = {0 if k == 0 else k + 1: it for k, it in enumerate(results)}
     stages = stages_of(arrays, wanted)
     answers = [(it, answer) for it, answer, _ in guards]
