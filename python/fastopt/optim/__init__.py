@@ -17,7 +17,7 @@ a kernel does; ``_fused.py``, the one ``step`` that they share;
 ``_hooks.py``, what surrounds that; ``_tail.py``, what it does besides the rule; ``_storage.py``, what
 its states are stored in; ``_checks.py``, of the options of classes that torch lacks;
 ``_report.py``, what it tells of the ways that its steps
-take; ``in_backward.py``, steps inside ``backward()``.
+take; ``in_backward.py``, steps inside ``backward()``; ``ruled.py``, the classes of rules in Python.
 """
 
 from typing import Any
@@ -39,20 +39,43 @@ from fastopt.optim.lion import Lion
 from fastopt.optim.nadam import NAdam
 from fastopt.optim.radam import RAdam
 from fastopt.optim.rmsprop import RMSprop
+from fastopt.optim.ruled import (
+    ADOPT,
+    MARS,
+    AdaBelief,
+    Adan,
+    AdEMAMix,
+    CautiousAdamW,
+    CautiousLion,
+    LaProp,
+    ScheduleFreeAdamW,
+    ScheduleFreeSGD,
+    Signum,
+    StableAdamW,
+    Yogi,
+)
 from fastopt.optim.sgd import SGD
 
 __all__ = [
+    "ADOPT",
     "ASGD",
     "LAMB",
     "LBFGS",
+    "MARS",
     "SGD",
+    "AdEMAMix",
+    "AdaBelief",
     "Adadelta",
     "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "Adan",
+    "CautiousAdamW",
+    "CautiousLion",
     "FusedReport",
+    "LaProp",
     "Lion",
     "Muon",
     "NAdam",
@@ -61,8 +84,13 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
+    "Signum",
     "SparseAdam",
+    "StableAdamW",
     "StepInBackward",
+    "Yogi",
     "lr_scheduler",
     "step_in_backward",
     "swa_utils",

@@ -38,11 +38,13 @@ from ._functions import (
     total,
     where,
 )
+from ._optimizer import RuleOptimizer
 from ._rule import Rule, rule
 
 __all__ = [
     "Rule",
     "RuleError",
+    "RuleOptimizer",
     "abs",
     "count",
     "exp",
