@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 import fastopt
-from fastopt import averages, gradients, nn, optim, schedules
+from fastopt import averages, gradients, nn, optim, rules, schedules
 
 Optimizer: TypeAlias = (
-    optim.SGD
+    rules.RuleOptimizer
+    | optim.SGD
     | optim.Adagrad
     | optim.RMSprop
     | optim.Adam

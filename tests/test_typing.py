@@ -1,6 +1,6 @@
 """What a type checker and an editor see: annotations, docstrings, stubs, and an example of it all.
 
-Three examples use everything that is public; they must run, and pass `mypy --strict`.
+Four examples use everything that is public; they must run, and pass `mypy --strict`.
 """
 
 import ast
@@ -26,7 +26,7 @@ import fastopt
 from conftest import RunPython
 
 ROOT = Path(__file__).resolve().parents[1]
-SURFACE = ("whole_surface.py", "more_optimizers.py", "on_arrays.py")
+SURFACE = ("whole_surface.py", "more_optimizers.py", "rules_surface.py", "on_arrays.py")
 EXAMPLES = [ROOT / "examples" / name for name in SURFACE]
 PACKAGE = Path(fastopt.__file__).parent
 MODULES = [fastopt, fastopt.kernels, fastopt.nn, fastopt.nn.functional, fastopt.optim]

@@ -26,7 +26,9 @@ def apply(
     names: Sequence[str] = ("param", "grad"),
 ) -> None: ...
 
-class Traced:
+class _pybind11_type(type): ...
+
+class Traced(metaclass=_pybind11_type):
     def __init__(
         self,
         stages: Sequence[tuple[Sequence[tuple[int, ...]], Sequence[bool], int]],
@@ -127,8 +129,6 @@ def gather(
 def move(
     params: Sequence[object], begin: object | None, direction: object, t: float, threads: int
 ) -> None: ...
-
-class _pybind11_type(type): ...
 
 class Curvature(metaclass=_pybind11_type):
     def observe(

@@ -31,9 +31,11 @@ class _ScheduleFree(RuleOptimizer):
 
     _extras: ClassVar[dict[str, Any]] = {"train_mode": True}
 
-    def __init__(self, params: Any, **options: Any) -> None:
-        super().__init__(params, **options)
-        self._set_extras(train_mode=True)
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's."""
+        if isinstance(param_group, dict):  # else torch says what is wrong
+            param_group.setdefault("train_mode", True)
+        super().add_param_group(param_group)
 
     def eval(self) -> None:
         """Put the averages in the parameters' place, for evaluation and checkpoints."""

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from fastopt.optim._fused import Fused, Group, Leftover
 from fastopt.optim._tail import tail_options
+from fastopt.optim.lion import Lion
 
 from ._functions import reading
 from ._numbers import as_number
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 AROUND = """
     params: parameters, ``(name, parameter)`` pairs, or dicts that define groups.
+    {options}: of the rule.
     maximize: ascend instead of descend.
     max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the same
         pass; see :mod:`fastopt.optim`.
@@ -122,7 +124,8 @@ class RuleOptimizer(Fused):
 
 def make_class(rule: Rule, name: str, module: str) -> type[RuleOptimizer]:
     """The class ``name`` of a rule."""
-    parameters = [inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    around = inspect.signature(Lion.__init__, eval_str=True).parameters
+    parameters = [around["params"]]
     for option in rule.options:
         positional = option.name != "maximize"
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if positional else inspect.Parameter.KEYWORD_ONLY
@@ -132,10 +135,7 @@ def make_class(rule: Rule, name: str, module: str) -> type[RuleOptimizer]:
         parameters.append(
             inspect.Parameter(option.name, kind, default=option.default, annotation=annotation)
         )
-    parameters += [
-        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=none)
-        for key, none in {**RuleOptimizer._tail, **RuleOptimizer._storage}.items()
-    ]
+    parameters += [around[key] for key in {**RuleOptimizer._tail, **RuleOptimizer._storage}]
     parameters.sort(key=lambda it: it.kind)
     signature = inspect.Signature(parameters)
 
@@ -146,14 +146,16 @@ def make_class(rule: Rule, name: str, module: str) -> type[RuleOptimizer]:
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     make: Callable[..., None] = __init__
     make.__qualname__ = f"{name}.__init__"
-    make.__signature__ = inspect.Signature([own, *parameters])  # type: ignore[attr-defined]
+    make.__signature__ = inspect.Signature([own, *parameters], return_annotation=None)  # type: ignore[attr-defined]
+    make.__annotations__ = {it.name: it.annotation for it in parameters} | {"return": None}
+    listed = ", ".join(it.name for it in rule.options if it.name != "maximize") or "none"
     text = inspect.cleandoc(rule.__doc__ or f"The rule {rule.__name__}.")
     made = type(
         name,
         (RuleOptimizer,),
         {
             "__init__": make,
-            "__doc__": f"{text}\n\nArgs:{AROUND}",
+            "__doc__": f"{text}\n\nArgs:{AROUND.format(options=listed)}",
             "__module__": module,
             "_rule": rule.name,
             "_kept": tuple(rule.kept),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from ._errors import RuleError
 from ._functions import reading
 from ._numbers import Number, as_number
 from ._trace import Trace, never_negative, trace
+from ._values import function_of, value_of
 
 if TYPE_CHECKING:
     from ._optimizer import RuleOptimizer
@@ -232,10 +234,20 @@ class Rule:
         from ._optimizer import make_class
 
         if module is None:
-            import sys
-
             module = str(sys._getframe(1).f_globals.get("__name__", "__main__"))
         return make_class(self, name, module)
+
+    def __reduce__(self) -> Any:
+        found: Any = sys.modules.get(self.__module__)
+        for name in self.__qualname__.split("."):
+            found = getattr(found, name, None)
+        # By value where another process would not find it: in a notebook, in __main__, in a function.
+        if found is self and self.__module__ not in ("__main__", "__mp_main__"):
+            return self.__qualname__
+        settings = {
+            "squares": self._squares, "start": self.start, "numbers": self.kept, "sums": self._sums
+        }  # fmt: skip
+        return _revived, (*value_of(self.function), settings)
 
     def __deepcopy__(self, memo: Any) -> Rule:
         return self
@@ -386,6 +398,11 @@ class Rule:
                 )
             if it.shape != arrays[0].shape:
                 raise ValueError(f"{name} must have shape {arrays[0].shape}, not {it.shape}")
+
+
+def _revived(code: bytes, around: dict[str, Any], settings: dict[str, Any]) -> Rule:
+    """A rule that was pickled by value."""
+    return Rule(function_of(code, around), **settings)
 
 
 @overload
