@@ -159,10 +159,9 @@ class Call {
     if (has_half_states(item)) item.rounding.dither = dither_at(step);
     const int device = CudaLibrary::get().device_of(param.view());
     if (device != cpu_device && rule_.unfit_for_devices() != nullptr) {
-      const char* const since = rule_.index() < 0 ? "since a rule in Python has kernels there only"
-                                                  : "since this rule's norms are taken there only";
-      throw py::value_error(name(0, i) + ": expected memory of the CPU, " + since +
-                            ", got memory of " + device_name(param.view()));
+      throw py::value_error(name(0, i) + ": expected memory of the CPU (" +
+                            rule_.unfit_for_devices() + "), got memory of " +
+                            device_name(param.view()));
     }
     if (device != cpu_device) {
       cuda_items_[device].push_back(cuda_item(

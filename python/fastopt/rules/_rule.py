@@ -226,6 +226,15 @@ class Rule:
         choice, values = self._numbers(options)
         return self._trace(choice, [float(t), *values])
 
+    def verify(self, *, quick: bool = True, seed: int = 0) -> int:
+        """How many bits are wrong, on every target and in every storage; 0 if it is as it should be.
+
+        :func:`fastopt.testing.verify_rule` tells more.
+        """
+        from fastopt.testing import verify_rule
+
+        return verify_rule(self, quick=quick, seed=seed).wrong_bits
+
     def optimizer(self, name: str, module: str | None = None) -> type[RuleOptimizer]:
         """A torch optimizer with this rule and all that fastopt's have around it.
 

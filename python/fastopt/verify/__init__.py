@@ -9,7 +9,9 @@ supports: the functions of fastopt.kernels and the optimizers of fastopt.optim t
 fastopt.reference, on random, extreme, denormal, zero, infinite and NaN numbers, in arrays of every
 size around an edge, at odd starts, on several threads. Dropout's mask and every form of it likewise,
 in bfloat16 and float16, too, and so are masters, random rounding and 8-bit states (--rule packed).
-The iterates of L-BFGS likewise (--rule lbfgs), in float32 and float64 on the CPU.
+The iterates of L-BFGS likewise (--rule lbfgs), in float32 and float64 on the CPU, and the programs of
+rules in Python: those of fastopt.rules.library (--rule programs) and anybody's
+(--rule mypackage.mymodule:adopt).
 With --device cuda the same trials run on the current CUDA device instead. One wrong bit in any
 result, or in memory that is not a result, and the exit status is 1; NaNs only have to be NaN. It is 2
 if that cannot be told: the run was interrupted, say, whose results so far are shown and saved.
@@ -34,7 +36,7 @@ from typing import Any
 from fastopt import _C, _output
 from fastopt._arguments import writable
 
-from . import device
+from . import device, programs
 from .cases import RULES
 from .compare import Report
 from .dropout import FORMS
@@ -56,22 +58,49 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
         return value
 
     seed.__name__ = "whole number >= 0"  # argparse's messages name the type
-    rules, targets = [*(rule.name for rule in RULES), "dropout", "packed", "lbfgs"], supported_targets()
+
+    def rule(text: str) -> str:
+        if ":" in text:
+            try:
+                programs.find(text)
+            except ValueError as error:
+                raise argparse.ArgumentTypeError(str(error)) from error
+        elif text not in rules:
+            raise argparse.ArgumentTypeError(
+                f"invalid choice: {text!r} (choose from {', '.join(rules)})"
+            )
+        return text
+
+    rules = [*(rule.name for rule in RULES), "dropout", "packed", "lbfgs", "programs"]
+    targets = list(supported_targets())
+    parser.add_argument(
+        "--rule",
+        nargs="+",
+        type=rule,
+        default=rules,
+        metavar="NAME",
+        help=f"only these of {', '.join(rules)}; or a rule in Python, as package.module:name",
+    )
     parser.add_argument("--quick", action="store_true", help="fewer trials: seconds, not minutes")
-    for option, names in (("--rule", rules), ("--target", targets)):
-        parser.add_argument(
-            option,
-            nargs="+",
-            choices=names,
-            default=names,
-            metavar="NAME",
-            help=f"only these of {', '.join(names)}",
-        )
+    parser.add_argument(
+        "--target",
+        nargs="+",
+        choices=targets,
+        default=targets,
+        metavar="NAME",
+        help=f"only these of {', '.join(targets)}",
+    )
     parser.add_argument("--seed", type=seed, default=0, help="of the inputs (default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--table", action="store_true", help="show a row for each target, too")
     parser.add_argument("--json", type=writable, metavar="FILE", help="also write it as JSON")
     return parser.parse_args(argv)
+
+
+def in_python(names: list[str]) -> tuple[Any, ...]:
+    """The rules in Python among what the command line names."""
+    found = programs.library() if "programs" in names else ()
+    return (*found, *(programs.find(name) for name in names if ":" in name))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -95,9 +124,10 @@ def main(argv: list[str] | None = None) -> int:
         dropouts=FORMS if "dropout" in options.rule else (),
         packed=KINDS if "packed" in options.rule else (),
         lbfgs=OPTIONS if "lbfgs" in options.rule and options.device == "cpu" else (),
+        programs=() if options.device == "cuda" else in_python(options.rule),
     )
     if not len(plan):
-        print("verify: lamb and lbfgs run on the CPU only", file=sys.stderr)
+        print("verify: lamb, lbfgs and rules in Python run on the CPU only", file=sys.stderr)
         return 2
     report, begin, finished = Report(), time.perf_counter(), False
 

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from fastopt import _C
 
-from . import device, dropout, lbfgs, memory, packed
+from . import device, dropout, lbfgs, memory, packed, programs
 from .cases import RULES, STEPS, Options, Rule
 from .compare import Report, Row
 from .memory import Layout
@@ -22,6 +23,9 @@ from .pools import Pool, Pools
 from .storage import COLUMNS, STORED, Mix, alike
 from .tail import TAILS, TailTrial
 from .trial import KernelTrial, OptimizerTrial, check_all
+
+if TYPE_CHECKING:
+    from fastopt.rules import Rule as PythonRule
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -47,6 +51,7 @@ class Plan:
     dropouts: tuple[dropout.Form, ...] = ()
     packed: tuple[packed.Kind, ...] = ()
     lbfgs: tuple[lbfgs.Options, ...] = ()
+    programs: tuple[PythonRule, ...] = ()
 
     @property
     def threads(self) -> tuple[int, ...]:
@@ -71,7 +76,8 @@ class Plan:
         rules = sum(1 for _ in self.cases())
         stored = len(list(packed.cases(self.packed, RULES, quick=self.quick)))
         dropouts = len(dropout.cases(self.dropouts, self.quick))
-        return rules + stored + dropouts + len(lbfgs.cases(self.lbfgs, self.quick))
+        pairs = len(lbfgs.cases(self.lbfgs, self.quick))
+        return rules + stored + dropouts + pairs + len(programs.cases(self.programs, quick=self.quick))
 
 
 @contextmanager
@@ -133,6 +139,12 @@ def verify(
             rows, rng = begin("lbfgs", dtype, f"lbfgs {dtype} {options}")
             which = (dtype, options)
             lbfgs.check_case(report, rows, which, plan.threads, rng, quick=plan.quick)
+        for program in programs.cases(plan.programs, quick=plan.quick):
+            python_rule, mix, choice = program
+            label = f"{python_rule.__name__}, program"
+            rows, rng = begin(label, mix.column, f"{label} {mix} {choice}")
+            pool = pools[mix.compute].mixed
+            programs.check_case(report, rows, program, plan.threads, pool, rng, quick=plan.quick)
     return report
 
 
