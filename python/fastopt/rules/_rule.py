@@ -355,11 +355,25 @@ class Rule:
     def _trace(self, choice: Sequence[Any], values: Sequence[float]) -> Trace:
         return trace(
             lambda arrays, numbers: self._call(arrays, numbers, choice),
+            self.__name__,
             self.arrays,
             tuple(self.kept),
-            values,
+            dict(zip(self._number_names, values, strict=True)),
             self.where,
         )
+
+    @cached_property
+    def _number_names(self) -> list[str]:
+        """What the numbers of a step are called, in C++'s order."""
+        names = ["t"]
+        for option in self.options:
+            several = isinstance(option.default, tuple)
+            names += (
+                [f"{option.name}[{k}]" for k in range(len(option.numbers))]
+                if several
+                else [option.name]
+            )
+        return [*names, *self.kept]
 
     def _traced(self, choice: tuple[Any, ...], values: list[float]) -> _C.Traced:
         """What C++ calls where no program holds."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastopt import _C
 
 from ._errors import RuleError
+from ._listing import listing
 from ._numbers import Guards, Number, as_number, is_number
 from ._program import Instruction, Stage, numbered, stages_of
 from ._symbols import Symbol
@@ -21,7 +22,9 @@ _lock = threading.RLock()
 class Trace:
     """What a function does for some inputs, and for all that answer its guards alike."""
 
+    rule: str
     names: tuple[str, ...]  # of the arrays
+    numbers: tuple[str, ...]  # of the inputs
     results: tuple[Symbol, ...]  # of the parameter and the states
     kept: tuple[Number, ...]  # of the numbers that a parameter keeps
     arrays: tuple[Symbol, ...]
@@ -29,6 +32,9 @@ class Trace:
     guards: Guards
     stages: tuple[Stage, ...]
     traced: _C.Traced
+
+    def __str__(self) -> str:
+        return listing(self, self.rule)
 
     @property
     def code(self) -> tuple[Instruction, ...]:
@@ -38,9 +44,10 @@ class Trace:
 
 def trace(
     call: Callable[[Sequence[Symbol], Sequence[Number]], Any],
+    rule: str,
     names: Sequence[str],
     kept: Sequence[str],
-    values: Sequence[float],
+    values: Mapping[str, float],
     where: str,
 ) -> Trace:
     """The program of `call(arrays, numbers)` for these values of its numbers.
@@ -48,7 +55,7 @@ def trace(
     The last of these are those that a parameter keeps, `kept`.
     """
     arrays = [Symbol("input", (), ()) for _ in names]
-    inputs = [Number("input", (), float(value)) for value in values]
+    inputs = [Number("input", (), float(value)) for value in values.values()]
     guards = Guards()
     with _lock:
         before = Symbol.made, Symbol.sums, Guards.recording
@@ -62,7 +69,16 @@ def trace(
     answers = [(it, answer) for it, answer, _ in guards]
     traced = numbered(stages, inputs, answers, after, len(arrays))
     return Trace(
-        tuple(names), results, after, tuple(arrays), tuple(inputs), guards, tuple(stages), traced
+        rule,
+        tuple(names),
+        tuple(values),
+        results,
+        after,
+        tuple(arrays),
+        tuple(inputs),
+        guards,
+        tuple(stages),
+        traced,
     )
 
 
