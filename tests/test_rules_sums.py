@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
 
 from fastopt.reference import lamb
+from fastopt.reference.storage import store_state
 from fastopt.rules import RuleError, count, maximum, mean, minimum, norm, rule, sqrt, total, where
 from test_rules import SIZES, check, numbers
 
@@ -84,7 +86,14 @@ def test_a_list_of_tensors_of_all_sizes_and_steps(set_threads: Callable[[int], N
                 np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+AS_STORED = {
+    torch.float32: np.float32,
+    torch.bfloat16: ml_dtypes.bfloat16,
+    torch.float16: np.float16,
+}
+
+
+@pytest.mark.parametrize("dtype", AS_STORED, ids=str)
 def test_an_optimizer_with_sums_clips_and_averages(dtype: torch.dtype) -> None:
     """The average takes part in the last pass only; the gradient's factor in all."""
     torch.manual_seed(0)
@@ -99,7 +108,8 @@ def test_an_optimizer_with_sums_clips_and_averages(dtype: torch.dtype) -> None:
         grad = np.float32(factor) * param.grad.float().numpy()
         state = list(four.reference(state[0], grad, state[1], t=t))
         average = np.float32(0.5) * average + np.float32(0.5) * state[0]
-        state = [torch.from_numpy(it).to(dtype).float().numpy() for it in state]
+        stored = store_state(state[1], AS_STORED[dtype], step=t, state=0)
+        state = [torch.from_numpy(state[0]).to(dtype).float().numpy(), stored.astype(np.float32)]
         np.testing.assert_array_equal(param.detach().float().numpy(), state[0])
         np.testing.assert_array_equal(optimizer.state[param]["ema"].numpy(), average)
 

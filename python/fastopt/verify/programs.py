@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastopt.reference.dither import half_draws
+
 from . import device
 from .cases import STEPS, Options
 from .compare import Report, Row, spell
@@ -128,9 +130,10 @@ class Trial:
         ]
         wide = [it.numbers(x) for it, x in zip(self.storages, self.start, strict=True)]
         results = rule.reference(*wide, t=step, **options)[: len(names) - 1]
-        self.expected: list[Array] = [
-            it.rounded(x) for it, x in zip([self.storages[0], *self.storages[2:]], results, strict=True)
-        ]
+        places = np.arange(size)
+        self.expected: list[Array] = [self.storages[0].rounded(results[0])]
+        for state, (it, x) in enumerate(zip(self.storages[2:], results[1:], strict=True)):
+            self.expected.append(it.rounded(x, half_draws(places, step=step, state=state)))
 
     def check(self, report: Report, row: Row, threads: int) -> None:
         """One call of the kernel, compared."""
