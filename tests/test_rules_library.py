@@ -117,7 +117,7 @@ class Signum(Adam):
 class Mars(Adam):
     def update(self, g: Arrays, *betas: float) -> None:
         b1, _ = betas
-        change = 0 if self.last is None else g - self.last
+        change = g if self.last is None else g - self.last
         c = g + self.gamma * b1 / (1 - b1) * change
         c = c / max(1, np.linalg.norm(c))
         self.average(c, *betas)

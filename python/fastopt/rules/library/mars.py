@@ -16,11 +16,10 @@ def mars(
         c = g + \gamma\frac{\beta_1}{1-\beta_1}(g - g'),\qquad c \leftarrow c / \max(1, \|c\|)
 
     with :math:`g'` the gradient of the step before and the norm of the whole tensor; then AdamW's
-    step on c. At the first step c is g, clipped alike.
+    step on c. At the first step :math:`g'` is 0, as in the authors' code.
     """
     b1, b2 = betas
-    change = g - (g if t == 1 else last_grad)
-    c = g + (gamma * (b1 / (1 - b1))) * change
+    c = g + (gamma * (b1 / (1 - b1))) * (g - last_grad)
     c = c * (1 / maximum(1.0, norm(c)))
     exp_avg = b1 * exp_avg + (1 - b1) * c
     exp_avg_sq = b2 * exp_avg_sq + (1 - b2) * (c * c)
