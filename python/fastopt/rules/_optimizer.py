@@ -76,10 +76,13 @@ class RuleOptimizer(Fused):
 
     def _step_with_torch(self, leftovers: list[Leftover], grad_scale: float) -> None:
         """Step what the kernels do not take: the function itself, on torch's tensors."""
-        for group, param, reason in leftovers:
-            self._check_fallback(group, param, reason)
+        self._refuse_leftovers(leftovers)
         for group, param, _ in leftovers:
             self._step_one(group, param, grad_scale)
+
+    def _refuse_leftovers(self, leftovers: list[Leftover]) -> None:
+        for group, param, reason in leftovers:
+            self._check_fallback(group, param, reason)
 
     def _check_fallback(self, group: Group, param: Tensor, reason: str) -> None:
         what = (
