@@ -200,6 +200,59 @@ def test_parameters_in_one_memory_are_stepped_one_after_the_other() -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("name", ["SGD", "Adam", "LAMB"])
+def test_a_gradient_or_state_that_is_another_parameters_memory(name: str) -> None:
+    """Large enough for threads, and as on one: the second parameter sees what the first has become."""
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 2, 2):
+            torch.set_num_threads(threads)
+            params = parameters(shapes=[(300_000,), (300_000,), (300_000,)])
+            optimizer = EVERY[name].ours(params, lr=0.1)
+            set_gradients(params, seed=0)
+            params[1].grad = params[0].data
+            if name != "SGD":
+                optimizer.step()
+                optimizer.state[params[2]]["exp_avg"] = optimizer.state[params[1]]["exp_avg"]
+            optimizer.step()
+            results.append([param.detach().clone() for param in params])
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(map(torch.equal, result, results[0]))
+
+
+@pytest.mark.filterwarnings("ignore:.*no parameter takes")
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+@pytest.mark.parametrize("shift", [-1, 1, 20])
+def test_a_gradient_that_overlaps_its_parameter(name: str, shift: int) -> None:
+    """The step is torch's, which refuses it where its order would matter."""
+    results: list[tuple[str, Tensor]] = []
+    for optimizer_class in EVERY[name].classes:
+        memory = torch.arange(1000.0)
+        param = torch.nn.Parameter(memory[20:900])
+        param.grad = memory[20 + shift : 900 + shift]
+        optimizer = optimizer_class([param], lr=0.1)
+        try:
+            optimizer.step()
+            results.append(("", memory))
+        except RuntimeError as error:
+            results.append((str(error), memory))
+    assert results[0][0] == results[1][0]
+    assert ("refer to a single memory location" in results[0][0]) == (name == "SGD")
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_a_gradient_that_is_its_own_parameter() -> None:
+    param = torch.nn.Parameter(torch.ones(1000))
+    param.grad = param.data
+    optimizer = fastopt.optim.SGD([param], lr=0.25)
+    assert [it.path for it in optimizer.fused_report()] == ["fastopt"]
+    optimizer.step()
+    assert torch.all(param == 0.75)
+
+
 # ---- groups that a user bent --------------------------------------------------------------------
 
 BENT_GROUPS = {

@@ -181,6 +181,76 @@ def test_an_expanded_parameter_is_refused_before_anything_is_written() -> None:
         before.assert_unchanged()
 
 
+@pytest.mark.parametrize("strides", [(1, 1), (3, 2), (2, 3), (1, 2)])
+def test_elements_that_share_a_place_are_refused_before_anything_is_written(
+    strides: tuple[int, int],
+) -> None:
+    first, param = parameters(shapes=[(5,), (4, 4)])
+    optimizer = CASES["Adam"].ours([first, param])
+    set_gradients([first, param], seed=0)
+    optimizer.step()
+    folded = torch.arange(30.0).as_strided((4, 4), strides)
+    for make in (lambda: param, lambda: optimizer.state[param]["exp_avg"]):
+        tensor = make()
+        own, tensor.data = tensor.data, folded
+        before = Snapshot(optimizer)
+        with pytest.raises(RuntimeError, match=r"shape \(4, 4\).*share one place"):
+            optimizer.step()
+        before.assert_unchanged()
+        tensor.data = own
+    param.data = torch.ones(40).as_strided((4, 4), (5, 1))
+    optimizer.step()
+
+
+def test_a_state_that_cannot_be_written_is_refused_before_anything_is() -> None:
+    first, param = parameters(shapes=[(5,), (4, 4)])
+    optimizer = CASES["Adam"].ours([first, param])
+    set_gradients([first, param], seed=0)
+    optimizer.step()
+    with torch.inference_mode():
+        optimizer.state[param]["exp_avg"] = torch.ones(4, 4).t()
+    before = Snapshot(optimizer)
+    with pytest.raises(RuntimeError, match="inference tensor outside InferenceMode"):
+        optimizer.step()
+    before.assert_unchanged()
+    with torch.inference_mode():
+        optimizer.step()
+    assert optimizer.state[first]["step"] == 2
+
+
+def test_a_mode_that_raises_leaves_no_step_half_made() -> None:
+    class Raises(torch.overrides.TorchFunctionMode):
+        """Stops at the n-th function."""
+
+        def __init__(self, n: int) -> None:
+            self.n = n
+
+        def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            self.n -= 1
+            if self.n == 0:
+                raise ValueError("stop")
+            return function(*args, **(kwargs or {}))
+
+    outcomes = set()
+    for n in range(1, 200):
+        first = parameters(shapes=[(5,)])[0]
+        param = torch.nn.Parameter(torch.ones(4, 6)[:, :4])
+        optimizer = CASES["Adam"].ours([first, param])
+        set_gradients([first, param], seed=0)
+        optimizer.step()
+        before, steps = Snapshot(optimizer), optimizer.state[first]["step"]
+        try:
+            with Raises(n):
+                optimizer.step()
+            outcomes.add("done")
+            break
+        except ValueError:
+            outcomes.add("refused")
+            before.assert_unchanged()
+    assert outcomes == {"done", "refused"}
+    assert steps == 2
+
+
 @each_optimizer
 def test_an_expanded_state_is_refused_before_anything_is_written(name: str) -> None:
     """torch refuses it too, in the middle of its step."""

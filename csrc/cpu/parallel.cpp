@@ -7,12 +7,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <utility>
 #include <vector>
 
 #include "cpu/dispatch.h"
 #include "cpu/float_mode.h"
 #include "cpu/normed.h"
+#include "cpu/overlap.h"
 #include "cpu/summed.h"
 
 namespace fastopt {
@@ -64,18 +64,22 @@ void run_range(const std::vector<Item>& items, int64_t begin, int64_t end) {
 }  // namespace
 
 bool share_memory(const std::vector<Item>& items) {
-  using Range = std::pair<const char*, const char*>;
-  static thread_local std::vector<Range> ranges;
-  ranges.clear();
+  static thread_local std::vector<Bytes> all;
+  all.clear();
   for (const Item& item : items) {
-    const char* begin = static_cast<const char*>(item.arrays[0]);
-    const bool has_master = item.packing != nullptr && item.packing->master != Master::none;
-    const int64_t bytes = has_master ? 2 : dtype_bytes[static_cast<int>(item.dtypes[0])];
-    ranges.push_back({begin, begin + item.size * bytes});
+    for (int array = 0; array < max_arrays; ++array) {
+      if (item.arrays[array] != nullptr) all.push_back(bytes_of(item, array));
+    }
   }
-  std::sort(ranges.begin(), ranges.end());
-  const auto overlap = [](const Range& a, const Range& b) { return b.first < a.second; };
-  return std::adjacent_find(ranges.begin(), ranges.end(), overlap) != ranges.end();
+  std::sort(all.begin(), all.end(),
+            [](const Bytes& a, const Bytes& b) { return a.begin < b.begin; });
+  const char *end = nullptr, *written_end = nullptr;  // of those so far
+  for (const Bytes& bytes : all) {
+    if (bytes.begin < (bytes.written ? end : written_end)) return true;
+    end = std::max(end, bytes.end);
+    if (bytes.written) written_end = std::max(written_end, bytes.end);
+  }
+  return false;
 }
 
 bool in_forked_child() { return forked.load(std::memory_order_relaxed); }

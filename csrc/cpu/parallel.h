@@ -10,10 +10,11 @@
 namespace fastopt {
 
 // Every item, once; all are of one rule. `threads` is an upper bound: small work stays on the
-// calling thread, and so do parameters that lie in one memory.
+// calling thread, and so do arrays that lie in one memory, which are worked on in their order.
 void run(std::vector<Item>& items, int threads);
 
-// Whether two parameters lie in one memory, as weights do that are tied by their data.
+// Whether something that is written lies in one memory with another array, as weights do that are
+// tied by their data, or a gradient that is a parameter.
 bool share_memory(const std::vector<Item>& items);
 
 // How many of `threads` are worth waking for so many elements; 1 in a forked child.

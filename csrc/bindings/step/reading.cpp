@@ -8,6 +8,7 @@
 #include "bindings/step/dtensor.h"
 #include "cpu/dispatch.h"
 #include "cpu/float_mode.h"
+#include "cpu/overlap.h"
 
 namespace fastopt {
 
@@ -71,6 +72,7 @@ bool is_long(std::size_t params, int64_t elements) {
 }
 
 void ParamReader::add_item(const CudaNumber& step) {
+  if (overlaps_itself(item_)) throw Unfit{"shares memory with its gradient or a state, or they do"};
   set_kernel(item_, *rule_);
   elements_ += item_.size;
   if (is_long(scratch_.items.size() + 1, elements_)) must_hold();

@@ -8,6 +8,7 @@ without kernels) go through torch's own step, before any other is written.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, cast
@@ -15,6 +16,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter as keep_version
 from torch.optim import Optimizer
 
 from fastopt import _C
@@ -42,6 +44,24 @@ def torch_step_of(optimizer: Optimizer) -> Callable[..., Any]:
     while getattr(step, "hooked", False):
         step = step.__wrapped__
     return cast(Callable[..., Any], step)
+
+
+def shares_places(tensor: Tensor) -> bool:
+    """Whether two of its elements lie in one place."""
+    if tensor.numel() == 0:
+        return False
+    sizes = [(s, n) for n, s in zip(tensor.shape, tensor.stride(), strict=True) if n > 1]
+    reach = 0  # of the dimensions so far, from the nearest elements on
+    for stride, size in sorted(sizes):
+        if stride <= reach:
+            break
+        reach += stride * (size - 1)
+    else:
+        return False
+    places = torch.zeros((), dtype=torch.int64)
+    for stride, size in sizes:
+        places = places.unsqueeze(-1) + torch.arange(size) * stride
+    return len(set(places.flatten().tolist())) < tensor.numel()
 
 
 class Fused(Reports, Loading):
@@ -212,23 +232,27 @@ class Fused(Reports, Loading):
         return {key: mapping[key] for key in mapping}
 
     @fit_for_forks()
-    @torch.no_grad()
     def _copy_back(self, tensor: Tensor, copy: Tensor) -> None:
-        """Store what a kernel has made of a dense copy."""
-        tensor.copy_(copy)
+        """Store what a kernel has made of a dense copy. No mode of functions has a say any more."""
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            tensor.copy_(copy)
 
     @fit_for_forks()
     @torch.no_grad()
     def _dense_copy(self, tensor: Tensor, like: Tensor | None, written: bool) -> Tensor:
         """``tensor`` laid out like ``like``, or without gaps where that is None."""
-        shared = any(n > 1 and s == 0 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-        if written and shared and tensor.numel() > 0:
+        if written and shares_places(tensor):
             what = "parameter" if like is None else "state"
             raise RuntimeError(
                 f"{what} of shape {tuple(tensor.shape)} and strides {tensor.stride()}: "
                 "several elements share one place in memory; expected one place each"
             )
-        return torch.empty_like(tensor if like is None else like, dtype=tensor.dtype).copy_(tensor)
+        copy = torch.empty_like(tensor if like is None else like, dtype=tensor.dtype).copy_(tensor)
+        if written:  # back once, the same bits: what refuses this does so before the step
+            counted = contextlib.nullcontext() if tensor.is_inference() else keep_version(tensor)
+            with counted:
+                self._copy_back(tensor, copy)
+        return copy
 
     def _bump_versions(self, params: list[Tensor]) -> None:
         """Tell autograd that the kernels have written to these."""

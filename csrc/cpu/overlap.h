@@ -1,0 +1,44 @@
+// Which arrays of a run lie in one memory.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernel.h"
+
+namespace fastopt {
+
+struct Bytes {
+  const char *begin, *end;
+  bool written;
+};
+
+// Those of one array of an item, which is there.
+inline Bytes bytes_of(const Item& item, int array) {
+  int64_t size = dtype_bytes[static_cast<int>(item.dtypes[array])];
+  if (item.packing != nullptr) {  // dtypes are those of buffers
+    const bool is_state = array >= 2 && array < ema_array;
+    if (array == 0 && item.packing->master != Master::none) size = 2;
+    if (is_state && item.packing->codings[array - 2] != Coding::none) size = 1;
+  }
+  const char* begin = static_cast<const char*>(item.arrays[array]);
+  return {begin, begin + item.size * size, array != 1};
+}
+
+// Whether an array that is written shares memory with another of the same item, other than element
+// by element: what kernels make of it would depend on how many elements they take at a time.
+inline bool overlaps_itself(const Item& item) {
+  Bytes all[max_arrays];
+  int count = 0;
+  for (int array = 0; array < max_arrays; ++array) {
+    if (item.arrays[array] == nullptr) continue;
+    const Bytes bytes = bytes_of(item, array);
+    for (int i = 0; i < count; ++i) {
+      const bool apart = all[i].end <= bytes.begin || bytes.end <= all[i].begin;
+      if (!apart && (all[i].begin != bytes.begin || all[i].end != bytes.end)) return true;
+    }
+    all[count++] = bytes;
+  }
+  return false;
+}
+
+}  // namespace fastopt
