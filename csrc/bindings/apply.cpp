@@ -4,12 +4,12 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <vector>
 
 #include "bindings/checks.h"
 #include "bindings/cuda.h"
+#include "bindings/held.h"
 #include "bindings/item.h"
 #include "bindings/rules.h"
 #include "bindings/tensor.h"
@@ -113,7 +113,7 @@ class Call {
     rules_.reserve(count);
     for (std::size_t i = 0; i < count; ++i) add(i);
     check_overlap(bytes_);
-    for (const Array& array : held_) array.check_unmoved();
+    held_.settle();
   }
 
   void run(int threads) {
@@ -124,8 +124,7 @@ class Call {
     for (const auto& [device, items] : cuda_items_) {
       CudaLibrary::get().step(step, items, {}, device);
     }
-    py::gil_scoped_release released;
-    fastopt::run(items_, threads);
+    held_.run([&] { fastopt::run(items_, threads); });
   }
 
  private:
@@ -138,7 +137,7 @@ class Call {
   }
 
   void add(std::size_t i) {
-    const Array& param = held_.emplace_back(py::list(arrays_[0])[i], name(0, i));
+    const Array& param = held_.take(py::list(arrays_[0])[i], name(0, i));
     check_array(param, param, name(0, i), name(0, i), true);
     Item item = new_item(param.view());
     const double step =
@@ -151,7 +150,7 @@ class Call {
         throw py::type_error(argument_name(argument) + ": expected an array like " + names_[0] +
                              " (these options need it), got None");
       }
-      const Array& array = held_.emplace_back(py::list(arrays_[argument])[i], name(argument, i));
+      const Array& array = held_.take(py::list(arrays_[argument])[i], name(argument, i));
       check_array(array, param, name(argument, i), name(0, i), argument != 1);
       hold(item, argument, array, i);
     }
@@ -195,7 +194,7 @@ class Call {
   const py::list &arrays_, &steps_;
   bool indexed_;
   const std::array<std::string, 2>& names_;
-  std::deque<Array> held_;
+  Held held_;
   std::vector<BoundRule> rules_;
   std::deque<HalfDither> dithers_;
   double last_dither_ = -1;

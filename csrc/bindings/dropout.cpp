@@ -2,11 +2,11 @@
 
 #include <cmath>
 #include <cstdint>
-#include <optional>
 #include <string>
 
 #include "bindings/checks.h"
 #include "bindings/cuda.h"
+#include "bindings/held.h"
 #include "bindings/tensor.h"
 #include "cpu/dispatch.h"
 #include "cpu/dropout.h"
@@ -158,7 +158,7 @@ void check_apart(const Array& written, const std::string& name, const Array& oth
 // The arrays of one call. Each is checked by itself as it is added, and against those before it.
 class Arrays {
  public:
-  Arrays(py::handle x, py::handle out) : x_(x, "x"), out_(out, "out") {
+  Arrays(py::handle x, py::handle out) : x_(held_.take(x, "x")), out_(held_.take(out, "out")) {
     check_dtype(x_, "x");
     check_memory(x_, "x", x_, false);
     check_like(out_, "out", x_);
@@ -172,7 +172,7 @@ class Arrays {
 
   void add_bias(py::handle object) {
     if (object.is_none()) return;
-    const Array& bias = bias_.emplace(object, "bias");
+    const Array& bias = *(bias_ = &held_.take(object, "bias"));
     const DLTensor& x = x_.view();
     check_like(bias, "bias", x_);
     const int64_t columns = x.ndim > 0 ? x.shape[x.ndim - 1] : 1;
@@ -188,7 +188,7 @@ class Arrays {
 
   void add_residual(py::handle object) {
     if (object.is_none()) return;
-    const Array& residual = residual_.emplace(object, "residual");
+    const Array& residual = *(residual_ = &held_.take(object, "residual"));
     check_like(residual, "residual", x_);
     check_shape(residual, "residual", x_);
     check_memory(residual, "residual", x_, false);
@@ -198,17 +198,17 @@ class Arrays {
 
   void add_masks(py::handle mask, py::handle mask_out) {
     if (!mask.is_none()) {
-      const Array& bits = mask_.emplace(mask, "mask");
+      const Array& bits = *(mask_ = &held_.take(mask, "mask"));
       check_packed(bits, "mask", call.size);
       check_memory(bits, "mask", x_, false);
       check_apart(out_, "out", bits, "mask", false);
       call.mask = static_cast<const unsigned char*>(data_of(bits.view()));
     }
     if (!mask_out.is_none()) {
-      const Array& bits = mask_out_.emplace(mask_out, "mask_out");
+      const Array& bits = *(mask_out_ = &held_.take(mask_out, "mask_out"));
       check_packed(bits, "mask_out", call.size);
       check_memory(bits, "mask_out", x_, true);
-      const auto apart_from = [&](const std::optional<Array>& other, const char* name) {
+      const auto apart_from = [&](const Array* other, const char* name) {
         if (other) check_apart(bits, "mask_out", *other, name, false);
       };
       check_apart(bits, "mask_out", x_, "x", false);
@@ -225,22 +225,19 @@ class Arrays {
   // `on_cpu` is one of cpu/dropout.h; on a CUDA device, there is one kernel for all.
   template <class Run>
   void run(Run on_cpu, int threads) {
-    for (const Array* array : {&x_, &out_}) array->check_unmoved();
-    for (const auto* array : {&bias_, &residual_, &mask_, &mask_out_}) {
-      if (*array) (*array)->check_unmoved();
-    }
+    held_.settle();
     if (call.size == 0) return;
     const DType dtype = static_cast<DType>(dtype_of(x_.view()));
     if (device() != cpu_device) return CudaLibrary::get().dropout(call, dtype, device());
-    py::gil_scoped_release released;
-    on_cpu(call, dtype, threads);
+    held_.run([&] { on_cpu(call, dtype, threads); });
   }
 
   CudaDropout call;
 
  private:
-  Array x_, out_;
-  std::optional<Array> bias_, residual_, mask_, mask_out_;
+  Held held_;
+  const Array &x_, &out_;
+  const Array *bias_ = nullptr, *residual_ = nullptr, *mask_ = nullptr, *mask_out_ = nullptr;
 };
 
 void dropout(py::handle x, py::handle out, py::handle p, py::handle seed, py::handle offset,
@@ -319,7 +316,8 @@ void dropout_mask(py::handle out, py::handle count, py::handle p, py::handle see
                   py::handle offset, py::handle index, int threads) {
   FloatMode mode;
   CudaDropout call;
-  const Array array(out, "out");
+  Held held;
+  const Array& array = held.take(out, "out");
   const int device = device_with_kernels(array, "out");
   const Draw draw{p, seed, offset, index};
   draw.put(call, device);
@@ -336,13 +334,12 @@ void dropout_mask(py::handle out, py::handle count, py::handle p, py::handle see
                           std::to_string(element_count(view)));
   }
   check_layout(array, "out", true);
-  array.check_unmoved();
+  held.settle();
   call.out = data_of(view);
   if (call.size == 0) return;
   const MaskKind kind = bytes ? MaskKind::bytes : MaskKind::bits;
   if (device != cpu_device) return CudaLibrary::get().dropout_mask(call, kind, device);
-  py::gil_scoped_release released;
-  run_dropout_mask(call, kind, threads);
+  held.run([&] { run_dropout_mask(call, kind, threads); });
 }
 
 py::tuple philox(uint64_t seed, uint64_t offset, uint64_t block) {

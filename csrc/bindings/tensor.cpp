@@ -253,6 +253,10 @@ void Array::check_unmoved() const {
                         "tensor that one of them has freed, moved or resized");
 }
 
+void Array::hold_storage() {
+  if (is_torch_ && on_cpu(view_)) storage_ = owner_.attr("untyped_storage")();
+}
+
 std::string Array::dtype() const {
   if (has_buffer_ && view_.dtype.code == kDLOpaqueHandle && buffer_.format != nullptr) {
     return "buffer format '" + std::string(buffer_.format) + "'";

@@ -115,6 +115,9 @@ class Array {
   // it; what other kinds of arrays export is held.
   void check_unmoved() const;
 
+  // Keeps a torch tensor's memory although another thread may give it other data.
+  void hold_storage();
+
  private:
   void release_buffer();
   bool read_buffer(pybind11::handle object);
@@ -127,6 +130,7 @@ class Array {
   Py_buffer buffer_{};
   std::vector<int64_t> extents_;  // shape, then strides, of a buffer or a tensor
   pybind11::object owner_;        // the object itself, or its DLPack capsule
+  pybind11::object storage_;
   std::string name_;
 };
 
