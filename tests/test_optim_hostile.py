@@ -288,7 +288,7 @@ def test_an_interrupt_leaves_no_step_half_made(steps: int) -> None:
     after = build()
     after.step()
     results = {"before": 0, "after": 0}
-    for n in range(1, 1000):
+    for n in range(1, 5000):
         optimizer, before = build(), snapshot(build())
         try:
             with Interrupts(n):
