@@ -243,6 +243,7 @@ class Interrupts:
 
     def __exit__(self, *_: object) -> None:
         sys.settrace(None)
+        torch.set_grad_enabled(True)  # it may have stopped no_grad's own way out
 
     def trace(self, frame: Any, event: str, argument: Any) -> Any:
         if event == "line":
