@@ -356,12 +356,11 @@ class Mirror:
         array = self.params[param] = array_of(param)
         start = self.optimizer.defaults.get("initial_accumulator_value", 0)
         is_double = param.dtype == torch.float64
-        dtype = (
-            array.dtype
-            if is_double
-            else numpy_dtype(getattr(torch, group.get("state_dtype") or "", param.dtype))
-        )
-        dtypes = dict.fromkeys(self.case.states, dtype)
+        asked = group.get("state_dtype")
+        stored = param.dtype if is_double or asked is None else getattr(torch, asked)
+        if isinstance(self.optimizer, fastopt.optim.LAMB) and asked is None:
+            stored = torch.float32 if stored == torch.float16 else stored  # which holds its squares
+        dtypes = dict.fromkeys(self.case.states, numpy_dtype(stored))
         if group.get("centered") and not is_double:  # it divides by the difference of two averages
             dtypes |= {"square_avg": np.dtype(np.float32), "grad_avg": np.dtype(np.float32)}
         self.states[param] = {key: np.full(array.shape, start, it) for key, it in dtypes.items()}

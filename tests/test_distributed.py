@@ -79,8 +79,9 @@ def train_sharded(layout: str, name: str, options: Options) -> Answer:
     for param, version in zip(params, versions, strict=True):
         assert param._version > version
         for key, state in optimizer.state[param].items():
-            assert key.endswith("step") or state.placements == param.placements
-            assert type(state) is (Tensor if key.endswith("step") else DTensor)
+            is_number = key in ("step", "ema_weight")
+            assert is_number or state.placements == param.placements
+            assert type(state) is (Tensor if is_number else DTensor)
     assert {it.path for it in optimizer.fused_report()} == {"fastopt"}
     return {"everything": everything(params, optimizer), "norms": norms}
 
