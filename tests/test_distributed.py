@@ -239,6 +239,26 @@ def test_lamb_refuses_parameters_whose_norm_it_may_not_know(job: Job, what: str)
         assert reason in message
 
 
+def flat_states() -> set[str]:
+    """What FSDP1 gathers of bfloat16 states beside a float32 average, and loads again."""
+    model = FullyShardedDataParallel(network(), device_id=torch.device("cpu"), use_orig_params=True)
+    optimizer = fastopt.optim.AdamW(model.parameters(), state_dtype="bfloat16", ema_decay=0.9)
+    model(torch.ones(2, 5)).sum().backward()
+    optimizer.step()
+    before = {param: dict(state) for param, state in optimizer.state.items()}
+    gathered = FullyShardedDataParallel.optim_state_dict(model, optimizer)
+    optimizer.load_state_dict(optimizer.state_dict())
+    for param, state in before.items():
+        for key, value in state.items():
+            assert_same_bits(optimizer.state[param][key], value, key)
+    return {f"{key} {it.dtype}" for state in gathered["state"].values() for key, it in state.items()}
+
+
+def test_bfloat16_states_of_fsdp1_are_gathered_beside_an_average(job: Job) -> None:
+    names = ("step", "exp_avg", "exp_avg_sq", "ema")
+    assert job.run(flat_states)[0] == {f"{name} torch.float32" for name in names}
+
+
 REFUSALS = {
     "partial grads": "torch's step (grad is a DTensor of torch.Size([4, 3]), placements (Partial",
     "grads cut otherwise": "torch's step (grad is a DTensor of torch.Size([4, 3]), placements (Shard",

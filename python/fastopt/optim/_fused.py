@@ -26,7 +26,7 @@ from fastopt.optim._hooks import hooked
 from fastopt.optim._loading import Loading
 from fastopt.optim._report import Reports, torchs_class
 from fastopt.optim._rounding import new_rounding
-from fastopt.optim._storage import dtype_as_text
+from fastopt.optim._storage import dtype_as_text, in_one_dtype
 from fastopt.optim._tail import with_weight
 
 Group = dict[str, Any]
@@ -148,7 +148,9 @@ class Fused(Reports, Loading):
                 state = packed["state"].get(index)
                 if state and "ema" not in state:
                     fresh = {name: self._new_state(group, param, name) for name in names}
-                    packed["state"][index] = {**state, **fresh}
+                    state = packed["state"][index] = {**state, **fresh}
+                if state and getattr(param, "_fsdp_flattened", False):
+                    packed["state"][index] = in_one_dtype(state)
         return packed
 
     @classmethod

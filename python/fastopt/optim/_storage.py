@@ -263,6 +263,18 @@ def holds_codes(state: dict[str, Any], name: str) -> bool:
     return isinstance(value, Tensor) and value.dtype in CODES and f"{name}_scale" in state
 
 
+def in_one_dtype(state: dict[str, Any]) -> dict[str, Any]:
+    """A parameter's state with its 16-bit entries as float32, in which all of them can lie.
+
+    FullyShardedDataParallel gathers a parameter's states in one vector of one dtype, and an average is
+    float32. A load brings them back into what the options say, exactly.
+    """
+    return {
+        name: value.float() if isinstance(value, Tensor) and value.dtype in HALVES else value
+        for name, value in state.items()
+    }
+
+
 def dtype_as_text(dtype: Any) -> Any:
     """A state_dtype as groups keep it, so that whatever carries text carries them: "bfloat16" of
     torch.bfloat16 and of "torch.bfloat16". What is none of these stays what it is.
