@@ -402,3 +402,62 @@ def test_values_that_are_not_finite(search: str | None) -> None:
             ends.append((joined(params), optimizer.state[params[0]]["func_evals"]))
         np.testing.assert_equal(np.isfinite(ends[1][0]), np.isfinite(ends[0][0]))
         assert ends[1][1] == ends[0][1]
+
+
+# ---- hostile use ----------------------------------------------------------------------------------
+
+
+def stepped_within_closures(optimizer_class: type[Any], search: str | None) -> Array:
+    """The first evaluation of a step steps, too, and so do later ones."""
+    params = split([-1.2, 1.0] * 3)
+    optimizer = optimizer_class(params, lr=1e-3, max_iter=3, line_search_fn=search)
+    plain, calls, inside = closure_of(optimizer, rosenbrock), 0, False
+
+    def closure() -> Tensor:
+        nonlocal calls, inside
+        calls += 1
+        if not inside and calls in (1, 4, 9):
+            inside = True
+            optimizer.step(closure)
+            inside = False
+        return plain()
+
+    for _ in range(3):
+        optimizer.step(closure)
+    assert calls > 9
+    return joined(params)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_step_within_its_own_closure(search: str | None) -> None:
+    start = rosenbrock(torch.tensor([-1.2, 1.0] * 3))
+    for optimizer_class in (torch.optim.LBFGS, fastopt.optim.LBFGS):
+        assert rosenbrock(torch.tensor(stepped_within_closures(optimizer_class, search))) < start
+
+
+def misaligned(values: Tensor) -> Tensor:
+    memory = bytearray(values.numel() * values.element_size() + 1)
+    tensor = torch.frombuffer(memory, dtype=values.dtype, offset=1, count=values.numel())
+    return tensor.copy_(values)
+
+
+def test_memory_between_the_multiples_of_its_size() -> None:
+    """A parameter's step is torch's; a gradient is copied."""
+    results = []
+    for optimizer_class in (torch.optim.LBFGS, fastopt.optim.LBFGS):
+        param = torch.nn.Parameter(misaligned(torch.zeros(6)))
+        optimizer = optimizer_class([param], line_search_fn="strong_wolfe")
+        optimizer.step(closure_of(optimizer, lambda x: (x - 1).square().sum()))
+        results.append(param.detach())
+    assert torch.equal(*results)
+    params = [torch.nn.Parameter(torch.zeros(6)) for _ in range(2)]
+    for param, change in zip(params, (misaligned, torch.clone), strict=True):
+        optimizer = fastopt.optim.LBFGS([param], line_search_fn="strong_wolfe")
+
+        def closure(param: Tensor = param, change: Callable[[Tensor], Tensor] = change) -> Tensor:
+            param.grad = change(2 * (param.detach() - 1))
+            return (param.detach() - 1).square().sum()
+
+        optimizer.step(closure)
+    assert torch.equal(*params)
+    torch.testing.assert_close(params[0].detach(), torch.ones(6))

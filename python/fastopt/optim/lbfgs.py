@@ -64,10 +64,12 @@ class LBFGS(torch.optim.LBFGS):
         if not _fit_kernels(group["params"]):
             self._memory, self._params, self._numel_cache = None, group["params"], None
             return torch_step_of(self)(self, closure)
+        closure = torch.enable_grad()(closure)
+        first_loss = closure()  # which may step this optimizer, too
         state = self.state[group["params"][0]]
         if self._memory is None or not self._memory.is_of(state):
             self._memory = _Memory(group["params"], state)
-        return _Step(group, state, self._memory, torch.enable_grad()(closure)).run()
+        return _Step(group, state, self._memory, closure).run(first_loss)
 
 
 def _fit_kernels(params: list[Tensor]) -> bool:
@@ -82,6 +84,7 @@ def _fit_kernels(params: list[Tensor]) -> bool:
             and param.layout == torch.strided
             and param.is_contiguous()
             and not param.is_neg()
+            and _is_aligned(param)
             for param in params
         )
     )
@@ -169,8 +172,7 @@ class _Step:
         self.params: list[Tensor] = group["params"]
         self.threads = torch.get_num_threads()
 
-    def run(self) -> Any:
-        first_loss = self.closure()
+    def run(self, first_loss: Any) -> Any:
         self.state.setdefault("n_iter", 0)
         self.state["func_evals"] = self.state.get("func_evals", 0) + 1
         grad, (largest, total, _) = self.gather(None)
@@ -263,10 +265,15 @@ class _Step:
 
 
 @fit_for_forks()
+def _is_aligned(tensor: Tensor) -> bool:
+    return tensor.data_ptr() % tensor.element_size() == 0
+
+
 def _plain(grad: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """A gradient as the kernels take it."""
     if grad is None:
         return None
     if grad.layout != torch.strided:
         grad = grad.to_dense()
-    return grad.to(dtype).resolve_neg().contiguous()
+    grad = grad.to(dtype).resolve_neg().contiguous()
+    return grad if _is_aligned(grad) else grad.clone()
