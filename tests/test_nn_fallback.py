@@ -87,7 +87,13 @@ class Subclass(torch.Tensor):
     """As plain as a subclass can be."""
 
 
+def misaligned() -> Tensor:
+    """Eight numbers that begin one byte after a multiple of their size."""
+    return torch.from_numpy(np.ndarray((8,), np.float32, np.ones(33, np.uint8), offset=1))
+
+
 OTHER_TENSORS = [
+    (misaligned, "at an address between elements"),
     (lambda: normal(8, 8).as_subclass(Subclass), "of type Subclass"),
     (lambda: torch.nested.nested_tensor([normal(3), normal(4)]), "that is nested"),
 ]

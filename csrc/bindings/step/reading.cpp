@@ -336,7 +336,7 @@ void ParamReader::read_average_weight() {
     scratch_.cuda.counters.push_back({{there, decay, growth}, device_});
     return;
   }
-  Scratch::Count next = counter(readable ? &view : nullptr, "ema_weight");
+  Scratch::Count next = counter(tensor, readable ? &view : nullptr, "ema_weight");
   if (next.type == Scratch::Count::float64) {
     next.value = decay * next.value + growth;
   } else {
@@ -373,7 +373,7 @@ CudaNumber ParamReader::count(PyObject* tensor, PyObject* name) {
     scratch_.cuda.counters.push_back({{there, 1, 1}, device_});
     return there;
   }
-  Scratch::Count next = counter(readable ? &view : nullptr, "step");
+  Scratch::Count next = counter(tensor, readable ? &view : nullptr, "step");
   next.value += 1;
   if (next.type == Scratch::Count::float32) next.value = static_cast<float>(next.value);
   scratch_.counts.push_back(next);
@@ -398,7 +398,7 @@ void ParamReader::read_product(const CudaNumber& step, bool empty) {
     scratch_.cuda.products.push_back({{product_, step}, device_, cuda_group()});
     return;
   }
-  Scratch::Count product = counter(readable ? &view : nullptr, rule_->product_name());
+  Scratch::Count product = counter(tensor, readable ? &view : nullptr, rule_->product_name());
   if (step.on_device()) {
     throw Unfit{std::string("its state's ") + rule_->product_name() +
                 " lies on the CPU, but its step does not"};
@@ -423,7 +423,7 @@ void ParamReader::read_kept(double step, bool empty) {
     if (tensor == nullptr) tensor = make_state(spec_.kept[k]);
     View view;
     const bool readable = reader_.read(tensor, &view);
-    scratch_.counts.push_back(counter(readable ? &view : nullptr, name));
+    scratch_.counts.push_back(counter(tensor, readable ? &view : nullptr, name));
     numbers.push_back(scratch_.counts.back().value);
   }
   if (numbers != last_kept_) last_step_ = -1;
@@ -435,7 +435,8 @@ void ParamReader::read_kept(double step, bool empty) {
 }
 
 // A tensor of one number, with the number that it holds; nullptr for one that cannot be read.
-Scratch::Count ParamReader::counter(const View* view, const char* name) const {
+Scratch::Count ParamReader::counter(PyObject* tensor, const View* view, const char* name) const {
+  if (view == nullptr) unreadable(tensor);  // which throws where torch's step must not go, either
   if (view == nullptr || !on_cpu(*view) || dtype_of(*view) < 0 ||
       dtype_of(*view) >= compute_count || element_count(*view) != 1 || !is_aligned(*view)) {
     throw Unfit{std::string("its state's ") + name +

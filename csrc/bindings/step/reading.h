@@ -84,7 +84,7 @@ class ParamReader {
   void read_product(const CudaNumber& step, bool empty);
   void read_kept(double step, bool empty);
   CudaNumber beside_param(PyObject* tensor, const View& view) const;
-  Scratch::Count counter(const View* view, const char* name) const;
+  Scratch::Count counter(PyObject* tensor, const View* view, const char* name) const;
 
   void take(int array, PyObject* whole, const char* name);
   void set_state(int array, const View& view, const char* name);

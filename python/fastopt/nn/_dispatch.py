@@ -153,7 +153,13 @@ def takes(x: Any) -> bool:
         and not x.is_nested
         and not is_without_memory(x)
         and not is_traced()
+        and not is_misaligned(x)
     )
+
+
+def is_misaligned(x: Tensor) -> bool:
+    """Whether its elements lie between the multiples of their size."""
+    return not _autograd.is_composed() and x.data_ptr() % x.element_size() != 0
 
 
 def is_without_memory(x: Tensor) -> bool:
@@ -188,7 +194,9 @@ def why_not(x: Any) -> str | None:
             return f"on {x.device.type}" + (f" ({trouble})" if trouble else "")
     if x.dtype not in DTYPES:
         return f"of {x.dtype}"
-    return "that is nested" if x.is_nested else f"of layout {x.layout}"
+    if x.is_nested or x.layout is not torch.strided:
+        return "that is nested" if x.is_nested else f"of layout {x.layout}"
+    return "at an address between elements"
 
 
 told: set[str] = set()
