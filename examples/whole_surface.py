@@ -104,7 +104,7 @@ def rmsprop(model: torch.nn.Module) -> optim.RMSprop:
         error_if_nonfinite=True,
         ema_decay=0.9,
         ema_bias_correction=False,
-        state_dtype="int8",
+        state_dtype=torch.float32,
         master_weights=False,
         stochastic_rounding=True,
         rounding_seed=0,
