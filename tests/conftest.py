@@ -87,6 +87,14 @@ def set_threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def switching() -> Iterator[Callable[[float], None]]:
+    """sys.setswitchinterval, undone after the test."""
+    before = sys.getswitchinterval()
+    yield sys.setswitchinterval
+    sys.setswitchinterval(before)
+
+
 @pytest.fixture(scope="session")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
     """Two processes of one torch.distributed job. They stay, and sleep between tests."""

@@ -7,8 +7,7 @@ Run under AddressSanitizer by scripts/sanitize.sh, which sees what a lucky step 
 import gc
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 import fastopt
+from _in_threads import in_threads
 from _optim_cases import complex64
 
 SMALL, LARGE = (40, 64), (6, 1 << 17)  # so many tensors of so many elements: under the GIL and without
@@ -30,29 +30,9 @@ def ones(count: int, size: int) -> list[torch.nn.Parameter]:
 
 
 @pytest.fixture
-def switching() -> Iterator[None]:
+def by_turns(switching: Callable[[float], None]) -> None:
     """Threads take turns as often as they can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
-def in_threads(*works: Callable[[], None]) -> None:
-    errors: list[BaseException] = []
-
-    def run(work: Callable[[], None]) -> None:
-        try:
-            work()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors, errors
+    switching(1e-6)
 
 
 # ---- other threads ------------------------------------------------------------------------------
@@ -91,7 +71,7 @@ def no_states(optimizer: Any, params: list[torch.nn.Parameter]) -> None:
 )
 @pytest.mark.parametrize("options", [{}, {"max_grad_norm": 1.0, "ema_decay": 0.5}], ids=["", "tail"])
 def test_another_thread_replaces(
-    count: int, size: int, change: Change, options: dict[str, Any], switching: None
+    count: int, size: int, change: Change, options: dict[str, Any], by_turns: None
 ) -> None:
     params = ones(count, size)
     optimizer = fastopt.optim.Adam(params, **options)
@@ -119,7 +99,7 @@ def test_another_thread_replaces(
 @pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("name", ["Adam", "SGD", "NAdam", "LAMB"])
 def test_several_threads_step_one_optimizer(
-    count: int, size: int, warm: bool, name: str, switching: None
+    count: int, size: int, warm: bool, name: str, by_turns: None
 ) -> None:
     """As in Hogwild training; the first steps at once make states that others throw away."""
     momentum = {"momentum": 0.9} if name == "SGD" else {}

@@ -5,10 +5,9 @@ own and prints what it found as JSON.
 """
 
 import json
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 import torch
 
 import fastopt
+from _in_threads import in_threads
 from _kernel_cases import Array, assert_step, kernel, make_arrays
 from conftest import RunPython
 from fastopt import _C
@@ -298,33 +298,6 @@ def test_nothing_of_ours_waits_for_threads_in_a_forked_child(run_python: RunPyth
 
 
 # ---- many Python threads --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def switching() -> Iterator[Callable[[float], None]]:
-    """sys.setswitchinterval, undone after the test."""
-    before = sys.getswitchinterval()
-    yield sys.setswitchinterval
-    sys.setswitchinterval(before)
-
-
-def in_threads(*works: Callable[[], None]) -> None:
-    """Run all at once and raise what any of them raises."""
-    errors: list[BaseException] = []
-
-    def run(work: Callable[[], None]) -> None:
-        try:
-            work()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for error in errors:
-        raise error
 
 
 class Training:
