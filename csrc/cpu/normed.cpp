@@ -111,12 +111,6 @@ class Passes {
 
 }  // namespace
 
-void run_normed(std::vector<Item>& items, int threads) {
-  if (!share_memory(items)) return Passes(items).run(threads);
-  for (const Item& item : items) {  // one step after the other, as without norms
-    std::vector<Item> alone = {item};
-    Passes(alone).run(threads);
-  }
-}
+void run_normed(std::vector<Item>& items, int threads) { Passes(items).run(threads); }
 
 }  // namespace fastopt

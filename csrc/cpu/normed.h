@@ -11,7 +11,7 @@
 
 namespace fastopt {
 
-// As `run` (cpu/parallel.h), which hands over items whose rule has norms.
+// As `run` (cpu/parallel.h), which hands over items whose rule has norms and that lie apart.
 void run_normed(std::vector<Item>& items, int threads);
 
 }  // namespace fastopt

@@ -116,16 +116,32 @@ void split(int64_t total, int64_t piece, int threads,
   }
 }
 
+namespace {
+
+// Several passes over each parameter, and one parameter after another where they lie in one memory,
+// as where one pass is enough.
+void run_passes(std::vector<Item>& items, int threads, void (*passes)(std::vector<Item>&, int)) {
+  if (!share_memory(items)) return passes(items, threads);
+  for (const Item& item : items) {
+    std::vector<Item> alone = {item};
+    passes(alone, threads);
+  }
+}
+
+}  // namespace
+
 void run(std::vector<Item>& items, int threads) {
   const auto has_sums = [](const Item& item) { return item.rule->summed != nullptr; };
   if (std::any_of(items.begin(), items.end(), has_sums)) {
     const auto middle = std::stable_partition(items.begin(), items.end(), has_sums);
     std::vector<Item> others(middle, items.end());
     items.erase(middle, items.end());
-    run_summed(items, threads);
+    run_passes(items, threads, run_summed);
     return run(others, threads);
   }
-  if (!items.empty() && items[0].normed != nullptr) return run_normed(items, threads);
+  if (!items.empty() && items[0].normed != nullptr) {
+    return run_passes(items, threads, run_normed);
+  }
   int64_t total = 0;
   for (Item& item : items) {
     item.start = total;

@@ -19,7 +19,7 @@ struct Summed {
   std::vector<double> numbers;
 };
 
-// As `run` (cpu/parallel.h), which hands over items whose rule has sums.
+// As `run` (cpu/parallel.h), which hands over items whose rule has sums and that lie apart.
 void run_summed(std::vector<Item>& items, int threads);
 
 }  // namespace fastopt
