@@ -139,7 +139,8 @@ class Call {
   void add(std::size_t i) {
     const Array& param = held_.take(py::list(arrays_[0])[i], name(0, i));
     check_array(param, param, name(0, i), name(0, i), true);
-    Item item = new_item(param.view());
+    Item item;
+    begin_item(item, param.view());
     const double step =
         step_number(steps_[i], indexed_ ? "step[" + std::to_string(i) + "]" : "step");
     hold(item, 0, param, i);

@@ -27,16 +27,17 @@ inline Bytes bytes_of(const Item& item, int array) {
 // Whether an array that is written shares memory with another of the same item, other than element
 // by element: what kernels make of it would depend on how many elements they take at a time.
 inline bool overlaps_itself(const Item& item) {
-  Bytes all[max_arrays];
+  const char *begins[max_arrays], *ends[max_arrays];
   int count = 0;
   for (int array = 0; array < max_arrays; ++array) {
     if (item.arrays[array] == nullptr) continue;
-    const Bytes bytes = bytes_of(item, array);
+    const auto [begin, end, written] = bytes_of(item, array);
     for (int i = 0; i < count; ++i) {
-      const bool apart = all[i].end <= bytes.begin || bytes.end <= all[i].begin;
-      if (!apart && (all[i].begin != bytes.begin || all[i].end != bytes.end)) return true;
+      const bool apart = ends[i] <= begin || end <= begins[i];
+      if (!apart && (begins[i] != begin || ends[i] != end)) return true;
     }
-    all[count++] = bytes;
+    begins[count] = begin;
+    ends[count++] = end;
   }
   return false;
 }

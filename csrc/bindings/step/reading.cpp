@@ -168,7 +168,7 @@ void ParamReader::read_local(PyObject* local) {
     scratch_.copies.push_back(
         {py::reinterpret_borrow<py::object>(local), py::reinterpret_borrow<py::object>(like_)});
   }
-  item_ = new_item(view_);
+  begin_item(item_, view_);
 }
 
 // Finds the device whose kernels take the parameter.
