@@ -40,7 +40,7 @@ step() {
   printf '%-12s %4d s  %s\n' "$name" $((SECONDS - begin)) "$line" | tee -a "$out/summary.txt"
 }
 
-tests=(-m pytest -q -p no:cacheprovider -m cuda tests/test_cuda_gpu.py)
+tests=(-m pytest -q -p no:cacheprovider -m cuda tests/cuda/test_cuda_gpu.py)
 some="dropout_has or (steps_have and (AdamW or NAdam) and plain and float32)"
 some+=" or (storages and AdamW) or the_norm"
 

@@ -29,8 +29,8 @@ sanitized -c 'import sys, fastopt._C as c; "asan" in c.__file__ or sys.exit(
     f"{c.__file__} is in the way: run this where fastopt is not installed editably")'
 
 arguments=("$@")
-((${#arguments[@]})) || arguments=(tests/test_kernels.py tests/test_kernel_errors.py
-  tests/test_kernel_options.py tests/test_float_mode.py tests/test_optim.py tests/test_optim_atomic.py
-  tests/test_optim_layout.py tests/test_optim_hostile.py tests/test_optim_fallback.py tests/test_dropout_errors.py
-  tests/test_lbfgs_kernels.py -k "not subprocess and not walk")
+((${#arguments[@]})) || arguments=(tests/kernels/test_kernels.py tests/kernels/test_kernel_errors.py
+  tests/kernels/test_kernel_options.py tests/kernels/test_float_mode.py tests/optim/test_optim.py tests/optim/test_optim_atomic.py
+  tests/optim/test_optim_layout.py tests/optim/test_optim_hostile.py tests/optim/test_optim_fallback.py tests/kernels/test_dropout_errors.py
+  tests/kernels/test_lbfgs_kernels.py -k "not subprocess and not walk")
 sanitized -m pytest -q -n auto -p no:cacheprovider "${arguments[@]}"

@@ -2,9 +2,10 @@
 
 A fuzzer is a file of tests that is a program, too:
 
-    python tests/test_fuzz_kernels.py 17        # case 17 alone, and what it does
-    python tests/test_fuzz_kernels.py 0 100000  # that many cases
-    FASTOPT_FUZZ_CALLS=100000 python -m pytest tests/test_fuzz_kernels.py
+    export PYTHONPATH=tests
+    python tests/kernels/test_fuzz_kernels.py 17        # case 17 alone, and what it does
+    python tests/kernels/test_fuzz_kernels.py 0 100000  # that many cases
+    FASTOPT_FUZZ_CALLS=100000 python -m pytest tests/kernels/test_fuzz_kernels.py
 
 A case is a seed and a list of parts, each a name with a seed of its own, so that any of them can be
 left out: a failure is shown with the parts that it needs, and what they did. What a process was at
@@ -27,6 +28,7 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+FOLDER = str(Path(__file__).parent)  # where the fuzzers' helpers lie
 CALLS = int(os.environ.get("FASTOPT_FUZZ_CALLS", "1000"))
 BLOCK = 5000  # cases that one process tries
 SECONDS = 120  # after which a case hangs, even under sanitizers
@@ -127,7 +129,10 @@ def run(file: str, first: int, end: int) -> tuple[Counter[str], str]:
         notes = Path(folder, "notes")
         while first < end and outcomes["wrong"] < MOST_FAILURES:
             done = subprocess.run(
-                [sys.executable, file, str(first), str(end), str(notes)], capture_output=True, text=True
+                [sys.executable, file, str(first), str(end), str(notes)],
+                capture_output=True,
+                text=True,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join([FOLDER, *sys.path])},
             )
             lines = done.stdout.splitlines()
             if lines and lines[-1].startswith("done"):

@@ -3,7 +3,7 @@
 // target_halves.cpp and target_dropout.cpp, which take as long to compile and are apart for that.
 //
 // Nothing but the tables below may leave these object files, and no standard-library template may
-// be instantiated in them: see target.h. tests/test_symbols.py reads the symbols.
+// be instantiated in them: see target.h. tests/installed/test_symbols.py reads the symbols.
 #include "cpu/kernel.h"
 #include "cpu/loop.h"
 #include "cpu/sum.h"

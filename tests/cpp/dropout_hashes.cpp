@@ -3,7 +3,7 @@
 //
 //     dropout_hashes tests/data/dropout_hashes.txt tests/data/philox.txt
 //
-// As kernel_hashes.cpp does for the rules; tests/test_dropout_hashes.py writes and checks the file.
+// As kernel_hashes.cpp does for the rules; tests/installed/test_dropout_hashes.py writes and checks the file.
 // Each line names a form, a dtype, a size, p, an index, the length of a row or a bias, and a hash.
 #include <cstdint>
 #include <cstdio>

@@ -1,4 +1,4 @@
-// Inputs that tests/test_kernel_hashes.py makes alike, and the hash of results.
+// Inputs that tests/installed/test_kernel_hashes.py makes alike, and the hash of results.
 #pragma once
 
 #include <cmath>

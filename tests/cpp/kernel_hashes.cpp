@@ -4,7 +4,7 @@
 //
 // Each line of the file names a rule, a dtype and options, and gives a hash of the bits that
 // fastopt.reference computes from inputs that are made here by the same integer arithmetic
-// (tests/test_kernel_hashes.py writes and checks the file). So one short program shows on an
+// (tests/installed/test_kernel_hashes.py writes and checks the file). So one short program shows on an
 // emulated Arm, or under a sanitizer, that the kernels give NumPy's bits. Exit code 1 on the first
 // difference.
 #include <cmath>

@@ -3,7 +3,7 @@
 //
 //     packed_hashes tests/data/packed_hashes.txt
 //
-// As kernel_hashes.cpp does for the rules; tests/test_packed_hashes.py writes and checks the file.
+// As kernel_hashes.cpp does for the rules; tests/installed/test_packed_hashes.py writes and checks the file.
 // Each line names a kind, the shape of a parameter, where it begins in a whole one, and a hash.
 #include <cstdint>
 #include <cstdio>

@@ -1,8 +1,8 @@
-"""Lion, LAMB, Adadelta, RAdam, Adamax and NAdam with every option; see examples/whole_surface.py.
+"""Lion, LAMB, Adadelta, RAdam, Adamax and NAdam with every option; see whole_surface.py.
 
-    python examples/more_optimizers.py
+    python tests/docs/surface/more_optimizers.py
 
-tests/test_typing.py sees to it that nothing public is missing, runs this and has mypy check it.
+tests/docs/test_typing.py sees to it that nothing public is missing, runs this and has mypy check it.
 """
 
 import torch

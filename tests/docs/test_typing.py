@@ -1,6 +1,6 @@
-"""What a type checker and an editor see: annotations, docstrings, stubs, and an example of it all.
+"""What a type checker and an editor see: annotations, docstrings, stubs, and programs that use it all.
 
-Four examples use everything that is public; they must run, and pass `mypy --strict`.
+Four programs in surface/ use everything that is public; they must run, and pass `mypy --strict`.
 """
 
 import ast
@@ -25,9 +25,9 @@ from torch.optim.lr_scheduler import LRScheduler
 import fastopt
 from conftest import RunPython
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SURFACE = ("whole_surface.py", "more_optimizers.py", "rules_surface.py", "on_arrays.py")
-EXAMPLES = [ROOT / "examples" / name for name in SURFACE]
+PROGRAMS = [Path(__file__).parent / "surface" / name for name in SURFACE]
 PACKAGE = Path(fastopt.__file__).parent
 MODULES = [fastopt, fastopt.kernels, fastopt.nn, fastopt.nn.functional, fastopt.optim]
 MODULES += [fastopt.reference, fastopt.averages, fastopt.gradients, fastopt.schedules]
@@ -36,7 +36,6 @@ OPTIMIZERS = [it for it in OPTIMIZERS if inspect.isclass(it) and issubclass(it, 
 OPTIMIZERS = [it for it in OPTIMIZERS if it.__module__.startswith("fastopt")]
 
 needs_mypy = pytest.mark.skipif(not find_spec("mypy"), reason="needs mypy, of fastopt[dev]")
-needs_example = pytest.mark.skipif(not EXAMPLES[0].is_file(), reason="needs the repository's examples")
 
 
 # ---- what is public -------------------------------------------------------------------------------
@@ -157,10 +156,9 @@ def dotted(node: ast.expr) -> str:
 @pytest.fixture(scope="module")
 def example() -> list[ast.AST]:
     """The nodes of the examples' syntax trees."""
-    return [node for it in EXAMPLES for node in ast.walk(ast.parse(it.read_text()))]
+    return [node for it in PROGRAMS for node in ast.walk(ast.parse(it.read_text()))]
 
 
-@needs_example
 def test_the_example_uses_every_public_name(example: list[ast.AST]) -> None:
     used = {dotted(node) for node in example if isinstance(node, ast.Attribute)}
     for node in example:
@@ -169,7 +167,6 @@ def test_the_example_uses_every_public_name(example: list[ast.AST]) -> None:
     assert public().keys() - used == set()
 
 
-@needs_example
 def test_the_example_uses_every_public_member(example: list[ast.AST]) -> None:
     used = {node.attr for node in example if isinstance(node, ast.Attribute)}
     for name, cls in CLASSES.items():
@@ -182,7 +179,6 @@ def test_the_example_uses_every_public_member(example: list[ast.AST]) -> None:
         assert set(offered) - used == set(), name
 
 
-@needs_example
 def test_the_example_passes_every_option(example: list[ast.AST]) -> None:
     """By keyword: all hyperparameters of all optimizers, modules, kernels and references."""
     passed: dict[str, set[str | None]] = {}
@@ -198,8 +194,7 @@ def test_the_example_passes_every_option(example: list[ast.AST]) -> None:
         assert options - passed.get(name, set()) == set(), name
 
 
-@needs_example
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
 def test_the_example_runs(run_python: RunPython, path: Path) -> None:
     result = run_python(str(path))
     assert result.returncode == 0, result.stderr
@@ -214,12 +209,11 @@ def mypy(*arguments: str | Path, cwd: Path, path: Path | None) -> subprocess.Com
 
 
 @needs_mypy
-@needs_example
 def test_the_example_passes_mypy_strict() -> None:
     """With the package as it is installed; an editable one is where mypy does not look."""
     editable = PACKAGE.parent.name not in ("site-packages", "dist-packages")
     path = PACKAGE.parent if editable else None
-    result = mypy("mypy", "--strict", *EXAMPLES, cwd=ROOT, path=path)
+    result = mypy("mypy", "--strict", *PROGRAMS, cwd=ROOT, path=path)
     assert result.returncode == 0, result.stdout + result.stderr
 
 

@@ -335,7 +335,7 @@ def test_the_references_average_is_a_state() -> None:
 @pytest.mark.parametrize("steps", [600, 3000, 10000])
 def test_long_runs_end_where_float32_does(steps: int, set_threads: Any) -> None:
     """Rounded to nearest, states in bfloat16 ended at 3.6 times the loss after 10,000 steps."""
-    run = runpy.run_path(str(Path(__file__).parents[1] / "bench" / "long_run.py"))["run"]
+    run = runpy.run_path(str(Path(__file__).parents[2] / "bench" / "long_run.py"))["run"]
     set_threads(1)
     losses = {
         stored: np.array([run(stored, seed, steps).train for seed in range(3)])

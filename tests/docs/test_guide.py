@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 GUIDE = DOCS / "guide.md"
 
 pytestmark = pytest.mark.skipif(not GUIDE.is_file(), reason="needs the repository's docs")

@@ -3,7 +3,7 @@
 ``tests/data/packed_hashes.txt`` is what tests/cpp/packed_hashes.cpp replays without Python, on
 emulated Arm and under sanitizers. To write it anew after a deliberate change:
 
-    python tests/test_packed_hashes.py
+    PYTHONPATH=tests python tests/installed/test_packed_hashes.py
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from test_kernel_hashes import BF16, hash_bits, hash_words, make_finite
 
 from fastopt import reference
 from fastopt.reference import codes, storage
 from fastopt.reference.rounding import rounding_draws
-from test_kernel_hashes import BF16, hash_bits, hash_words, make_finite
 
-FILE = Path(__file__).parent / "data" / "packed_hashes.txt"
+FILE = Path(__file__).parents[1] / "data" / "packed_hashes.txt"
 SEED = 0x9E3779B97F4A7C15
 START = 0xCBF29CE484222325
 # rows, length of a row, the first row's place in a whole parameter
@@ -83,7 +83,7 @@ def hash_of_halves(kind: str, rows: int, row: int, first_row: int) -> int:
 
 
 def lines() -> list[str]:
-    listed = ["# kind rows row first-row hash: written by tests/test_packed_hashes.py"]
+    listed = ["# kind rows row first-row hash: written by test_packed_hashes.py"]
     for shape in SHAPES:
         named = " ".join(map(str, shape))
         listed.append(f"codes {named} {hash_of_codes('codes', *shape):016x}")

@@ -3,7 +3,7 @@
 ``tests/data/dropout_hashes.txt`` is what tests/cpp/dropout_hashes.cpp replays without Python, on
 emulated Arm and under sanitizers. To write it anew after a deliberate change:
 
-    python tests/test_dropout_hashes.py
+    PYTHONPATH=tests python tests/installed/test_dropout_hashes.py
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-
-from fastopt import reference
 from test_kernel_hashes import hash_bits, hash_words, make_input
 
-FILE = Path(__file__).parent / "data" / "dropout_hashes.txt"
+from fastopt import reference
+
+FILE = Path(__file__).parents[1] / "data" / "dropout_hashes.txt"
 KEY = {"seed": 0x9E3779B97F4A7C15, "offset": 0x00C0FFEE12345678}
 DTYPES = ["float32", "float64", "bfloat16", "float16"]
 FORMS = ["plain", "relu", "bias", "residual", "bias_residual", "alpha", "rows"]
@@ -71,7 +71,7 @@ def reference_hash(form: str, dtype: str, size: int, p: float, index: int, width
 
 
 def lines() -> list[str]:
-    listed = ["# form dtype size p index width hash: written by tests/test_dropout_hashes.py"]
+    listed = ["# form dtype size p index width hash: written by test_dropout_hashes.py"]
     for form in FORMS:
         for dtype in DTYPES:
             for size, p, index, width in CASES:

@@ -17,7 +17,7 @@ from _nn_cases import normal
 from fastopt import nn
 from fastopt.nn import convert_dropout, mc_dropout, revert_dropout
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples/mc_dropout.py"
 
 PAIRS = [

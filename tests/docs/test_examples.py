@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-FOLDER = Path(__file__).resolve().parents[1] / "examples"
+FOLDER = Path(__file__).resolve().parents[2] / "examples"
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs the repository's examples")
 

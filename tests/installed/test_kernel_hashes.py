@@ -3,7 +3,7 @@
 ``tests/data/kernel_hashes.txt`` is what tests/cpp/kernel_hashes.cpp replays without Python, on
 emulated Arm and under sanitizers. To write it anew after a deliberate change of the arithmetic:
 
-    python tests/test_kernel_hashes.py
+    PYTHONPATH=tests python tests/installed/test_kernel_hashes.py
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from fastopt import reference
 from fastopt.reference.storage import narrow, widen
 
-FILE = Path(__file__).parent / "data" / "kernel_hashes.txt"
+FILE = Path(__file__).parents[1] / "data" / "kernel_hashes.txt"
 ARRAYS = {  # state arguments, and the option that each needs
     "sgd": {"momentum_buffer": "momentum"},
     "adagrad": {"sum": None},
@@ -179,5 +179,5 @@ def test_references_still_give_the_committed_hashes() -> None:
 
 if __name__ == "__main__":
     FILE.parent.mkdir(exist_ok=True)
-    header = "# rule dtype size first-step hash options: written by tests/test_kernel_hashes.py"
+    header = "# rule dtype size first-step hash options: written by test_kernel_hashes.py"
     FILE.write_text("\n".join([header, *lines()]) + "\n")

@@ -17,6 +17,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 import fastopt
+from _distances import MEASURED
 from _distributed_cases import (
     STEPS,
     Answer,
@@ -30,7 +31,6 @@ from _distributed_cases import (
 from _optim_cases import CASES, FULL, Array, Options, array_of, assert_same_bits, gradients
 from _ranks import Job
 from fastopt.averages import AveragedModel
-from test_optim_parity import MEASURED
 
 each_optimizer = pytest.mark.parametrize("name", CASES)
 

@@ -3,7 +3,7 @@
 ``tests/data/lbfgs_hashes.txt`` is what tests/cpp/lbfgs_hashes.cpp replays without Python, on
 emulated Arm and under sanitizers. To write it anew after a deliberate change:
 
-    python tests/test_lbfgs_hashes.py
+    PYTHONPATH=tests python tests/installed/test_lbfgs_hashes.py
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from test_kernel_hashes import hash_bits, make_finite
 
 from fastopt import reference
 from fastopt.reference.lbfgs import largest
 from fastopt.reference.tail import dot
-from test_kernel_hashes import hash_bits, make_finite
 
-FILE = Path(__file__).parent / "data" / "lbfgs_hashes.txt"
+FILE = Path(__file__).parents[1] / "data" / "lbfgs_hashes.txt"
 T_STEP = 0.3
 CASES = [(1, 0), (31, 1), (67, 2), (1000, 10), (4097, 3), (70_001, 5)]  # size, pairs
 
@@ -53,7 +53,7 @@ def reference_hash(dtype: Any, size: int, pairs: int) -> int:
 
 
 def lines() -> list[str]:
-    listed = ["# dtype size pairs hash: written by tests/test_lbfgs_hashes.py"]
+    listed = ["# dtype size pairs hash: written by test_lbfgs_hashes.py"]
     for dtype in (np.float32, np.float64):
         for size, pairs in CASES:
             h = reference_hash(dtype, size, pairs)

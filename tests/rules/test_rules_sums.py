@@ -7,11 +7,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from test_rules import SIZES, check, numbers
 
 from fastopt.reference import lamb
 from fastopt.reference.storage import store_state
 from fastopt.rules import RuleError, count, maximum, mean, minimum, norm, rule, sqrt, total, where
-from test_rules import SIZES, check, numbers
 
 
 @rule

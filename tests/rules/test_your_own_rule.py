@@ -7,7 +7,7 @@ import pytest
 
 from conftest import RunPython
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "your_own_rule.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "your_own_rule.md"
 
 
 @pytest.mark.skipif(not DOCUMENT.is_file(), reason="needs the repository's documents")

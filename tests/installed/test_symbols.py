@@ -16,7 +16,7 @@ import pytest
 
 from fastopt import _C
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXTENSION = Path(_C.__file__)
 X86 = platform.machine() in ("x86_64", "AMD64")
 COMPILER = os.environ.get("CXX", "g++")

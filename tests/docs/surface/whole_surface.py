@@ -1,11 +1,11 @@
 """Everything that fastopt offers around a torch module, once each, for a type checker to accept.
 
-    python examples/whole_surface.py
+    python tests/docs/surface/whole_surface.py
 
 It fits a small network to a sine with every optimizer and every option; then come dropout's modules
-and what surrounds a training run. examples/more_optimizers.py has the other optimizers and
-examples/on_arrays.py what works on plain arrays. Takes seconds, on the CPU.
-`mypy --strict` finds nothing to say about it; tests/test_typing.py sees to that.
+and what surrounds a training run. more_optimizers.py has the other optimizers and
+on_arrays.py what works on plain arrays. Takes seconds, on the CPU.
+`mypy --strict` finds nothing to say about it; tests/docs/test_typing.py sees to that.
 """
 
 from __future__ import annotations

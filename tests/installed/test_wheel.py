@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 import torch
-
-from fastopt import _C
 from test_threads import FASTOPT_THEN_TORCH, ONE_POOL, TORCH_THEN_FASTOPT, WORK
 
-ROOT = Path(__file__).resolve().parents[1]
-EXAMPLE = ROOT / "examples/whole_surface.py"
+from fastopt import _C
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "tests/docs/surface/whole_surface.py"
 GLOBAL_DEPS = Path(torch.__file__).parent / "lib/libtorch_global_deps.so"
 OPENMP = re.compile(r"lib(gomp|iomp|omp)")
 

@@ -10,10 +10,10 @@ import math
 import numpy as np
 import numpy.typing as npt
 import pytest
+from test_dropout_statistics import Floats, assert_chi_square, assert_normal
 
 from fastopt.reference.rounding import rounding_draws
 from fastopt.reference.storage import from_bfloat16, round_stochastic
-from test_dropout_statistics import Floats, assert_chi_square, assert_normal
 
 BLOCKS = 1 << 20
 PAIRS = list(itertools.combinations(range(16), 2))

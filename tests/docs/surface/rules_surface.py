@@ -1,8 +1,8 @@
-"""The optimizers of rules in Python with every option; see examples/whole_surface.py.
+"""The optimizers of rules in Python with every option; see whole_surface.py.
 
-    python examples/rules_surface.py
+    python tests/docs/surface/rules_surface.py
 
-tests/test_typing.py sees to it that nothing public is missing, runs this and has mypy check it.
+tests/docs/test_typing.py sees to it that nothing public is missing, runs this and has mypy check it.
 """
 
 import torch

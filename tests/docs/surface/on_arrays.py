@@ -1,10 +1,10 @@
 """Everything that fastopt offers on plain arrays, once each, in a script that a type checker accepts.
 
-    python examples/on_arrays.py
+    python tests/docs/surface/on_arrays.py
 
 It steps the rules on NumPy arrays and torch tensors and compares them with their references, bit for
-bit; so it does with dropout. examples/more_optimizers.py does it for the other rules. Takes seconds,
-on the CPU. `mypy --strict` finds nothing to say about it; tests/test_typing.py sees to that.
+bit; so it does with dropout. more_optimizers.py does it for the other rules. Takes seconds,
+on the CPU. `mypy --strict` finds nothing to say about it; tests/docs/test_typing.py sees to that.
 """
 
 from __future__ import annotations

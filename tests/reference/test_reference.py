@@ -1,7 +1,7 @@
 """The NumPy references against hand-worked steps, closed forms, other forms of a rule, and torch.
 
-`python tests/test_reference.py` measures how far the references lie from torch.optim; TORCH_LIMIT
-states what it printed, rounded up.
+`PYTHONPATH=tests python tests/reference/test_reference.py` measures how far the references lie from
+torch.optim; TORCH_LIMIT states what it printed, rounded up.
 """
 
 import inspect
