@@ -3,14 +3,16 @@ from typing import Any, TypedDict
 
 from torch import Tensor
 
+from fastopt.optim._stepped import Leftover, Stepped
+
 class _Target(TypedDict):
     supported: bool
     description: str
 
 def step(
-    rule: str, optimizer: object, threads: int, grad_scale: object | None, found_inf: object | None
+    rule: str, optimizer: Stepped, threads: int, grad_scale: object | None, found_inf: object | None
 ) -> None: ...
-def left_over(rule: str, optimizer: object) -> list[tuple[dict[str, Any], Any, str]]: ...
+def left_over(rule: str, optimizer: Stepped) -> list[Leftover]: ...
 def torch_is_watched() -> bool: ...
 def call_with_grads(
     params: list[Tensor], grads: list[Tensor | None], function: Callable[[], Any]

@@ -40,7 +40,7 @@ std::optional<double> own_squares(Scratch& scratch, int threads, int layout) {
 
 // The squared norm of all gradients, over all processes that hold a part of them. This process
 // sums up its own elements, those that are cut up alike together; Python knows the rest.
-double total_squares(Scratch& scratch, const py::object& optimizer, int threads) {
+double total_squares(Scratch& scratch, const Stepped& optimizer, int threads) {
   py::list parts;
   for (int layout = Layouts::plain; layout < scratch.layouts.size(); ++layout) {
     const bool plain = layout == Layouts::plain;
@@ -53,14 +53,14 @@ double total_squares(Scratch& scratch, const py::object& optimizer, int threads)
     }
     parts.append(py::make_tuple(mesh, placements, squares.value_or(0)));
   }
-  return optimizer.attr("_total_squares")(parts).cast<double>();
+  return optimizer.total_squares(parts);
 }
 
-double factor_on_host(Scratch& scratch, const py::object& optimizer, const TailOptions& tail,
+double factor_on_host(Scratch& scratch, const Stepped& optimizer, const TailOptions& tail,
                       int threads, double grad_scale) {
   if (!tail.clips) return host::Clip(0, no_limit, grad_scale).factor;
   if (!scratch.left_over.empty()) {
-    optimizer.attr("_refuse_clipping")(
+    throw py::value_error(
         "max_grad_norm: expected every parameter on fastopt's kernels, but one needs torch's "
         "step (" +
         scratch.left_over[0].cast<py::tuple>()[2].cast<std::string>() +
@@ -81,8 +81,8 @@ double factor_on_host(Scratch& scratch, const py::object& optimizer, const TailO
 }
 
 // Whether `device` has, or is to have, all that the factor is made of.
-bool stays_on(int device, const Scratch& scratch, const py::object& optimizer,
-              const TailOptions& tail, const Scaling& scaling) {
+bool stays_on(int device, const Scratch& scratch, const Stepped& optimizer, const TailOptions& tail,
+              const Scaling& scaling) {
   if (device < 0 || scratch.cuda.params.empty()) return false;
   if (!scratch.items.empty() || !scratch.left_over.empty()) return false;
   if (scaling.has_scale() && scaling.scale_at().device != device) return false;
@@ -90,10 +90,10 @@ bool stays_on(int device, const Scratch& scratch, const py::object& optimizer,
   for (const CudaWork::Param& param : scratch.cuda.params) {
     if (param.layout != Layouts::plain) return false;
   }
-  return !tail.error_if_nonfinite && optimizer.attr("_norm_is_local")().cast<bool>();
+  return !tail.error_if_nonfinite && optimizer.norm_is_local();
 }
 
-CudaNumber factor_on_device(int device, Scratch& scratch, const py::object& optimizer,
+CudaNumber factor_on_device(int device, Scratch& scratch, const Stepped& optimizer,
                             const TailOptions& tail, const Scaling& scaling) {
   CudaClip clip = {nullptr, no_limit, CudaNumber::of(1), nullptr};
   if (scaling.has_scale()) clip.grad_scale = scaling.scale_at().number;
@@ -104,7 +104,7 @@ CudaNumber factor_on_device(int device, Scratch& scratch, const py::object& opti
     clip.squares = squares->data;
     clip.max_norm = tail.max_grad_norm;
     CudaLibrary::get().clip(clip, device);
-    optimizer.attr("_set_grad_norm")(result.tensor[py::int_(0)]);
+    optimizer.set_grad_norm(result.tensor[py::int_(0)]);
   } else {
     CudaLibrary::get().clip(clip, device);
   }
@@ -114,7 +114,7 @@ CudaNumber factor_on_device(int device, Scratch& scratch, const py::object& opti
 
 }  // namespace
 
-CudaNumber grad_factor(Scratch& scratch, const py::object& optimizer, const TailOptions& tail,
+CudaNumber grad_factor(Scratch& scratch, const Stepped& optimizer, const TailOptions& tail,
                        int threads, const Scaling& scaling) {
   if (tail.error_if_nonfinite && scratch.cuda.capturable) {
     throw py::value_error(

@@ -3,6 +3,7 @@
 
 #include "bindings/step/plan.h"
 #include "bindings/step/scaling.h"
+#include "bindings/step/stepped.h"
 #include "bindings/step/work.h"
 
 namespace fastopt {
@@ -10,7 +11,7 @@ namespace fastopt {
 // What the gradients in `scratch` are multiplied by: 1 / scale, and less where their norm is too
 // large. Tells the optimizer the norm. Throws, before anything is written, if the norm cannot be
 // known, or is not finite and must be. Where one device has all that it takes, it stays there.
-CudaNumber grad_factor(Scratch& scratch, const py::object& optimizer, const TailOptions& tail,
+CudaNumber grad_factor(Scratch& scratch, const Stepped& optimizer, const TailOptions& tail,
                        int threads, const Scaling& scaling);
 
 }  // namespace fastopt

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "bindings/checks.h"
+#include "bindings/step/stepped.h"
 
 namespace fastopt {
 
@@ -51,12 +52,12 @@ inline PyObject* lookup(PyObject* dict, PyObject* key) {
 
 // A group or a state as a dict to read: itself, unless it is another mapping, or reads its items in
 // a way of its own. Throws TypeError for what is no mapping.
-inline py::object plain_dict(py::handle mapping, const py::object& optimizer) {
+inline py::object plain_dict(py::handle mapping, const Stepped& optimizer) {
   if (PyDict_Check(mapping.ptr()) && Py_TYPE(mapping.ptr())->tp_as_mapping->mp_subscript ==
                                          PyDict_Type.tp_as_mapping->mp_subscript) {
     return py::reinterpret_borrow<py::object>(mapping);
   }
-  return optimizer.attr("_as_dict")(mapping);
+  return optimizer.as_dict(mapping);
 }
 
 // One parameter's state. Its entries are mostly asked for in the order in which they stand, so the

@@ -12,12 +12,12 @@
 
 namespace fastopt {
 
-ParamReader::ParamReader(Spec& spec, Scratch& scratch, const py::object& optimizer, bool dry)
+ParamReader::ParamReader(Spec& spec, Scratch& scratch, const Stepped& optimizer, bool dry)
     : dry_(dry),
       spec_(spec),
       scratch_(scratch),
       optimizer_(optimizer),
-      state_(plain_dict(optimizer.attr("state"), optimizer)) {}
+      state_(plain_dict(optimizer.state(), optimizer)) {}
 
 void ParamReader::begin_group(const Plan& plan) {
   group_ = plan.group.ptr();
@@ -354,8 +354,7 @@ PyObject* ParamReader::find_or_make(PyObject* name) {
 
 PyObject* ParamReader::make_state(PyObject* name) {
   must_hold();
-  py::object tensor =
-      optimizer_.attr("_new_state")(py::handle(group_), py::handle(param_), py::handle(name));
+  py::object tensor = optimizer_.new_state(group_, param_, name);
   if (!fresh_.entries) fresh_.entries = py::dict();
   fresh_.entries[py::handle(name)] = tensor;
   return tensor.ptr();  // kept alive by fresh_.entries
@@ -494,7 +493,7 @@ PyObject* ParamReader::hold(py::object object) {
 py::object ParamReader::dense_copy(PyObject* tensor, py::handle like, bool written) {
   if (dry_) return py::reinterpret_borrow<py::object>(tensor);
   must_hold();
-  py::object copy = optimizer_.attr("_dense_copy")(py::handle(tensor), like, written);
+  py::object copy = optimizer_.dense_copy(tensor, like, written);
   hold(copy);
   return copy;
 }

@@ -12,6 +12,7 @@
 #include "bindings/cuda.h"
 #include "bindings/rules.h"
 #include "bindings/step/plan.h"
+#include "bindings/step/stepped.h"
 #include "bindings/step/work.h"
 #include "bindings/tensor.h"
 
@@ -30,7 +31,7 @@ struct MustHold {};
 class ParamReader {
  public:
   // A dry reader makes no state and copies nothing.
-  ParamReader(Spec& spec, Scratch& scratch, const py::object& optimizer, bool dry);
+  ParamReader(Spec& spec, Scratch& scratch, const Stepped& optimizer, bool dry);
 
   void begin_group(const Plan& plan);
 
@@ -101,7 +102,7 @@ class ParamReader {
   const bool dry_;
   Spec& spec_;
   Scratch& scratch_;
-  const py::object& optimizer_;
+  const Stepped& optimizer_;
   const py::object state_;  // optimizer.state
   const TorchReader& reader_ = TorchReader::get();
   CudaLibrary& cuda_ = CudaLibrary::get();

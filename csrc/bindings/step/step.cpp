@@ -13,6 +13,7 @@
 #include "bindings/step/plan.h"
 #include "bindings/step/reading.h"
 #include "bindings/step/scaling.h"
+#include "bindings/step/stepped.h"
 #include "bindings/step/work.h"
 #include "bindings/tensor.h"
 #include "bindings/watchers.h"
@@ -55,7 +56,7 @@ enum class Kind {
 
 class Walk {
  public:
-  Walk(Spec& spec, const py::object& optimizer, Kind kind)
+  Walk(Spec& spec, const Stepped& optimizer, Kind kind)
       : dry_(kind == Kind::dry),
         scratch_(spec),
         optimizer_(optimizer),
@@ -66,11 +67,11 @@ class Walk {
   // Options first, then parameters, gradients and entries, then memory: from then on no Python code
   // runs in a light walk.
   void read_groups() {
-    const py::tuple groups(optimizer_.attr("param_groups"));  // a copy
-    defaults_ = optimizer_.attr("defaults");
+    const py::tuple groups(optimizer_.param_groups());  // a copy
+    defaults_ = optimizer_.defaults();
     for (std::size_t i = 0; i < groups.size(); ++i) read_options(groups[i], i);
     if (tail_.clips && !dry_ && !scratch_->holds) {
-      if (!optimizer_.attr("_norm_is_local")().cast<bool>()) throw MustHold{};
+      if (!optimizer_.norm_is_local()) throw MustHold{};
     }
     for (Plan& plan : scratch_->plans) collect(plan);
     if (ever_out_of_order_) find_twice();
@@ -86,8 +87,8 @@ class Walk {
     const CudaNumber factor = grad_factor(*scratch_.get(), optimizer_, tail_, threads, scaling);
     check_memory();
     if (!scratch_->left_over.empty()) {
-      if (scratch_->updated.empty()) optimizer_.attr("_warn_unfused")(left_over());
-      optimizer_.attr("_step_with_torch")(left_over(), scaling.scale());
+      if (scratch_->updated.empty()) optimizer_.warn_unfused(left_over());
+      optimizer_.step_with_torch(left_over(), scaling.scale());
     }
     Insisting insisting;
     for (auto& fresh : scratch_->new_states) insisting.run([&] { commit(fresh); });
@@ -106,15 +107,15 @@ class Walk {
       run(scratch_->items, threads);
     }
     for (const auto& copy : scratch_->copies) {
-      insisting.run([&] { optimizer_.attr("_copy_back")(copy.to, copy.from); });
+      insisting.run([&] { optimizer_.copy_back(copy.to, copy.from); });
     }
     insisting.run([&] {
       if (!scratch_->updated.empty()) {
-        optimizer_.attr("_bump_versions")(list_of(scratch_->updated));
+        optimizer_.bump_versions(list_of(scratch_->updated));
       }
     });
     insisting.run([&] {
-      if (scratch_->norm) optimizer_.attr("_set_grad_norm")(*scratch_->norm);
+      if (scratch_->norm) optimizer_.set_grad_norm(*scratch_->norm);
     });
     insisting.raise();
   }
@@ -154,7 +155,7 @@ class Walk {
     plan.rounds_at_random = is_set(group, names.stochastic_rounding);
     plan.wanted = state_dtype(group);
     if (plan.wanted == StateDtype::unknown || (plan.has_master && plan.rounds_at_random)) {
-      optimizer_.attr("_check_storage")(plan.group);
+      optimizer_.check_storage(plan.group);
       plan.wanted = state_dtype(group);
     }
     plan.lr = device_number(lookup(group, names.lr), plan.capturable);
@@ -187,7 +188,7 @@ class Walk {
       }
       const int has = PyDict_Contains(group.ptr(), key);
       if (has < 0) throw py::error_already_set();
-      if (has == 0) optimizer_.attr("_missing_option")(group, py::handle(key));
+      if (has == 0) optimizer_.missing_option(group, key);
     }
   }
 
@@ -278,7 +279,7 @@ class Walk {
   }
 
   void commit(Scratch::NewState& fresh) {
-    py::object states = optimizer_.attr("state");
+    py::object states = optimizer_.state();
     if (!states.contains(fresh.param)) {
       states[fresh.param] = fresh.entries;
       return;
@@ -303,7 +304,7 @@ class Walk {
   const bool dry_;
   const bool watched_ = torch_is_watched();
   Lent scratch_;
-  const py::object& optimizer_;
+  const Stepped& optimizer_;
   py::object defaults_;
   ParamReader reader_;
   const TorchReader& torch_ = TorchReader::get();
@@ -324,18 +325,19 @@ Spec& spec_of(const std::string& rule) {
 
 void step(const std::string& rule, const py::object& optimizer, int threads,
           const py::object& grad_scale, const py::object& found_inf) {
+  const Stepped stepped(optimizer);
   const Scaling scaling(grad_scale, found_inf);
   const bool waits = scaling.found_at().number.on_device();  // for a device
   if (!waits && scaling.found_inf()) return;
   if (!scaling.on_device()) {
     try {
-      Walk walk(spec_of(rule), optimizer, Kind::light);
+      Walk walk(spec_of(rule), stepped, Kind::light);
       walk.read_groups();
       return walk.write(threads, scaling);
     } catch (const MustHold&) {  // before anything was written
     }
   }
-  Walk walk(spec_of(rule), optimizer, Kind::whole);
+  Walk walk(spec_of(rule), stepped, Kind::whole);
   walk.read_groups();
   walk.write(threads, scaling);
 }
@@ -357,7 +359,8 @@ void call_with_grads(const py::list& params, const py::list& grads, const py::ob
 }
 
 py::list left_over(const std::string& rule, const py::object& optimizer) {
-  Walk walk(spec_of(rule), optimizer, Kind::dry);
+  const Stepped stepped(optimizer);
+  Walk walk(spec_of(rule), stepped, Kind::dry);
   walk.read_groups();
   return walk.left_over();
 }

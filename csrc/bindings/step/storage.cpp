@@ -45,8 +45,7 @@ bool ParamReader::is_stored_otherwise(int i, const View& view) {
   }
   const auto ask = [&] {
     must_hold();
-    const py::object dtype = optimizer_.attr("_dtype_of_state")(
-        py::handle(group_), py::handle(param_), py::handle(spec_.states[i]));
+    const py::object dtype = optimizer_.dtype_of_state(group_, param_, spec_.states[i]);
     return static_cast<signed char>(storage_type(dtype));
   };
   if (distribution_ && wanted_ == StateDtype::int8) return stored != ask();
@@ -59,8 +58,7 @@ bool ParamReader::is_stored_otherwise(int i, const View& view) {
 // Asks for the state anew, and notes what is to be stored with the rest.
 PyObject* ParamReader::convert_state(int i) {
   must_hold();
-  const py::dict converted = optimizer_.attr("_converted")(py::handle(group_), py::handle(param_),
-                                                           py::handle(spec_.states[i]));
+  const py::dict converted = optimizer_.converted(group_, param_, spec_.states[i]);
   if (!fresh_.entries) fresh_.entries = py::dict();
   if (PyDict_Update(fresh_.entries.ptr(), converted.ptr()) != 0) throw py::error_already_set();
   return lookup(fresh_.entries.ptr(), spec_.states[i]);
@@ -166,7 +164,7 @@ void ParamReader::read_rounding() {
 std::optional<uint64_t> ParamReader::find_first_index() const {
   if (!distribution_) return 0;
   must_hold();
-  const py::object index = optimizer_.attr("_first_index")(py::handle(param_));
+  const py::object index = optimizer_.first_index(param_);
   if (index.is_none()) return std::nullopt;
   return index.cast<uint64_t>();
 }

@@ -13,11 +13,11 @@ of the rules without a kernel (Adafactor, ASGD, Muon, Rprop, SparseAdam).
 none of these options.
 
 What may live here: one module per optimizer, holding its signature, its docstring and nothing that
-a kernel does; ``_fused.py``, the one ``step`` that they share;
-``_hooks.py``, what surrounds that; ``_tail.py``, what it does besides the rule; ``_storage.py``, what
-its states are stored in; ``_checks.py``, of the options of classes that torch lacks;
-``_report.py``, what it tells of the ways that its steps
-take; ``in_backward.py``, steps inside ``backward()``; ``ruled.py``, the classes of rules in Python.
+a kernel does; ``_fused.py``, the one ``step`` that they share; ``_stepped.py``, what C++ asks of them
+in it; ``_hooks.py``, what surrounds that; ``_tail.py``, what it does besides the rule; ``_storage.py``,
+what its states are stored in; ``_loading.py``, how they are loaded; ``_checks.py``, of the options of
+classes that torch lacks; ``_report.py``, what it tells of the ways that its steps take;
+``in_backward.py``, steps inside ``backward()``; ``ruled.py``, the classes of rules in Python.
 """
 
 from typing import Any

@@ -27,14 +27,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastopt.optim._stepped import Part
+
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
 
 _AVAILABLE = dist.is_available()  # in this build of torch
-
-Part = tuple[Any, Any, float]  # mesh, placements (both None for plain tensors), sum of squares
 
 
 def is_distributed() -> bool:

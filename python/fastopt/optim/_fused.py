@@ -26,11 +26,9 @@ from fastopt.optim._hooks import hooked
 from fastopt.optim._loading import Loading
 from fastopt.optim._report import Reports, torchs_class
 from fastopt.optim._rounding import new_rounding
+from fastopt.optim._stepped import Entries, Group, Leftover
 from fastopt.optim._storage import dtype_as_text, in_one_dtype
-from fastopt.optim._tail import with_weight
-
-Group = dict[str, Any]
-Leftover = tuple[Group, Tensor, str]  # group, parameter, why the kernels do not take it
+from fastopt.optim._tail import Tail, with_weight
 
 
 def torch_step_of(optimizer: Optimizer) -> Callable[..., Any]:
@@ -64,7 +62,7 @@ def shares_places(tensor: Tensor) -> bool:
     return len(set(places.flatten().tolist())) < tensor.numel()
 
 
-class Fused(Reports, Loading):
+class Fused(Tail, Loading, Reports):
     """Mixin: ``class AdamW(Fused, torch.optim.AdamW)``."""
 
     _extras: ClassVar[dict[str, Any]] = {}
@@ -106,6 +104,9 @@ class Fused(Reports, Loading):
     # torch.compile breaks its graph here, and nowhere below: the update is not for it to trace.
     # Not torch.compiler.disable, which would import torch._dynamo with fastopt, for seconds.
     _update_outside_graphs = _disable_dynamo(_update)
+
+    def _left_over(self) -> list[Leftover]:
+        return _C.left_over(self._rule, self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -166,7 +167,7 @@ class Fused(Reports, Loading):
             for key, value in extras.items():
                 group.setdefault(key, value)
 
-    # What C++ calls while it walks the groups, all of it off the fast path.
+    # What C++ asks for (_stepped.py), and what that needs.
 
     def _missing_option(self, group: Group, name: str) -> None:
         """Fill in an option that a group lacks: the constructor's, where torch's step needs none.
@@ -220,7 +221,7 @@ class Fused(Reports, Loading):
             _engines.refuse_copies(self, what, "a class whose steps are elementwise")
 
     @fit_for_forks()
-    def _converted(self, group: Group, param: Tensor, name: str) -> dict[str, Any]:
+    def _converted(self, group: Group, param: Tensor, name: str) -> Entries:
         self._check_engines(group, name)
         return super()._converted(group, param, name)
 

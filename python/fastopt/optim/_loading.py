@@ -18,12 +18,11 @@ from torch import Tensor
 
 from fastopt._threads import fit_for_forks
 from fastopt.optim._distributed import cut_like, first_row, is_dtensor, local_part
+from fastopt.optim._stepped import Entries
 from fastopt.optim._storage import CODES, DTYPES, Storage, decoded
 from fastopt.optim._tail import with_weight
 from fastopt.reference.codes import encode_blocks
 from fastopt.reference.dither import BLOCK
-
-Entries = dict[str, Any]
 
 
 class Loading(Storage):

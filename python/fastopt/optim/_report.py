@@ -18,9 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fastopt import _C
-from fastopt.optim._storage import Storage
-from fastopt.optim._tail import Tail
+from fastopt.optim._stepped import Leftover
 
 Path = Literal["fastopt", "torch", "no gradient"]
 PATHS: dict[Path, str] = {
@@ -81,10 +79,14 @@ def torchs_class(kind: type[Optimizer]) -> type[Optimizer] | None:
     return next((base for base in bases if base is not Optimizer), None)
 
 
-class Reports(Tail, Storage):
+class Reports(Optimizer):
     """Mixin: what an optimizer tells of the ways that its steps take."""
 
     _has_warned: bool = False
+
+    def _left_over(self) -> list[Leftover]:
+        """What a step would leave to torch."""
+        raise NotImplementedError
 
     def fused_report(self) -> FusedReport:
         """Tell which parameters take fastopt's kernels, and why the others do not.
@@ -106,15 +108,14 @@ class Reports(Tail, Storage):
             # 2 parameters: 1 on fastopt's kernels, 1 on torch's own step
             #   group 0, parameter 1, torch.complex64 (8,), on torch's own step: dtype complex64
         """
-        left_over = _C.left_over(self._rule, self)
-        reasons = {(id(group), id(param)): reason for group, param, reason in left_over}
+        reasons = {(id(group), id(param)): reason for group, param, reason in self._left_over()}
         return FusedReport(
             _path(where, index, group, param, reasons.get((id(group), id(param)), ""))
             for where, group in enumerate(self.param_groups)
             for index, param in enumerate(group["params"])
         )
 
-    def _warn_unfused(self, left_over: Iterable[tuple[dict[str, Any], Tensor, str]]) -> None:
+    def _warn_unfused(self, left_over: Iterable[Leftover]) -> None:
         """Say, once, that a step leaves everything to torch, unless the options ask for that."""
         reasons = Counter(
             reason

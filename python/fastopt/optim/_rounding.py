@@ -16,10 +16,10 @@ from fastopt.optim import _distributed
 from fastopt.reference.rounding import seed_of_parameter
 
 if TYPE_CHECKING:
-    from fastopt.optim._report import Reports
+    from fastopt.optim._fused import Fused
 
 
-def new_rounding(optimizer: Reports, group: dict[str, Any], param: Tensor) -> Tensor:
+def new_rounding(optimizer: Fused, group: dict[str, Any], param: Tensor) -> Tensor:
     """The state ``rounding`` of a parameter that has not been stepped yet: its seed, and no step."""
     optimizer._check_storage(group)
     optimizer._find_grad_norm_group()
@@ -28,13 +28,13 @@ def new_rounding(optimizer: Reports, group: dict[str, Any], param: Tensor) -> Te
     return torch.tensor([seed, 0], dtype=torch.int64, device=param.device)
 
 
-def _place_of(optimizer: Reports, param: Tensor) -> tuple[int, int]:
+def _place_of(optimizer: Fused, param: Tensor) -> tuple[int, int]:
     """The index of the parameter's group, and its own index there.
 
     Found once for all, by the parameters' identities: with thousands of them a search for each would
     take seconds.
     """
-    whole: Reports = vars(optimizer).get("_whole", optimizer)  # of which a step in backward is a part
+    whole: Fused = vars(optimizer).get("_whole", optimizer)  # of which a step in backward is a part
     places = {} if whole._places is None else whole._places
     group, index = places.get(id(param), (0, 0))
     groups = whole.param_groups

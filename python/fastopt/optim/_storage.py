@@ -88,6 +88,9 @@ class Storage(Optimizer):
 
     _has_warned_flat: bool = False
 
+    _places: dict[int, tuple[int, int]] | None = None
+    """By the identities of parameters, where they stood in the groups when somebody last asked."""
+
     _product: ClassVar[str | None] = None
     """A number that each parameter keeps beside ``step``: the product of every step's factor."""
 
@@ -160,7 +163,6 @@ class Storage(Optimizer):
         vars(self).setdefault("_own_storage", []).append(own)
 
     def _first_index(self, param: Tensor) -> int | None:
-        """What C++ calls for where the elements of this process lie in a DTensor."""
         return first_index(param)
 
     def _new_storage(self, group: dict[str, Any], param: Tensor, name: str) -> Tensor | None:

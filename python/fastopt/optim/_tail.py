@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from torch.optim import Optimizer
 from fastopt._threads import fit_for_forks
 from fastopt.optim import _distributed, _engines
 from fastopt.optim._distributed import local_part
+from fastopt.optim._stepped import Part
 from fastopt.reference import power
 
 
@@ -95,9 +96,6 @@ class Tail(Optimizer):
 
     _zero: weakref.ref[Any] | None = None
     """The ZeroRedundancyOptimizer whose part this is."""
-
-    _places: dict[int, tuple[int, int]] | None = None
-    """By the identities of parameters, where they stood in the groups when somebody last asked."""
 
     @property
     def grad_norm(self) -> Tensor | None:
@@ -170,12 +168,12 @@ class Tail(Optimizer):
         owner = None if self._zero is None else self._zero()
         return own if owner is None else _engines.averages_of_all(owner, own)
 
-    # What C++ calls when it takes the norm.
+    # What C++ asks for (_stepped.py), and what that needs.
 
     def _set_grad_norm(self, norm: float | Tensor) -> None:
         self._norm.latest = norm
 
-    def _total_squares(self, parts: list[_distributed.Part]) -> float:
+    def _total_squares(self, parts: list[Part]) -> float:
         """The sum of squares over all processes, of those in this one."""
         if not self._is_spread() and len(parts) == 1:
             return parts[0][2]
@@ -207,10 +205,6 @@ class Tail(Optimizer):
         self._zero = weakref.ref(owner)
         if norm.group is None:
             norm.group = owner.process_group
-
-    def _refuse_clipping(self, message: str) -> NoReturn:
-        """ValueError, which :meth:`_announce_failure` tells the others."""
-        raise ValueError(message)
 
     def _announce_failure(self) -> None:
         """Let processes that wait for this one's part of the norm know that none will come."""

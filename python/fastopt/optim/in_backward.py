@@ -19,7 +19,6 @@ from torch.nn import Module
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
-from fastopt import _C
 from fastopt.optim._fused import Fused
 
 
@@ -41,7 +40,7 @@ class StepInBackward:
         _refuse_clipping(optimizer.param_groups)
         self.optimizer = optimizer
         vars(optimizer)["_in_backward"] = self  # alive as long as either of them
-        left_over = _C.left_over(optimizer._rule, optimizer)
+        left_over = optimizer._left_over()
         if len(left_over) == sum(len(group["params"]) for group in optimizer.param_groups):
             optimizer._warn_unfused(left_over)
         self._hooks = [

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fastopt import _C
 from fastopt._threads import fit_for_forks
-from fastopt.optim._fused import Group, torch_step_of
+from fastopt.optim._fused import torch_step_of
 from fastopt.optim._hooks import hooked
+from fastopt.optim._stepped import Group
 from fastopt.reference.lbfgs import LEAST_CURVATURE
 from fastopt.reference.line_search import Point, strong_wolfe
 

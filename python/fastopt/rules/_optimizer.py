@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fastopt.optim._fused import Fused, Group, Leftover
+from fastopt.optim._fused import Fused
+from fastopt.optim._stepped import Group, Leftover
 from fastopt.optim._tail import tail_options
 from fastopt.optim.lion import Lion
 
