@@ -84,6 +84,15 @@ class TestCommand:
         sizes = [entry["state_bytes"] for case in data["results"] for entry in case["entries"]]
         assert sum(size is None for size in sizes) == len(lowbit.WORKS)  # the limits
 
+    def test_rules(self, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = ["rules", "--quick", "--rounds", "1", "--threads", "1"]
+        assert main([*arguments, "--optimizers", "Lion", "Adan", "AdamW bf16"]) == 0
+        printed = capsys.readouterr().out
+        for text in ("1 x 1M, Lion", "200 x 64, Adan", "1 x 32K, AdamW bf16", "1 x 64, first step"):
+            assert text in printed
+        assert printed.count("fastopt compiled") == 6
+        assert printed.count(" torch ") >= 9
+
     def test_compare(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         old = tmp_path / "old.json"
         assert main([*self.ARGUMENTS, "--json", str(old)]) == 0

@@ -5,12 +5,12 @@
                             [--json FILE] [--plot FILE] [--compare OLD.json]
 
 Contenders take turns in rounds (timing.py), on the same arrays (workload.py). What is measured is
-`step()` of the optimizer, hooks and all, as a training loop calls it, on float32; in the suite lowbit,
-on what lowbit.py lists; in the suite lbfgs, an iteration of LBFGS; in the suite dropout, what
-dropout.py says. The limit is a loop over the same arrays that reads and writes what the step must and
-adds once in between. Beside each time stand the fraction of the limit that it reaches, the bandwidth
-(in lowbit, the memory of the states; in dropout, of what backward keeps), and how many times as fast
-fastopt is; ratios are taken within a round.
+`step()` of the optimizer, hooks and all, as a training loop calls it, on float32; in the suites lowbit
+and rules, on what lowbit.py and rules.py list; in the suite lbfgs, an iteration of LBFGS; in the suite
+dropout, what dropout.py says. The limit is a loop over the same arrays that reads and writes what the
+step must and adds once in between. Beside each time stand the fraction of the limit that it reaches,
+the bandwidth (in lowbit, the memory of the states; in dropout, of what backward keeps), and how many
+times as fast fastopt is; ratios are taken within a round.
 suites.py says which cases are warm or cold; cuda.py, what is measured on a GPU.
 
 The exit status is 0, 1 with --compare if fastopt has become slower than in OLD.json beyond the spread

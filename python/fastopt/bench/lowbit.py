@@ -117,21 +117,26 @@ class LowbitWorkload(Workload):
         """As many bytes as fastopt's step reads only (gradients) and reads and writes (the rest)."""
         optimizer = self.new_optimizer()
         grad_bytes = self.elements * self.storage.dtype.itemsize
-        calls = limit_calls(grad_bytes, grad_bytes + total_state_bytes(optimizer))
+        return limit_contender(target, threads, grad_bytes, grad_bytes + total_state_bytes(optimizer))
 
-        def run() -> None:
-            for arrays, states in calls:
-                unused, steps = [None] * (MAX_STATES - states), [1.0] * len(arrays[0])
-                options = {"states": float(states)}
-                _C.apply("limit", [*arrays, *unused], steps, options, False, threads)
 
-        return Contender(
-            name="limit",
-            run=run,
-            moved_bytes=self.moved_bytes(optimizer),
-            target=target,
-            prepare=partial(_C.set_cpu_target, target),
-        )
+def limit_contender(target: str, threads: int, read: int, written: int) -> Contender:
+    """The limit for so many bytes that are read only, and that are read and written."""
+    calls = limit_calls(read, written)
+
+    def run() -> None:
+        for arrays, states in calls:
+            unused, steps = [None] * (MAX_STATES - states), [1.0] * len(arrays[0])
+            options = {"states": float(states)}
+            _C.apply("limit", [*arrays, *unused], steps, options, False, threads)
+
+    return Contender(
+        name="limit",
+        run=run,
+        moved_bytes=read + 2 * written,
+        target=target,
+        prepare=partial(_C.set_cpu_target, target),
+    )
 
 
 def limit_calls(grad_bytes: int, written_bytes: int) -> list[tuple[list[list[Tensor]], int]]:

@@ -11,6 +11,7 @@ from fastopt._arguments import writable
 from fastopt.bench import cuda, suites
 from fastopt.bench.machine import cpu_count
 from fastopt.bench.results import Report
+from fastopt.bench.rules import WORKS
 from fastopt.bench.suites import Suite
 from fastopt.bench.workload import SETTINGS
 
@@ -48,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("suites", nargs="*", metavar="SUITE", help="default: all")
     add("--threads", type=positive, nargs="+", metavar="N", default=threads, help=some)
     add("--target", nargs="+", choices=targets, default=[_C.cpu_target()], help=kernels)
-    add("--optimizers", nargs="+", choices=SETTINGS, help=own)
+    add("--optimizers", nargs="+", choices=list({**SETTINGS, **WORKS}), help=own)
     add("--rounds", type=positive, metavar="N", help=own)
     add("--quick", action="store_true", help="tensors that fit in caches, few rounds: a trial")
     add("--compile", action="store_true", help="also what needs torch.compile; takes minutes")

@@ -12,6 +12,7 @@ training:
 - tail: as large, models and small, whose tensors it takes.
 - dropout: warm up to a million elements, cold at 64 million; see dropout.py.
 - lowbit: cold, as large.
+- rules: cold at 64 million elements, warm at 32 thousand and at 200 x 64.
 - lbfgs: cold where the last-level cache is smaller than 100 MB, but for the small case.
 - models: cold, but for what a very large last-level cache keeps of the smaller models.
 - curve: from warm to cold; the bends are the caches.
@@ -24,11 +25,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from fastopt.bench import dropout, lbfgs, lowbit, peers
+from fastopt.bench import dropout, lbfgs, lowbit, peers, rules
 from fastopt.bench.shapes import MODELS, Shape, count, shrink
 from fastopt.bench.tail import torch_tail
 from fastopt.bench.timing import Contender
-from fastopt.bench.workload import Workload, needed_bytes
+from fastopt.bench.workload import SETTINGS, Workload, needed_bytes
 
 Tensors = dict[str, list[tuple[Shape, ...]]]  # by the name of the case
 
@@ -38,7 +39,7 @@ class Case:
     """One piece of work on tensors of these shapes."""
 
     name: str
-    work: str  # an optimizer of workload.SETTINGS, on float32, or one of lowbit.WORKS
+    work: str  # an optimizer of workload.SETTINGS, on float32, or one of lowbit.WORKS, rules.WORKS
     shapes: tuple[Shape, ...]
 
 
@@ -88,6 +89,7 @@ def step_suite(
             Case(name, optimizer, shapes)
             for name, series in tensors(quick).items()
             for optimizer in chosen or optimizers
+            if optimizer in SETTINGS
             for shapes in series
         ]
 
@@ -190,6 +192,32 @@ def lowbit_suite() -> Suite:
     )
 
 
+def rules_suite() -> Suite:
+    """Rules in Python beside their compiled kernels, plain PyTorch and torch.compile."""
+
+    def cases(quick: bool, chosen: Sequence[str] | None) -> list[Case]:
+        name, shape = ("1 x 1M", (16, 1 << 16)) if quick else ("1 x 64M", (1 << 10, 1 << 16))
+        works = [it for it in chosen or rules.WORKS if it in rules.WORKS]
+        large = [Case(name, work, (shape,)) for work in works]
+        warm = [Case("1 x 32K", work, ((1 << 15,),)) for work in works]
+        several = [Case("200 x 64", work, ((64,),) * 200) for work in works]
+        return [*large, *warm, *several, Case("1 x 64", rules.FIRST, ((64,),))]
+
+    def prepare(case: Case) -> Enter:
+        if case.work == rules.FIRST:
+            return lambda scene: list(rules.first_steps(scene.compile))
+        arrays = rules.Arrays(rules.WORKS[case.work], case.shapes)
+        return lambda scene: list(arrays.contenders(scene.targets, scene.threads, scene.compile))
+
+    return Suite(
+        "rules in Python beside compiled kernels (cold, in cache, many small ones, first step)",
+        11,
+        cases,
+        prepare,
+        lambda case: rules.NEEDED * count(case.shapes),
+    )
+
+
 def lbfgs_suite() -> Suite:
     """An iteration of L-BFGS beside torch's."""
 
@@ -265,5 +293,6 @@ SUITES = {
     "tail": tail_suite(),
     "dropout": dropout_suite(),
     "lowbit": lowbit_suite(),
+    "rules": rules_suite(),
     "lbfgs": lbfgs_suite(),
 }
