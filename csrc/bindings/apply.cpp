@@ -168,7 +168,7 @@ class Call {
           item, CudaNumber::of(step), CudaNumber::of(rule_.product()), CudaNumber::of(step)));
       return;
     }
-    rules_.push_back(rule_.at_step(compute_type(item), step));
+    rules_.push_back(rule_.at_step(compute_type(item), step, rule_.product()));
     item.rule = &rules_.back();
     items_.push_back(item);
   }

@@ -110,7 +110,6 @@ class ProgramRule final : public AnyRule {
   const char* product_name() const override { return nullptr; }
   double product() const override { return 1; }
   double next_product(DType, double product, double) const override { return product; }
-  void set_product(double) override {}
 
   int kept_count() const override { return static_cast<int>(definition_->kept.size()); }
   const char* kept_name(int k) const override { return definition_->kept[k].name.c_str(); }
@@ -127,7 +126,7 @@ class ProgramRule final : public AnyRule {
     for (std::size_t k = 0; k < kept.size(); ++k) kept[k] = numbers_[program.kept[k]];
   }
 
-  BoundRule at_step(DType compute, double step) override {
+  BoundRule at_step(DType compute, double step, double) override {
     inputs_[0] = step;
     const Traced& program = find_program();
     program.compute(0, numbers_);

@@ -30,11 +30,16 @@ PyObject* interned(const char* name) {
 // Visits a rule's options and sets each from a dict.
 class OptionReader {
  public:
-  OptionReader(py::handle group, Checks checks, bool lr_on_device, const char* product)
-      : group_(group), checks_(checks), lr_on_device_(lr_on_device), product_(product) {}
+  OptionReader(py::handle group, Checks checks, bool lr_on_device)
+      : group_(group), checks_(checks), lr_on_device_(lr_on_device) {}
 
   void operator()(const char* name, double& value, Range range) {
     if (PyObject* object = find(name)) value = number(name, object, range);
+  }
+
+  // For what a step's group lacks, since the state keeps it.
+  void read_kept(const char* name, double& value, Range range) {
+    if (PyObject* object = lookup(name)) value = number(name, object, range);
   }
 
   void operator()(const char* name, double& first, double& second, Range range) {
@@ -67,11 +72,14 @@ class OptionReader {
  private:
   PyObject* find(const char* name) const {
     if (lr_on_device_ && std::strcmp(name, "lr") == 0) return nullptr;
+    PyObject* object = lookup(name);
+    if (object == nullptr && checks_ == Checks::none) throw py::key_error(name);
+    return object;
+  }
+
+  PyObject* lookup(const char* name) const {
     PyObject* object = PyDict_GetItemWithError(group_.ptr(), interned(name));
     if (object == nullptr && PyErr_Occurred()) throw py::error_already_set();
-    // A step's group has all but the product, which the state keeps.
-    const bool is_product = product_ != nullptr && std::strcmp(name, product_) == 0;
-    if (object == nullptr && checks_ == Checks::none && !is_product) throw py::key_error(name);
     return object;
   }
 
@@ -109,7 +117,6 @@ class OptionReader {
   py::handle group_;
   Checks checks_;
   bool lr_on_device_;
-  const char* product_;
 };
 
 template <template <class> class Rule, bool norms>
@@ -136,8 +143,12 @@ class RuleOf final : public AnyRule {
 
   void read_options(py::handle group, Checks checks, bool lr_on_device) override {
     options_ = {};
-    OptionReader reader(group, checks, lr_on_device, product_name());
+    OptionReader reader(group, checks, lr_on_device);
     options_.visit(reader);
+    if constexpr (keeps_product) {
+      product_ = 0;
+      reader.read_kept(Rule<float>::product, product_, Range::unit);
+    }
   }
 
   std::shared_ptr<const void> options() const override {
@@ -154,13 +165,7 @@ class RuleOf final : public AnyRule {
     return nullptr;
   }
 
-  double product() const override {
-    if constexpr (keeps_product) {
-      Options options = options_;
-      return Rule<float>::product_of(options);
-    }
-    return 1;
-  }
+  double product() const override { return product_; }
 
   double next_product(DType stored, double product, [[maybe_unused]] double step) const override {
     if constexpr (keeps_product) {
@@ -172,16 +177,12 @@ class RuleOf final : public AnyRule {
     return product;
   }
 
-  void set_product([[maybe_unused]] double product) override {
-    if constexpr (keeps_product) Rule<float>::product_of(options_) = product;
-  }
-
-  BoundRule at_step(DType compute, double step) override {
+  BoundRule at_step(DType compute, double step, double product) override {
     BoundRule bound;
     if (compute == DType::float32) {
-      put(bound, Rule<float>(options_, step));
+      put(bound, host::rule_at<Rule<float>>(options_, step, product));
     } else {
-      put(bound, Rule<double>(options_, step));
+      put(bound, host::rule_at<Rule<double>>(options_, step, product));
     }
     return bound;
   }
@@ -198,6 +199,7 @@ class RuleOf final : public AnyRule {
 
   int index_;
   Options options_;
+  double product_ = 1;
 };
 
 }  // namespace

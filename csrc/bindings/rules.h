@@ -29,7 +29,7 @@ class AnyRule {
   virtual const char* state_name(int state) const = 0;
 
   // Sets every option: from `group` or, where that lacks it, to its default, as is a rate that lies
-  // on a device; with Checks::none nothing but a product may be lacking. Throws
+  // on a device; with Checks::none none may be lacking. A product may be among them. Throws
   // pybind11::type_error, value_error or key_error that names the option.
   virtual void read_options(pybind11::handle group, Checks checks, bool lr_on_device = false) = 0;
 
@@ -40,12 +40,11 @@ class AnyRule {
   virtual bool is_square(int state) const = 0;    // never negative
   virtual bool counts_steps() const = 0;
 
-  // The product that the rule keeps beside the step: its name, or nullptr; the one in the options;
-  // and one with a step's factor in it, as it is stored.
+  // The product that the rule keeps beside the step: its name, or nullptr; the one that came among
+  // the options; and one with a step's factor in it, as it is stored.
   virtual const char* product_name() const = 0;
   virtual double product() const = 0;
   virtual double next_product(DType stored, double product, double step) const = 0;
-  virtual void set_product(double product) = 0;
 
   // The numbers beside the step that a rule in Python keeps for each parameter, in double.
   // advance() makes of them what they are after the step; at_step() is then of this step.
@@ -53,9 +52,9 @@ class AnyRule {
   virtual const char* kept_name(int) const { return nullptr; }
   virtual void advance(std::vector<double>&, double) {}
 
-  // What kernels take: all scalars of step number `step`, rounded to what they compute in.
-  // It may hold pointers to what lives until forget_steps().
-  virtual BoundRule at_step(DType compute, double step) = 0;
+  // What kernels take: all scalars of step number `step`, after which the product is `product`,
+  // rounded to what they compute in. It may hold pointers to what lives until forget_steps().
+  virtual BoundRule at_step(DType compute, double step, double product) = 0;
   virtual void forget_steps() {}
 
   // Whether advance() or at_step() would have to run Python code: a rule in Python may be traced.

@@ -57,8 +57,8 @@ FASTOPT_DEVICE Rule rule_of(const Table& table, const CudaItem& item) {
   typename Rule::Options options;
   __builtin_memcpy(&options, table.options, sizeof options);
   if (table.lr.type != CudaNumber::Type::value) set_lr(options, read(table.lr), 0);
-  if constexpr (keeps_product<Rule>) Rule::product_of(options) = read(item.product);
-  return Rule(options, read(item.step));
+  const double product = keeps_product<Rule> ? read(item.product) : 1;
+  return rule_at<Rule>(options, read(item.step), product);
 }
 
 // A block's part of an item.

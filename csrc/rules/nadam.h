@@ -11,8 +11,7 @@
 FASTOPT_TARGET_BEGIN
 
 struct NAdamOptions {
-  double lr = 2e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0, momentum_decay = 4e-3,
-         mu_product = 0;
+  double lr = 2e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0, momentum_decay = 4e-3;
   bool decoupled_weight_decay = false, maximize = false;
 
   template <class Visitor>
@@ -22,7 +21,6 @@ struct NAdamOptions {
     v("eps", eps, Range::non_negative);
     v("weight_decay", weight_decay, Range::non_negative);
     v("momentum_decay", momentum_decay, Range::non_negative);
-    v("mu_product", mu_product, Range::unit);
     v("decoupled_weight_decay", decoupled_weight_decay);
     v("maximize", maximize);
   }
@@ -40,7 +38,6 @@ struct NAdam {
   static bool counts_steps(const Options&) { return true; }
 
   static constexpr const char* product = "mu_product";
-  FASTOPT_HOST_DEVICE static double& product_of(Options& o) { return o.mu_product; }
   FASTOPT_HOST_DEVICE static double factor(const Options& o, double step) {
     constexpr double log = -0.040821994520255166;  // of 0.96
     return o.beta1 * (1 - 0.5 * exponential(step * o.momentum_decay * log));
@@ -49,7 +46,7 @@ struct NAdam {
   Gradient<T> gradient;
   T of_grad, of_avg, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, shrinkage;
 
-  FASTOPT_HOST_DEVICE NAdam(const Options& o, double step)
+  FASTOPT_HOST_DEVICE NAdam(const Options& o, double step, double mu_product)
       : gradient(o),
         beta1(static_cast<T>(o.beta1)),
         one_minus_beta1(static_cast<T>(1 - o.beta1)),
@@ -58,8 +55,8 @@ struct NAdam {
         shrinkage(static_cast<T>(o.decoupled_weight_decay ? gradient.decouple(o) : 1)) {
     const double mu = factor(o, step), next_mu = factor(o, step + 1);
     const double root = __builtin_sqrt(1 - power(o.beta2, step));
-    of_grad = static_cast<T>(o.lr * (1 - mu) / (1 - o.mu_product) * root);
-    of_avg = static_cast<T>(o.lr * next_mu / (1 - o.mu_product * next_mu) * root);
+    of_grad = static_cast<T>(o.lr * (1 - mu) / (1 - mu_product) * root);
+    of_avg = static_cast<T>(o.lr * next_mu / (1 - mu_product * next_mu) * root);
     eps = static_cast<T>(o.eps * root);
   }
 

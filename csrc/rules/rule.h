@@ -18,8 +18,8 @@
 // A rule may keep one number more for each parameter, a product to which each step has a factor:
 //
 //   product        its name in torch's state_dict, where it begins at 1
-//   product_of(o)  where the options hold it, with this step's factor in it
 //   factor(o, step)
+//   Rule(o, step, product)  in the place of Rule(o, step); this step's factor is in the product
 //
 // The kernels' callers advance it by next_product(), on the CPU or, where it lies there, on a
 // device.
@@ -86,6 +86,17 @@ template <class Rule, class = void>
 constexpr bool keeps_product = false;
 template <class Rule>
 constexpr bool keeps_product<Rule, decltype(void(Rule::product))> = true;
+
+// The rule of a step. Only one that keeps a product asks for that.
+template <class Rule>
+FASTOPT_HOST_DEVICE Rule rule_at(const typename Rule::Options& o, double step,
+                                 [[maybe_unused]] double product) {
+  if constexpr (keeps_product<Rule>) {
+    return Rule(o, step, product);
+  } else {
+    return Rule(o, step);
+  }
+}
 
 // A product with a step's factor in it, in the arithmetic of the type that it is stored in.
 template <class Rule, class Stored>

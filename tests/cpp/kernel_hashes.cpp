@@ -4,9 +4,9 @@
 //
 // Each line of the file names a rule, a dtype and options, and gives a hash of the bits that
 // fastopt.reference computes from inputs that are made here by the same integer arithmetic
-// (tests/installed/test_kernel_hashes.py writes and checks the file). So one short program shows on an
-// emulated Arm, or under a sanitizer, that the kernels give NumPy's bits. Exit code 1 on the first
-// difference.
+// (tests/installed/test_kernel_hashes.py writes and checks the file). So one short program shows on
+// an emulated Arm, or under a sanitizer, that the kernels give NumPy's bits. Exit code 1 on the
+// first difference.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -162,6 +162,10 @@ uint64_t run_case(const Case& c, const Stored& types, int index, const fastopt::
   typename Rule<T>::Options options;
   OptionSetter setter(c.options);
   options.visit(setter);
+  double product = 1;
+  if constexpr (fastopt::host::keeps_product<Rule<T>>) {
+    setter(Rule<T>::product, product, Range::unit);
+  }
   constexpr int states = Rule<T>::state_count;
 
   std::vector<Buffer> buffers;
@@ -185,7 +189,7 @@ uint64_t run_case(const Case& c, const Stored& types, int index, const fastopt::
   for (double step = c.step; step < c.step + 2; ++step) {
     fastopt_test::fill(dither, step);
     fastopt::BoundRule bound;
-    new (bound.rule) Rule<T>(options, step);
+    new (bound.rule) Rule<T>(fastopt::host::rule_at<Rule<T>>(options, step, product));
     item.rule = &bound;
     std::vector<fastopt::Item> items = {item};
     fastopt::run(items, threads);

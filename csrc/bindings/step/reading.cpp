@@ -406,7 +406,6 @@ void ParamReader::read_product(const CudaNumber& step, bool empty) {
   const DType stored = static_cast<DType>(dtype_of(view));
   product.value = rule_->next_product(stored, product.value, step.value);
   product_ = CudaNumber::of(product.value);
-  rule_->set_product(product.value);
   scratch_.counts.push_back(product);
 }
 
@@ -514,7 +513,7 @@ std::size_t ParamReader::rule_at(double step, DType compute) {
   if (step != last_step_ || product_.value != last_product_ || compute != last_compute_) {
     if (rule_->runs_python({}, step)) must_hold();
     FloatMode mode;
-    scratch_.rules.push_back(rule_->at_step(compute, step));
+    scratch_.rules.push_back(rule_->at_step(compute, step, product_.value));
     scratch_.rules.back().tail.ema_decay = tail_.ema_decay;
     last_step_ = step;
     last_product_ = product_.value;
