@@ -3,7 +3,7 @@
 import ctypes
 import fcntl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,17 @@ from fastopt import _C
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "walk"
 EVERY_BLOCK = (0, 2**63 - 1)
+
+
+class Events(ctypes.Structure):
+    """What the walk does as a device and its driver would (csrc/cuda/launch.h)."""
+
+    _fields_ = (
+        ("captures", ctypes.c_bool),
+        ("launches_left", ctypes.c_int64),
+        ("asked", ctypes.c_void_p),
+        ("answers", ctypes.c_int),
+    )
 
 
 class Walk:
@@ -30,8 +41,11 @@ class Walk:
                 done = subprocess.run(command, capture_output=True, text=True)
                 assert done.returncode == 0, done.stdout + done.stderr
         self.path = str(FOLDER / "tests" / "cpp" / "libfastopt_cuda_walk.so")
-        self._set = ctypes.CDLL(self.path).fastopt_cuda_walk
+        library = ctypes.CDLL(self.path)
+        self._set = library.fastopt_cuda_walk
         self._set.argtypes = (ctypes.c_int64, ctypes.c_int64, ctypes.c_bool)
+        library.fastopt_cuda_walk_events.restype = ctypes.POINTER(Events)
+        self._events = library.fastopt_cuda_walk_events().contents
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -58,3 +72,30 @@ class Walk:
             yield
         finally:
             self._set(*EVERY_BLOCK, False)
+
+    @contextmanager
+    def captured(self) -> Iterator[None]:
+        """While a graph captures the stream."""
+        self._events.captures = True
+        try:
+            yield
+        finally:
+            self._events.captures = False
+
+    @contextmanager
+    def failing(self, after: int) -> Iterator[None]:
+        """Launches fail after so many."""
+        self._events.launches_left = after
+        try:
+            yield
+        finally:
+            self._events.launches_left = 2**63 - 1
+
+    @contextmanager
+    def asking(self, function: object) -> Iterator[Callable[[], int]]:
+        """Each launch calls a function of C without arguments; tells the sum of what it returned."""
+        self._events.asked, self._events.answers = ctypes.cast(function, ctypes.c_void_p), 0
+        try:
+            yield lambda: self._events.answers
+        finally:
+            self._events.asked = None

@@ -113,7 +113,7 @@ class Call {
     rules_.reserve(count);
     for (std::size_t i = 0; i < count; ++i) add(i);
     check_overlap(bytes_);
-    held_.settle();
+    held_.settle(!cuda_items_.empty());
   }
 
   void run(int threads) {

@@ -59,11 +59,19 @@ bool CudaLibrary::loaded() {
 bool CudaLibrary::runs_on(int device) {
   if (!loaded()) return false;
   const auto found = troubles_.find(device);
-  const char* trouble = found != troubles_.end()
-                            ? found->second
-                            : troubles_.emplace(device, face_->trouble(device)).first->second;
+  const char* trouble = found != troubles_.end() ? found->second : find_trouble(device);
   if (trouble != nullptr) trouble_ = trouble;
   return trouble == nullptr;
+}
+
+const char* CudaLibrary::find_trouble(int device) {
+  const CudaPlace at = place(device);
+  const char* trouble = nullptr;
+  {
+    py::gil_scoped_release released;  // the library may have to be brought to the device
+    trouble = face_->trouble(at);
+  }
+  return troubles_[device] = trouble;
 }
 
 void CudaLibrary::load(const std::string& path, bool takes_cpu) {
@@ -78,47 +86,66 @@ CudaPlace CudaLibrary::place(int device) const {
   return {device, takes_cpu_ ? nullptr : TorchReader::get().stream(device)};
 }
 
+bool CudaLibrary::captures(int device) const {
+  bool answer = false;
+  check(face_->captures(place(device), answer), device);
+  return answer;
+}
+
+// A launch may wait for room in a full queue, or bring its kernel to the device first.
+template <class Act>
+void CudaLibrary::act(int device, Act act) const {
+  const CudaPlace at = place(device);
+  const char* error = nullptr;
+  {
+    py::gil_scoped_release released;
+    FloatMode mode;  // of the walk
+    error = act(at);
+  }
+  check(error, device);
+}
+
 void CudaLibrary::step(CudaStep step, const std::vector<CudaItem>& items,
                        const std::vector<CudaPackedItem>& packed, int device) const {
   step.items = items.data();
   step.count = static_cast<int64_t>(items.size());
   step.packed = packed.data();
   step.packed_count = static_cast<int64_t>(packed.size());
-  FloatMode mode;  // of the walk
-  check(face_->step(step, place(device)), device);
+  act(device, [&](const CudaPlace& at) { return face_->step(step, at); });
 }
 
 void CudaLibrary::sum_of_squares(const std::vector<Values>& arrays, double* scratch,
                                  int device) const {
-  FloatMode mode;
   const int64_t count = static_cast<int64_t>(arrays.size());
-  check(face_->sum_of_squares(arrays.data(), count, scratch, place(device)), device);
+  act(device, [&](const CudaPlace& at) {
+    return face_->sum_of_squares(arrays.data(), count, scratch, at);
+  });
 }
 
 void CudaLibrary::clip(const CudaClip& clip, int device) const {
-  FloatMode mode;
-  check(face_->clip(clip, place(device)), device);
+  act(device, [&](const CudaPlace& at) { return face_->clip(clip, at); });
 }
 
 void CudaLibrary::advance(const std::vector<CudaCounter>& counters, const float* found_inf,
                           int device) const {
   const int64_t count = static_cast<int64_t>(counters.size());
-  check(face_->advance(counters.data(), count, found_inf, place(device)), device);
+  act(device,
+      [&](const CudaPlace& at) { return face_->advance(counters.data(), count, found_inf, at); });
 }
 
 void CudaLibrary::multiply(const CudaStep& step, const std::vector<CudaProduct>& products,
                            int device) const {
-  FloatMode mode;
   const int64_t count = static_cast<int64_t>(products.size());
-  check(face_->multiply(step, products.data(), count, place(device)), device);
+  act(device,
+      [&](const CudaPlace& at) { return face_->multiply(step, products.data(), count, at); });
 }
 
 void CudaLibrary::dropout(const CudaDropout& call, DType dtype, int device) const {
-  check(face_->dropout(call, dtype, place(device)), device);
+  act(device, [&](const CudaPlace& at) { return face_->dropout(call, dtype, at); });
 }
 
 void CudaLibrary::dropout_mask(const CudaDropout& call, MaskKind kind, int device) const {
-  check(face_->dropout_mask(call, kind, place(device)), device);
+  act(device, [&](const CudaPlace& at) { return face_->dropout_mask(call, kind, at); });
 }
 
 CudaItem cuda_item(const Item& item, const CudaNumber& step, const CudaNumber& product,

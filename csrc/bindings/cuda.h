@@ -36,7 +36,11 @@ class CudaLibrary {
   // `takes_cpu`. An empty path: none until the next CUDA tensor. Throws std::runtime_error.
   void load(const std::string& path, bool takes_cpu);
 
-  // What the library launches, on torch's current stream. They throw std::runtime_error.
+  bool captures(int device) const;  // whether a graph captures torch's current stream there
+  int64_t launches() const { return face_ == nullptr ? 0 : face_->launches(); }  // by this thread
+
+  // What the library launches, on torch's current stream, while other threads may run. They throw
+  // std::runtime_error.
   void step(CudaStep step, const std::vector<CudaItem>& items,
             const std::vector<CudaPackedItem>& packed, int device) const;
   void sum_of_squares(const std::vector<Values>& arrays, double* scratch, int device) const;
@@ -48,6 +52,10 @@ class CudaLibrary {
 
  private:
   CudaPlace place(int device) const;
+  const char* find_trouble(int device);
+
+  template <class Act>
+  void act(int device, Act act) const;
 
   const CudaFace* face_ = nullptr;
   bool asked_ = false, takes_cpu_ = false;

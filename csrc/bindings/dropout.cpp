@@ -225,7 +225,7 @@ class Arrays {
   // `on_cpu` is one of cpu/dropout.h; on a CUDA device, there is one kernel for all.
   template <class Run>
   void run(Run on_cpu, int threads) {
-    held_.settle();
+    held_.settle(device() != cpu_device);
     if (call.size == 0) return;
     const DType dtype = static_cast<DType>(dtype_of(x_.view()));
     if (device() != cpu_device) return CudaLibrary::get().dropout(call, dtype, device());
@@ -334,7 +334,7 @@ void dropout_mask(py::handle out, py::handle count, py::handle p, py::handle see
                           std::to_string(element_count(view)));
   }
   check_layout(array, "out", true);
-  held.settle();
+  held.settle(device != cpu_device);
   call.out = data_of(view);
   if (call.size == 0) return;
   const MaskKind kind = bytes ? MaskKind::bytes : MaskKind::bits;

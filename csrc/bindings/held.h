@@ -20,8 +20,9 @@ class Held {
   // The array stays where it is for the length of the call.
   const Array& take(pybind11::handle object, const std::string& name);
 
-  // Throws if an array's memory is not where it was; from here on no Python code may run.
-  void settle();
+  // Throws if an array's memory is not where it was; from here on no Python code may run. What
+  // other threads may run beside holds all memory: long work, and launches.
+  void settle(bool launches = false);
 
   // Long work lets other threads run, before which it holds the memory that it works on. Small work
   // is done before they would ask, and faster than holding.

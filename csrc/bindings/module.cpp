@@ -65,6 +65,10 @@ PYBIND11_MODULE(_C, m) {
         "Call a function while parameters have other gradients.");
   m.def("square_states", &square_states, "rule"_a,
         "The states of a rule that are never negative, as sums and averages of squares are.");
+  m.def(
+      "counts_steps",
+      [](const std::string& rule) { return fastopt::make_rule(rule)->counts_steps(); }, "rule"_a,
+      "Whether a rule's default options need the number of the step.");
   fastopt::define_dropout(m);
   fastopt::define_lbfgs(m);
   fastopt::define_rules(m);

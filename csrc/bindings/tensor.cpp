@@ -254,7 +254,7 @@ void Array::check_unmoved() const {
 }
 
 void Array::hold_storage() {
-  if (is_torch_ && on_cpu(view_)) storage_ = owner_.attr("untyped_storage")();
+  if (is_torch_) storage_ = owner_.attr("untyped_storage")();
 }
 
 std::string Array::dtype() const {

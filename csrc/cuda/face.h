@@ -2,7 +2,8 @@
 // when it first meets a CUDA tensor, and does without where there is none.
 //
 // Nothing here waits for a device, allocates on one or copies to one: a launch takes its table in
-// its parameters. Functions return nullptr, or what went wrong.
+// its parameters. Functions return nullptr, or what went wrong; what they have launched by then is
+// done all the same.
 #pragma once
 
 #include <stdint.h>
@@ -14,7 +15,7 @@
 
 namespace fastopt {
 
-constexpr int cuda_abi = 4;  // to be raised with every change of this file
+constexpr int cuda_abi = 5;  // to be raised with every change of this file
 
 // Where kernels are launched.
 struct CudaPlace {
@@ -105,8 +106,16 @@ struct CudaDropout : DropoutCall {
 
 struct CudaFace {
   int abi;
-  int (*device_count)();               // 0 where there is no driver
-  const char* (*trouble)(int device);  // why the kernels do not run there; nullptr if they do
+  int (*device_count)();  // 0 where there is no driver
+
+  // Why the kernels do not run there; nullptr if they do. Launches one that has nothing to do, with
+  // as large a table as there is.
+  const char* (*trouble)(const CudaPlace& place);
+
+  // Whether a graph captures what is launched there.
+  const char* (*captures)(const CudaPlace& place, bool& answer);
+
+  int64_t (*launches)();  // by this thread, so far, without those that failed
   const char* (*step)(const CudaStep& step, const CudaPlace& place);
 
   // To scratch[0], with the CPU's bits (cpu/norm.h). For n chunks of up to sum_chunk elements,

@@ -34,7 +34,18 @@ struct WalkOrder {
   bool backwards = false;
 };
 extern WalkOrder walk_order;
+
+// For tests: what a device and its driver would do.
+struct WalkEvents {
+  bool captures = false;              // a graph, all that is launched
+  int64_t launches_left = INT64_MAX;  // before they fail
+  int (*asked)() = nullptr;           // at each launch
+  int answers = 0;                    // the sum of what it said
+};
+extern WalkEvents walk_events;
 #endif
+
+inline thread_local int64_t launches_so_far = 0;
 
 }  // namespace fastopt
 
@@ -107,22 +118,28 @@ __global__ void __launch_bounds__(block_threads, resident_blocks)
 template <class Kernel>
 const char* launch(const typename Kernel::Args& args, int64_t blocks, void* stream) {
   void* parameters[] = {const_cast<typename Kernel::Args*>(&args)};
-  return text_of(cudaLaunchKernel(enter<Kernel>, dim3(static_cast<unsigned>(blocks)),
-                                  dim3(block_threads), parameters, 0,
-                                  static_cast<cudaStream_t>(stream)));
+  const char* error = text_of(cudaLaunchKernel(enter<Kernel>, dim3(static_cast<unsigned>(blocks)),
+                                               dim3(block_threads), parameters, 0,
+                                               static_cast<cudaStream_t>(stream)));
+  if (error == nullptr) ++launches_so_far;
+  return error;
 }
 
-// Why no kernel runs on a device, if none was compiled for its kind. Whatever else is wrong there,
-// a launch will tell.
-template <class Kernel>
-const char* trouble_on(int device) {
-  const OnDevice there(device);
-  cudaFuncAttributes attributes;
-  const cudaError_t error = cudaFuncGetAttributes(&attributes, enter<Kernel>);
-  const bool is_missing = error == cudaErrorNoKernelImageForDevice ||
-                          error == cudaErrorInvalidDeviceFunction ||
-                          error == cudaErrorUnsupportedPtxVersion;
-  return there.error() == nullptr && is_missing ? text_of(error) : nullptr;
+// Why the driver takes no launch of a whole table.
+inline const char* driver_trouble() {
+  constexpr int oldest = 12010;
+  int version = 0;
+  const cudaError_t error = cudaDriverGetVersion(&version);
+  if (error != cudaSuccess) return text_of(error);
+  return version < oldest ? "the CUDA driver is older than 12.1, which 32 KB of parameters need"
+                          : nullptr;
+}
+
+inline const char* captures(const CudaPlace& place, bool& answer) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  const cudaError_t error = cudaStreamIsCapturing(static_cast<cudaStream_t>(place.stream), &status);
+  answer = status != cudaStreamCaptureStatusNone;
+  return text_of(error);
 }
 
 #else
@@ -134,13 +151,18 @@ struct OnDevice {
   const char* error() const { return nullptr; }
 };
 
-template <class Kernel>
-const char* trouble_on(int) {
+inline const char* driver_trouble() { return nullptr; }
+
+inline const char* captures(const CudaPlace&, bool& answer) {
+  answer = walk_events.captures;
   return nullptr;
 }
 
 template <class Kernel>
 const char* launch(const typename Kernel::Args& args, int64_t blocks, void*) {
+  if (walk_events.asked != nullptr) walk_events.answers += walk_events.asked();
+  if (walk_events.launches_left-- <= 0) return "the walk's launch failed";
+  ++launches_so_far;
   const int64_t first = walk_order.first_block;
   const int64_t last = blocks < walk_order.last_block ? blocks : walk_order.last_block;
   for (int64_t i = first; i < last; ++i) {

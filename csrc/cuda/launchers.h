@@ -21,7 +21,6 @@ extern const StepLauncher step_launchers[][compute_count];  // [rule][Form]
 extern const StepLauncher half_step_launchers[][half_form_count];
 
 // As in CudaFace.
-const char* trouble(int device);
 const char* run_sum_of_squares(const Values* arrays, int64_t count, double* scratch,
                                const CudaPlace& place);
 const char* run_clip(const CudaClip& clip, const CudaPlace& place);

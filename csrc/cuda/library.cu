@@ -5,11 +5,15 @@
 #ifndef __CUDACC__
 namespace fastopt {
 WalkOrder walk_order;
-}
+WalkEvents walk_events;
+}  // namespace fastopt
 extern "C" __attribute__((visibility("default"))) void fastopt_cuda_walk(int64_t first_block,
                                                                          int64_t last_block,
                                                                          bool backwards) {
   fastopt::walk_order = {first_block, last_block, backwards};
+}
+extern "C" __attribute__((visibility("default"))) fastopt::WalkEvents* fastopt_cuda_walk_events() {
+  return &fastopt::walk_events;
 }
 #endif
 
@@ -114,8 +118,21 @@ const char* run_step(const CudaStep& step, const CudaPlace& place) {
   return error != nullptr ? error : run_items(step, step.packed, step.packed_count, place);
 }
 
-constexpr CudaFace face = {cuda_abi, device_count, trouble,      run_step,    run_sum_of_squares,
-                           run_clip, run_advance,  run_multiply, run_dropout, run_dropout_mask};
+const char* trouble(const CudaPlace& place) {
+  if (const char* error = driver_trouble()) return error;
+  const OnDevice device(place.device);
+  if (device.error() != nullptr) return device.error();
+  StepTable table{};
+  table.count = 1;  // of no elements, at a multiple of every packet
+  for (void*& array : table.items[0].arrays) array = reinterpret_cast<void*>(uintptr_t{256});
+  return step_launchers[0][0](table, 0, 1, place.stream);
+}
+
+int64_t launches() { return launches_so_far; }
+
+constexpr CudaFace face = {cuda_abi,    device_count,       trouble,  captures,    launches,
+                           run_step,    run_sum_of_squares, run_clip, run_advance, run_multiply,
+                           run_dropout, run_dropout_mask};
 
 }  // namespace
 }  // namespace FASTOPT_TARGET

@@ -68,8 +68,6 @@ constexpr Multiplier multipliers[] = {FASTOPT_RULES(FASTOPT_MULTIPLIER)};
 
 }  // namespace
 
-const char* trouble(int device) { return trouble_on<ClipKernel>(device); }
-
 const char* run_sum_of_squares(const Values* arrays, int64_t count, double* scratch,
                                const CudaPlace& place) {
   const OnDevice device(place.device);

@@ -1,5 +1,8 @@
 #include "bindings/step/cuda_work.h"
 
+#include <stdexcept>
+#include <string>
+
 #include "bindings/tensor.h"
 #include "cpu/parallel.h"
 
@@ -67,7 +70,9 @@ std::optional<Doubles> squares_on(const CudaWork& work, int device, int layout) 
   return scratch;
 }
 
-void step_on_devices(const CudaWork& work, const CudaNumber& grad_factor, const float* found_inf) {
+namespace {
+
+void launch_all(const CudaWork& work, const CudaNumber& grad_factor, const float* found_inf) {
   const std::set<int> devices = work.devices();
   for (const int device : devices) {
     count_steps(work, device, found_inf);
@@ -99,6 +104,27 @@ void step_on_devices(const CudaWork& work, const CudaNumber& grad_factor, const 
       step.one_by_one = share_memory(items);
       if (!items.empty()) CudaLibrary::get().step(step, made, packed, device);
     }
+  }
+}
+
+}  // namespace
+
+void step_on_devices(const CudaWork& work, const CudaNumber& grad_factor, const float* found_inf,
+                     std::size_t left_over) {
+  const CudaLibrary& library = CudaLibrary::get();
+  const int64_t before = library.launches();
+  try {
+    launch_all(work, grad_factor, found_inf);
+  } catch (const std::runtime_error& error) {
+    const int64_t done = library.launches() - before;
+    std::string told = error.what();
+    if (done == 0 && left_over == 0) throw std::runtime_error(told + "; nothing has been written");
+    told += "; of this step are done: ";
+    if (left_over > 0) told += "the " + std::to_string(left_over) + " parameters left to torch, ";
+    throw std::runtime_error(told + std::to_string(done) +
+                             " launches, which count the steps that are counted on the device and "
+                             "then step parameters in their order; not done: the other parameters, "
+                             "counts on the host and states that the step has made");
   }
 }
 

@@ -72,6 +72,9 @@ struct Doubles {
 std::optional<Doubles> squares_on(const CudaWork& work, int device, int layout);
 
 // Counts the steps and steps the parameters. `found_inf` lies on the sole device, or is nullptr.
-void step_on_devices(const CudaWork& work, const CudaNumber& grad_factor, const float* found_inf);
+// Throws std::runtime_error for a launch that fails, which says what is done by then; `left_over`
+// parameters have been stepped by torch.
+void step_on_devices(const CudaWork& work, const CudaNumber& grad_factor, const float* found_inf,
+                     std::size_t left_over);
 
 }  // namespace fastopt

@@ -26,7 +26,8 @@ void ParamReader::begin_group(const Plan& plan) {
   tail_ = plan.tail;
   lr_ = plan.lr;
   capturable_ = plan.capturable;
-  counts_on_device_ = plan.counts_on_device;
+  counts_on_device_ = plan.counts_on_device || spec_.counts_itself;
+  lr_on_host_ = plan.lr_on_host;
   has_master_ = plan.has_master;
   rounds_at_random_ = plan.rounds_at_random;
   wanted_ = plan.wanted;
@@ -186,13 +187,55 @@ void ParamReader::check_device() {
   if (lr_.number.on_device() && lr_.device != device_) {
     throw Unfit{"not on the device of its learning rate"};
   }
+  captured_ = is_captured();
+  if (captured_ && lr_on_host_) {
+    throw std::runtime_error(
+        "lr: expected a number, or under capturable=True a tensor on the parameters' device, while "
+        "a CUDA graph captures the step; got a tensor on the CPU, whose later values no replay "
+        "would see");
+  }
+}
+
+// Whether what is launched for the parameter becomes part of a graph, whose replays see nothing of
+// the host.
+bool ParamReader::is_captured() {
+  if (device_ == cpu_device || dry_) return false;
+  const auto found = captures_.find(device_);
+  const bool captured = found != captures_.end()
+                            ? found->second
+                            : captures_.emplace(device_, cuda_.captures(device_)).first->second;
+  met_a_graph_ |= captured;
+  return captured;
+}
+
+// Throws for a number of the state that lies on the CPU, and would be the same in every replay.
+void ParamReader::check_not_captured(const std::string& name) const {
+  if (!captured_) return;
+  const auto has = [this](PyObject* option) { return PyDict_Contains(group_, option) > 0; };
+  const Names& names = Names::get();
+  const char* remedy = has(names.capturable) ? "capturable=True"
+                       : has(names.fused)    ? "fused=True"
+                                             : "it on the parameter's device";
+  throw std::runtime_error(name + " lies on the CPU while a CUDA graph captures the step, and " +
+                           "every replay would be of the same number; expected " + remedy);
+}
+
+// Throws for a state that would be made anew by every replay.
+void ParamReader::check_no_new_state(PyObject* name) const {
+  if (!captured_) return;
+  const std::string text = py::str(name);
+  const bool is_number = name == Names::get().step || name == spec_.product;
+  if (is_number && !counts_on_device_) check_not_captured(text);
+  throw std::runtime_error(text +
+                           " would be made by a step that a CUDA graph captures, and anew by every "
+                           "replay; expected a step before the capture");
 }
 
 // Whether a number of the state lies on the parameter's device and not on the CPU. In the walk of
-// tests, all lies on the CPU, and the options say where it would.
-bool ParamReader::is_beside_param(const View& view) const {
+// tests, all lies on the CPU, and the options say where it would, if it does not `always`.
+bool ParamReader::is_beside_param(const View& view, bool always) const {
   if (device_ == cpu_device || cuda_.device_of(view) != device_) return false;
-  return !on_cpu(view) || counts_on_device_;
+  return !on_cpu(view) || counts_on_device_ || always;
 }
 
 namespace {
@@ -330,7 +373,7 @@ void ParamReader::read_average_weight() {
   if (tensor == nullptr) tensor = make_state(name);
   View view;
   const bool readable = look(tensor, &view);
-  const CudaNumber there = readable ? beside_param(tensor, view) : CudaNumber{};
+  const CudaNumber there = readable ? beside_param(tensor, view, true) : CudaNumber{};
   const double decay = tail_.ema_decay, growth = 1 - decay;
   if (there.on_device()) {
     scratch_.cuda.counters.push_back({{there, decay, growth}, device_});
@@ -354,6 +397,7 @@ PyObject* ParamReader::find_or_make(PyObject* name) {
 
 PyObject* ParamReader::make_state(PyObject* name) {
   must_hold();
+  check_no_new_state(name);
   py::object tensor = optimizer_.new_state(group_, param_, name);
   if (!fresh_.entries) fresh_.entries = py::dict();
   fresh_.entries[py::handle(name)] = tensor;
@@ -380,8 +424,8 @@ CudaNumber ParamReader::count(PyObject* tensor, PyObject* name) {
 }
 
 // Where a number of the state lies on the parameter's device; a value for one that does not.
-CudaNumber ParamReader::beside_param(PyObject* tensor, const View& view) const {
-  return is_beside_param(view) ? device_number(tensor, true).number : CudaNumber{};
+CudaNumber ParamReader::beside_param(PyObject* tensor, const View& view, bool always) const {
+  return is_beside_param(view, always) ? device_number(tensor, true).number : CudaNumber{};
 }
 
 // The product that the rule keeps, which is to have this step's factor.
@@ -443,6 +487,7 @@ Scratch::Count ParamReader::counter(PyObject* tensor, const View* view, const ch
   if (capturable_) {
     throw Unfit{std::string("its state's ") + name + " lies on the CPU, under capturable=True"};
   }
+  check_not_captured(name);
   void* const data = data_of(*view);
   if (static_cast<DType>(dtype_of(*view)) == DType::float64) {
     return {data, Scratch::Count::float64, *static_cast<double*>(data)};

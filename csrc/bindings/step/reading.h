@@ -4,6 +4,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -46,6 +47,9 @@ class ParamReader {
     if (!scratch_.holds && !dry_) throw MustHold{};
   }
 
+  // Whether a graph captures what some parameter's device is given.
+  bool met_a_graph() const { return met_a_graph_; }
+
   // Every process must list the same layouts, even if it has no gradient for a parameter.
   void note_layout(PyObject* param);
 
@@ -59,7 +63,10 @@ class ParamReader {
   void check_norms() const;
   void read_local(PyObject* local);
   void check_device();
-  bool is_beside_param(const View& view) const;
+  bool is_captured();
+  void check_not_captured(const std::string& name) const;
+  void check_no_new_state(PyObject* name) const;
+  bool is_beside_param(const View& view, bool always) const;
   void add_item(const CudaNumber& step);
   std::size_t cuda_group();
 
@@ -84,7 +91,7 @@ class ParamReader {
   CudaNumber count(PyObject* tensor, PyObject* name);
   void read_product(const CudaNumber& step, bool empty);
   void read_kept(double step, bool empty);
-  CudaNumber beside_param(PyObject* tensor, const View& view) const;
+  CudaNumber beside_param(PyObject* tensor, const View& view, bool always = false) const;
   Scratch::Count counter(PyObject* tensor, const View* view, const char* name) const;
 
   void take(int array, PyObject* whole, const char* name);
@@ -117,6 +124,7 @@ class ParamReader {
   unsigned used_ = 0;  // a bit for each state that the options use
   bool has_master_ = false, rounds_at_random_ = false;
   bool capturable_ = false, counts_on_device_ = false;
+  bool lr_on_host_ = false;
   bool is_on_cuda_ = false;  // some parameter
   // What the latest rule and dither were made for.
   double last_step_ = -1, last_product_ = 0, last_dither_ = -1, last_half_dither_ = -1;
@@ -127,6 +135,7 @@ class ParamReader {
   PyObject* param_ = nullptr;
   View view_{};
   int device_ = cpu_device;
+  bool captured_ = false;     // by a graph
   PyObject* like_ = nullptr;  // what view_ is of: the parameter, its local part or a dense copy
   Item item_{};
   Packing* packing_ = nullptr;          // the item's, if it needs one
@@ -141,6 +150,8 @@ class ParamReader {
   int layout_ = Layouts::plain;
 
   int64_t elements_ = 0;  // of all items so far
+  bool met_a_graph_ = false;
+  std::map<int, bool> captures_;  // of the devices so far
   Py_ssize_t state_position_ = 0;
   bool out_of_order_ = false;
 };

@@ -3,6 +3,9 @@
 
 #include <pybind11/pybind11.h>
 
+#include <stdexcept>
+#include <string>
+
 #include "bindings/cuda.h"
 
 namespace fastopt {
@@ -34,6 +37,18 @@ class Scaling {
   double scale() const { return on_device() && has_scale() ? number(grad_scale_) : scale_; }
   bool found_inf() const {
     return (on_device() && has_found_inf() ? number(found_inf_) : found_) != 0;
+  }
+
+  // Throws for a number of which a graph's replays would have the one of its capture.
+  void check_captured() const {
+    const auto check = [](const char* name, bool on_host) {
+      if (!on_host) return;
+      throw std::runtime_error(std::string(name) +
+                               ": expected a float32 or float64 tensor of one element on the "
+                               "device while a CUDA graph captures the step");
+    };
+    check("grad_scale", has_scale() && !scale_at_.number.on_device());
+    check("found_inf", has_found_inf() && !found_at_.number.on_device());
   }
 
  private:

@@ -80,8 +80,9 @@ class Walk {
 
   py::list left_over() { return list_of(scratch_->left_over); }
 
-  // Once the norm has been taken, nothing can fail but torch itself.
+  // Once the norm has been taken, nothing can fail but torch itself and launches.
   void write(int threads, const Scaling& scaling) {
+    if (reader_.met_a_graph()) scaling.check_captured();
     const bool kernels_skip = kernels_can_skip(scaling);
     if (!kernels_skip && scaling.found_inf()) return;
     const CudaNumber factor = grad_factor(*scratch_.get(), optimizer_, tail_, threads, scaling);
@@ -90,6 +91,9 @@ class Walk {
       if (scratch_->updated.empty()) optimizer_.warn_unfused(left_over());
       optimizer_.step_with_torch(left_over(), scaling.scale());
     }
+    const float* found_inf =
+        kernels_skip ? static_cast<const float*>(scaling.found_at().number.at) : nullptr;
+    step_on_devices(scratch_->cuda, factor, found_inf, scratch_->left_over.size());
     Insisting insisting;
     for (auto& fresh : scratch_->new_states) insisting.run([&] { commit(fresh); });
     for (const auto& count : scratch_->counts) count.store();
@@ -97,9 +101,6 @@ class Walk {
     for (std::size_t i = 0; i < scratch_->items.size(); ++i) {
       scratch_->items[i].rule = &scratch_->rules[scratch_->rule_of_item[i]];
     }
-    const float* found_inf =
-        kernels_skip ? static_cast<const float*>(scaling.found_at().number.at) : nullptr;
-    step_on_devices(scratch_->cuda, factor, found_inf);
     if (scratch_->holds) {
       py::gil_scoped_release released;
       run(scratch_->items, threads);
@@ -158,7 +159,9 @@ class Walk {
       optimizer_.check_storage(plan.group);
       plan.wanted = state_dtype(group);
     }
-    plan.lr = device_number(lookup(group, names.lr), plan.capturable);
+    PyObject* const lr = lookup(group, names.lr);
+    plan.lr = device_number(lr, plan.capturable);
+    plan.lr_on_host = lr != nullptr && torch_.is_plain(lr) && !plan.lr.number.on_device();
     if (is_set(group, names.differentiable)) {
       plan.to_torch = "differentiable=True";
     } else if (watched_) {

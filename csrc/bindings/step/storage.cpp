@@ -58,6 +58,7 @@ bool ParamReader::is_stored_otherwise(int i, const View& view) {
 // Asks for the state anew, and notes what is to be stored with the rest.
 PyObject* ParamReader::convert_state(int i) {
   must_hold();
+  check_no_new_state(spec_.states[i]);
   const py::dict converted = optimizer_.converted(group_, param_, spec_.states[i]);
   if (!fresh_.entries) fresh_.entries = py::dict();
   if (PyDict_Update(fresh_.entries.ptr(), converted.ptr()) != 0) throw py::error_already_set();
@@ -136,7 +137,7 @@ void ParamReader::read_rounding() {
   if (tensor == nullptr) return;
   View view;
   const bool readable = look(tensor, &view);
-  const bool on_device = readable && is_beside_param(view);
+  const bool on_device = readable && is_beside_param(view, false);
   if (!readable || (!on_device && !on_cpu(view)) || view.dtype.code != kDLInt ||
       view.dtype.bits != 64 || element_count(view) != 2 || !is_contiguous(view) ||
       !is_aligned(view)) {
@@ -151,6 +152,7 @@ void ParamReader::read_rounding() {
     const CudaNumber count = CudaNumber::lying(numbers + 1, CudaNumber::Type::int64);
     scratch_.cuda.counters.push_back({{count, 1, 1}, device_});
   } else {
+    check_not_captured("rounding");
     const uint64_t count = static_cast<uint64_t>(numbers[1]) + 1;
     packing().seed = static_cast<uint64_t>(numbers[0]);
     packing().offset |= count;

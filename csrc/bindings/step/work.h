@@ -31,6 +31,7 @@ struct Plan {
   StateDtype wanted = StateDtype::own;
   bool has_master = false, rounds_at_random = false;
   bool capturable = false, counts_on_device = false;
+  bool lr_on_host = false;         // in a tensor
   const char* to_torch = nullptr;  // why all of it needs torch's step
   std::size_t begin = 0, end = 0;  // its candidates
 };
@@ -158,6 +159,7 @@ struct Spec {
     for (int k = 0; k < rule->kept_count(); ++k) {
       kept.push_back(PyUnicode_InternFromString(rule->kept_name(k)));
     }
+    counts_itself = !rule->counts_steps();
     if (const char* name = rule->product_name()) product = PyUnicode_InternFromString(name);
   }
   // What a state is stored in, as Python says: a DType, -1 for codes of 8 bits, or not asked yet.
@@ -180,6 +182,7 @@ struct Spec {
   std::string name;
   std::vector<PyObject*> states, scales, kept;
   PyObject* product = nullptr;  // where the rule keeps one
+  bool counts_itself;           // steps, which torch's class does not
   std::vector<std::unique_ptr<Scratch>> idle;
 
  private:

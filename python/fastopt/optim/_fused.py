@@ -184,7 +184,8 @@ class Fused(Tail, Loading, Reports):
         """A state tensor as torch's class would make it."""
         self._check_engines(group, name)
         if name in ("step", "ema_weight", self._product):
-            on_device = group.get("capturable") or group.get("fused")
+            ours = name == "ema_weight" or self._counts_itself
+            on_device = ours or group.get("capturable") or group.get("fused")
             double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
             starts_at_1 = name == self._product
             if name == "ema_weight":  # an average without one has begun as the parameter

@@ -89,6 +89,8 @@ class Loading(Storage):
             if name == "step":  # torch keeps it as it comes, in 16 bits, too
                 if value.dtype in (torch.bfloat16, torch.float16):
                     made[name] = value.to(torch.float32)
+                if self._counts_itself:
+                    made[name] = made[name].to(param.device)
             elif name in ("ema_weight", self._product, *self._kept):
                 made[name] = value.to(made[name].device) if name in made else value
             else:

@@ -105,6 +105,11 @@ class Storage(Optimizer):
         """The states that are sums or averages of squares, or divisors of another kind."""
         return tuple(_C.square_states(self._rule))
 
+    @property
+    def _counts_itself(self) -> bool:
+        """Whether a count of steps is ours and none of torch's class. On a device it is kept there."""
+        return not _C.counts_steps(self._rule)
+
     def _storage_options(
         self,
         state_dtype: StateDtype,
