@@ -152,8 +152,13 @@ def total(x: Any) -> Number:
     if isinstance(x, Symbol):
         return summed("total", x)
     if isinstance(x, torch.Tensor):
-        return Number("input", (), float(x.detach().double().sum()))
+        return _whole(x.detach().double().sum())
     return Number("input", (), float(tree_sum(x.reshape(-1).astype(np.float64))))
+
+
+def _whole(sum: Any) -> Number:
+    """The Number of a torch tensor's sum; of a DTensor's, that of all its parts."""
+    return Number("input", (), float(sum.full_tensor() if hasattr(sum, "full_tensor") else sum))
 
 
 def mean(x: Any) -> Number:
@@ -174,7 +179,7 @@ def norm(x: Any) -> Number:
     if isinstance(x, Symbol):
         return number("root", summed("squares", x))
     if isinstance(x, torch.Tensor):
-        return Number("input", (), float(x.detach().double().square().sum().sqrt()))
+        return number("root", _whole(x.detach().double().square().sum()))
     wide = x.reshape(-1).astype(np.float64)
     return number("root", Number("input", (), float(tree_sum(wide * wide))))
 
@@ -184,7 +189,7 @@ def count(condition: Any) -> Number:
     if isinstance(condition, Symbol):
         return total(where(condition, 1.0, 0.0))
     if isinstance(condition, torch.Tensor):
-        return Number("input", (), float(condition.sum()))
+        return _whole(condition.sum())
     return Number("input", (), float(np.count_nonzero(condition)))
 
 
