@@ -42,15 +42,13 @@ struct Adam {
   static bool counts_steps(const Options&) { return true; }
 
   Gradient<T> gradient;
-  T step_size, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, shrinkage;
+  Averages<T> averages;
+  T step_size, eps, shrinkage;
   bool eps_inside_sqrt;
 
   FASTOPT_HOST_DEVICE Adam(const Options& o, double step)
       : gradient(o),
-        beta1(static_cast<T>(o.beta1)),
-        one_minus_beta1(static_cast<T>(1 - o.beta1)),
-        beta2(static_cast<T>(o.beta2)),
-        one_minus_beta2(static_cast<T>(1 - o.beta2)),
+        averages(o),
         shrinkage(static_cast<T>(o.decoupled_weight_decay ? gradient.decouple(o) : 1)),
         eps_inside_sqrt(o.eps_inside_sqrt) {
     double c1 = o.bias_correction ? 1 - power(o.beta1, step) : 1;
@@ -64,8 +62,7 @@ struct Adam {
   FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& exp_avg, V& exp_avg_sq,
                                       Maximum& max_exp_avg_sq) const {
     V g = gradient(param, grad);
-    exp_avg = beta1 * exp_avg + one_minus_beta1 * g;
-    exp_avg_sq = beta2 * exp_avg_sq + one_minus_beta2 * (g * g);
+    averages.take_in(g, exp_avg, exp_avg_sq);
     V v = exp_avg_sq;
     if constexpr (present<Maximum>) v = max_exp_avg_sq = maximum(max_exp_avg_sq, v);
     V denom = denominator(v, eps, eps_inside_sqrt);

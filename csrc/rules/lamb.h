@@ -39,16 +39,11 @@ struct LAMB {
   Gradient<T> gradient;
   bool adapts;  // by the ratio of the norms
   double lr;
-  T beta1, one_minus_beta1, beta2, one_minus_beta2, correction, eps;
+  Averages<T> averages;
+  T correction, eps;
 
   FASTOPT_HOST_DEVICE LAMB(const Options& o, double step)
-      : gradient(o),
-        adapts(o.always_adapt || o.weight_decay != 0),
-        lr(o.lr),
-        beta1(static_cast<T>(o.beta1)),
-        one_minus_beta1(static_cast<T>(1 - o.beta1)),
-        beta2(static_cast<T>(o.beta2)),
-        one_minus_beta2(static_cast<T>(1 - o.beta2)) {
+      : gradient(o), adapts(o.always_adapt || o.weight_decay != 0), lr(o.lr), averages(o) {
     const double c1 = o.bias_correction ? 1 - power(o.beta1, step) : 1;
     const double c2 = o.bias_correction ? 1 - power(o.beta2, step) : 1;
     const double root = __builtin_sqrt(c2);
@@ -59,8 +54,7 @@ struct LAMB {
   template <class V>
   FASTOPT_HOST_DEVICE void operator()(V&, V grad, V& exp_avg, V& exp_avg_sq) const {
     V g = gradient.sign * grad;
-    exp_avg = beta1 * exp_avg + one_minus_beta1 * g;
-    exp_avg_sq = beta2 * exp_avg_sq + one_minus_beta2 * (g * g);
+    averages.take_in(g, exp_avg, exp_avg_sq);
   }
 
   template <class V>

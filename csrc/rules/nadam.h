@@ -44,14 +44,12 @@ struct NAdam {
   }
 
   Gradient<T> gradient;
-  T of_grad, of_avg, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, shrinkage;
+  Averages<T> averages;
+  T of_grad, of_avg, eps, shrinkage;
 
   FASTOPT_HOST_DEVICE NAdam(const Options& o, double step, double mu_product)
       : gradient(o),
-        beta1(static_cast<T>(o.beta1)),
-        one_minus_beta1(static_cast<T>(1 - o.beta1)),
-        beta2(static_cast<T>(o.beta2)),
-        one_minus_beta2(static_cast<T>(1 - o.beta2)),
+        averages(o),
         shrinkage(static_cast<T>(o.decoupled_weight_decay ? gradient.decouple(o) : 1)) {
     const double mu = factor(o, step), next_mu = factor(o, step + 1);
     const double root = __builtin_sqrt(1 - power(o.beta2, step));
@@ -63,8 +61,7 @@ struct NAdam {
   template <class V>
   FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& exp_avg, V& exp_avg_sq) const {
     V g = gradient(param, grad);
-    exp_avg = beta1 * exp_avg + one_minus_beta1 * g;
-    exp_avg_sq = beta2 * exp_avg_sq + one_minus_beta2 * (g * g);
+    averages.take_in(g, exp_avg, exp_avg_sq);
     V update = of_grad * g + of_avg * exp_avg;
     param = shrinkage * param - update / (sqrt(exp_avg_sq) + eps);
   }

@@ -33,15 +33,13 @@ struct RAdam {
   static bool counts_steps(const Options&) { return true; }
 
   Gradient<T> gradient;
-  T step_size, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, shrinkage;
+  Averages<T> averages;
+  T step_size, eps, shrinkage;
   bool adaptive;
 
   FASTOPT_HOST_DEVICE RAdam(const Options& o, double step)
       : gradient(o),
-        beta1(static_cast<T>(o.beta1)),
-        one_minus_beta1(static_cast<T>(1 - o.beta1)),
-        beta2(static_cast<T>(o.beta2)),
-        one_minus_beta2(static_cast<T>(1 - o.beta2)),
+        averages(o),
         eps(static_cast<T>(o.eps)),
         shrinkage(static_cast<T>(o.decoupled_weight_decay ? gradient.decouple(o) : 1)) {
     const double rate = o.lr / (1 - power(o.beta1, step)), factor = rectified(o.beta2, step);
@@ -52,8 +50,7 @@ struct RAdam {
   template <class V>
   FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& exp_avg, V& exp_avg_sq) const {
     V g = gradient(param, grad);
-    exp_avg = beta1 * exp_avg + one_minus_beta1 * g;
-    exp_avg_sq = beta2 * exp_avg_sq + one_minus_beta2 * (g * g);
+    averages.take_in(g, exp_avg, exp_avg_sq);
     V update = exp_avg;
     if (adaptive) update = exp_avg / (sqrt(exp_avg_sq) + eps);
     param = shrinkage * param - step_size * update;

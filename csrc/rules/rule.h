@@ -82,6 +82,25 @@ struct Gradient {
   }
 };
 
+// The two averages of Adam and its kin: of the gradient and of its square.
+template <class T>
+struct Averages {
+  T beta1, one_minus_beta1, beta2, one_minus_beta2;
+
+  template <class Options>
+  FASTOPT_HOST_DEVICE explicit Averages(const Options& o)
+      : beta1(static_cast<T>(o.beta1)),
+        one_minus_beta1(static_cast<T>(1 - o.beta1)),
+        beta2(static_cast<T>(o.beta2)),
+        one_minus_beta2(static_cast<T>(1 - o.beta2)) {}
+
+  template <class V>
+  FASTOPT_HOST_DEVICE void take_in(V g, V& exp_avg, V& exp_avg_sq) const {
+    exp_avg = beta1 * exp_avg + one_minus_beta1 * g;
+    exp_avg_sq = beta2 * exp_avg_sq + one_minus_beta2 * (g * g);
+  }
+};
+
 template <class Rule, class = void>
 constexpr bool keeps_product = false;
 template <class Rule>
