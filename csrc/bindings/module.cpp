@@ -12,9 +12,9 @@
 #include "bindings/apply.h"
 #include "bindings/cuda.h"
 #include "bindings/dropout.h"
+#include "bindings/facts.h"
 #include "bindings/lbfgs.h"
 #include "bindings/program_rule.h"
-#include "bindings/rules.h"
 #include "bindings/step/step.h"
 #include "bindings/tensor.h"
 #include "bindings/watchers.h"
@@ -33,15 +33,6 @@ py::dict cpu_targets() {
         py::dict("supported"_a = target.supported(), "description"_a = target.description);
   }
   return all;
-}
-
-std::vector<std::string> square_states(const std::string& name) {
-  const std::unique_ptr<fastopt::AnyRule> rule = fastopt::make_rule(name);
-  std::vector<std::string> states;
-  for (int i = 0; i < rule->state_count(); ++i) {
-    if (rule->is_square(i)) states.push_back(rule->state_name(i));
-  }
-  return states;
 }
 
 }  // namespace
@@ -63,12 +54,7 @@ PYBIND11_MODULE(_C, m) {
         "Whether a mode or a trace of torch is to see its operations.");
   m.def("call_with_grads", &fastopt::call_with_grads, "params"_a, "grads"_a, "function"_a,
         "Call a function while parameters have other gradients.");
-  m.def("square_states", &square_states, "rule"_a,
-        "The states of a rule that are never negative, as sums and averages of squares are.");
-  m.def(
-      "counts_steps",
-      [](const std::string& rule) { return fastopt::make_rule(rule)->counts_steps(); }, "rule"_a,
-      "Whether a rule's default options need the number of the step.");
+  fastopt::define_facts(m);
   fastopt::define_dropout(m);
   fastopt::define_lbfgs(m);
   fastopt::define_rules(m);

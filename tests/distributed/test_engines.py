@@ -102,7 +102,8 @@ def test_clipping_by_the_norm_of_a_piece(classes: Any, flat: list[Tensor], modul
             {"state_dtype": "int8"},
             'state_dtype="int8": .*; expected torch.bfloat16',
         ),
-        ("LAMB", {}, "LAMB, which steps by the norms of parameters: .*; expected a class"),
+        ("LAMB", {}, "LAMB, which steps by norms or sums of whole parameters: .*; expected a class"),
+        ("StableAdamW", {}, "StableAdamW, which steps by norms or sums of .*; expected a class"),
     ],
 )
 def test_what_is_of_whole_parameters(

@@ -67,7 +67,7 @@ def test_steps_equal_the_reference(
     for index, param in enumerate(params):
         assert coded(low.optimizer, param) == (states if index < len(CODED) else set()), param.shape
     for key in states:
-        square = key in low.optimizer._squares  # type: ignore[attr-defined]
+        square = key in low.optimizer._facts.squares  # type: ignore[attr-defined]
         state = low.optimizer.state[params[2]]
         assert state[key].dtype == (torch.uint8 if square else torch.int8)
         assert (state[f"{key}_scale"].shape, state[f"{key}_scale"].dtype) == ((8, 3), torch.float32)

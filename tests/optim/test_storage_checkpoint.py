@@ -403,3 +403,18 @@ def test_numbers_beside_a_scale_are_numbers() -> None:
     loaded = resumed.state[params_of(resumed)[0]]
     assert loaded["exp_avg"].dtype == torch.int8
     assert (decoded(loaded, "exp_avg") == 0).all()
+
+
+@pytest.mark.parametrize("stored", ["int8", torch.bfloat16])
+def test_what_a_program_keeps_beside_the_states_is_loaded_as_torch_loads_it(stored: Any) -> None:
+    mask = torch.rand(64, 64)
+    optimizers = []
+    for kind, options in ((torch.optim.AdamW, {}), (fastopt.optim.AdamW, {"state_dtype": stored})):
+        (param,) = parameters(shapes=[(64, 64)])
+        optimizer = kind([param], **options)
+        take_steps(optimizer, 0, 1)
+        optimizer.state[param] |= {"mask": mask.clone(), "mask_scale": torch.ones(64, 1)}
+        optimizer.load_state_dict(through_file(optimizer.state_dict()))
+        optimizers.append(optimizer.state[param])
+    for name in ("mask", "mask_scale"):
+        assert_same_bits(optimizers[1][name], optimizers[0][name], name)

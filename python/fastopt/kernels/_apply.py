@@ -9,10 +9,18 @@ from typing import Any, TypeAlias
 import torch
 
 from fastopt import _C
+from fastopt._facts import facts_of
 
 Array: TypeAlias = Any  # NumPy, torch, CuPy, memoryview, ...: there is no common base class
 Arrays: TypeAlias = Array | Sequence[Array]
 Steps: TypeAlias = int | Sequence[int]
+
+
+def apply_rule(rule: str, given: dict[str, Any]) -> None:
+    """Apply a rule to what a function of its arrays, ``step`` and its options was given."""
+    names = ("param", "grad", *facts_of(rule).states)
+    options = {name: it for name, it in given.items() if name not in names and name != "step"}
+    apply(rule, {name: given[name] for name in names}, given["step"], options)
 
 
 def apply(rule: str, arrays: dict[str, Arrays | None], step: Steps, options: dict[str, Any]) -> None:

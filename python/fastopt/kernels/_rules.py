@@ -1,8 +1,11 @@
-"""The update rules in place; see :mod:`fastopt.kernels`."""
+"""The update rules in place; see :mod:`fastopt.kernels`.
+
+Each function's signature is written by hand; what of it are arrays and what options the rule knows.
+"""
 
 from __future__ import annotations
 
-from ._apply import Arrays, Steps, apply, flag, number
+from ._apply import Arrays, Steps, apply, apply_rule, flag, number
 
 
 def sgd_(
@@ -41,21 +44,7 @@ def sgd_(
         )
     if bias_correction and not exponential_average:
         raise ValueError("bias_correction: expected exponential_average=True with it")
-    apply(
-        "sgd",
-        {"param": param, "grad": grad, "momentum_buffer": momentum_buffer},
-        step,
-        {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "maximize": maximize,
-            "exponential_average": exponential_average,
-            "bias_correction": bias_correction,
-        },
-    )
+    apply_rule("sgd", locals())
 
 
 def adagrad_(
@@ -71,18 +60,7 @@ def adagrad_(
     maximize: bool = False,
 ) -> None:
     """AdaGrad in place; see :func:`fastopt.reference.adagrad`."""
-    apply(
-        "adagrad",
-        {"param": param, "grad": grad, "sum": sum},
-        step,
-        {
-            "lr": lr,
-            "lr_decay": lr_decay,
-            "weight_decay": weight_decay,
-            "eps": eps,
-            "maximize": maximize,
-        },
-    )
+    apply_rule("adagrad", locals())
 
 
 def rmsprop_(
@@ -106,27 +84,7 @@ def rmsprop_(
 
     ``grad_avg`` is needed with ``centered``, ``momentum_buffer`` with ``momentum``.
     """
-    apply(
-        "rmsprop",
-        {
-            "param": param,
-            "grad": grad,
-            "square_avg": square_avg,
-            "grad_avg": grad_avg,
-            "momentum_buffer": momentum_buffer,
-        },
-        step,
-        {
-            "lr": lr,
-            "alpha": alpha,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "centered": centered,
-            "eps_inside_sqrt": eps_inside_sqrt,
-            "maximize": maximize,
-        },
-    )
+    apply_rule("rmsprop", locals())
 
 
 def adam_(
@@ -151,28 +109,7 @@ def adam_(
 
     ``max_exp_avg_sq`` is needed with ``amsgrad``.
     """
-    apply(
-        "adam",
-        {
-            "param": param,
-            "grad": grad,
-            "exp_avg": exp_avg,
-            "exp_avg_sq": exp_avg_sq,
-            "max_exp_avg_sq": max_exp_avg_sq,
-        },
-        step,
-        {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "bias_correction": bias_correction,
-            "eps_inside_sqrt": eps_inside_sqrt,
-            "maximize": maximize,
-        },
-    )
+    apply_rule("adam", locals())
 
 
 def adamw_(
@@ -193,23 +130,7 @@ def adamw_(
     maximize: bool = False,
 ) -> None:
     """AdamW in place: :func:`adam_` with decoupled decay; see :func:`fastopt.reference.adamw`."""
-    adam_(
-        param,
-        grad,
-        exp_avg,
-        exp_avg_sq,
-        max_exp_avg_sq,
-        step=step,
-        lr=lr,
-        betas=betas,
-        eps=eps,
-        weight_decay=weight_decay,
-        amsgrad=amsgrad,
-        decoupled_weight_decay=True,
-        bias_correction=bias_correction,
-        eps_inside_sqrt=eps_inside_sqrt,
-        maximize=maximize,
-    )
+    apply_rule("adam", {**locals(), "decoupled_weight_decay": True})
 
 
 def ema_(
@@ -252,20 +173,7 @@ def lamb_(
 
     The norms are those of each array. On the CPU only.
     """
-    apply(
-        "lamb",
-        {"param": param, "grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq},
-        step,
-        {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "bias_correction": bias_correction,
-            "maximize": maximize,
-            "always_adapt": always_adapt,
-        },
-    )
+    apply_rule("lamb", locals())
 
 
 def lion_(
@@ -280,12 +188,7 @@ def lion_(
     maximize: bool = False,
 ) -> None:
     """Lion in place; see :func:`fastopt.reference.lion`."""
-    apply(
-        "lion",
-        {"param": param, "grad": grad, "exp_avg": exp_avg},
-        step,
-        {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize},
-    )
+    apply_rule("lion", locals())
 
 
 def adadelta_(
@@ -302,12 +205,7 @@ def adadelta_(
     maximize: bool = False,
 ) -> None:
     """Adadelta in place; see :func:`fastopt.reference.adadelta`."""
-    apply(
-        "adadelta",
-        {"param": param, "grad": grad, "square_avg": square_avg, "acc_delta": acc_delta},
-        step,
-        {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize},
-    )
+    apply_rule("adadelta", locals())
 
 
 def radam_(
@@ -325,19 +223,7 @@ def radam_(
     maximize: bool = False,
 ) -> None:
     """RAdam in place; see :func:`fastopt.reference.radam`."""
-    apply(
-        "radam",
-        {"param": param, "grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq},
-        step,
-        {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "maximize": maximize,
-        },
-    )
+    apply_rule("radam", locals())
 
 
 def adamax_(
@@ -354,12 +240,7 @@ def adamax_(
     maximize: bool = False,
 ) -> None:
     """Adamax in place; see :func:`fastopt.reference.adamax`."""
-    apply(
-        "adamax",
-        {"param": param, "grad": grad, "exp_avg": exp_avg, "exp_inf": exp_inf},
-        step,
-        {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize},
-    )
+    apply_rule("adamax", locals())
 
 
 def nadam_(
@@ -383,18 +264,4 @@ def nadam_(
     ``mu_product``, one number for all arrays of the call, is the product of
     :func:`fastopt.reference.nadam_mu` of every step up to this one.
     """
-    apply(
-        "nadam",
-        {"param": param, "grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq},
-        step,
-        {
-            "mu_product": mu_product,
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum_decay": momentum_decay,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "maximize": maximize,
-        },
-    )
+    apply_rule("nadam", locals())

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from torch import Tensor
 
+from fastopt._facts import facts_of
 
-def check_options(
-    lr: float | Tensor,
-    betas: tuple[float | Tensor, float | Tensor],
-    **non_negative: float,
-) -> None:
-    """ValueError for the first option that is out of range."""
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError("Tensor lr must be 1-element")
-    if not lr >= 0:
-        raise ValueError(f"Invalid learning rate: {lr}; expected >= 0")
-    for index, beta in enumerate(betas):
-        if not 0 <= beta < 1:
-            raise ValueError(f"Invalid beta parameter at index {index}: {beta}; expected 0 <= beta < 1")
-    for name, value in non_negative.items():
-        if not value >= 0:
-            raise ValueError(f"Invalid {name} value: {value}; expected >= 0")
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {  # those of csrc/rules/rule.h
+    "any": (lambda value: value == value, "a number"),
+    "non_negative": (lambda value: value >= 0, ">= 0"),
+    "unit": (lambda value: 0 <= value < 1, "0 <= {} < 1"),
+    "closed_unit": (lambda value: 0 <= value <= 1, "0 <= {} <= 1"),
+}
+
+
+def check_options(rule: str, options: Mapping[str, Any]) -> None:
+    """ValueError for the first of a rule's options that is out of its range."""
+    for name, (default, accepted) in facts_of(rule).options.items():
+        if accepted not in RANGES:  # which any flag is
+            continue
+        holds, text = RANGES[accepted]
+        value = options[name]
+        if isinstance(default, tuple):
+            for index, beta in enumerate(value):
+                if not holds(beta):
+                    what = f"beta parameter at index {index}: {beta}"
+                    raise ValueError(f"Invalid {what}; expected {text.format('beta')}")
+            continue
+        if name == "lr" and isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError("Tensor lr must be 1-element")
+        if not holds(value):
+            what = "learning rate" if name == "lr" else f"{name} value"
+            raise ValueError(f"Invalid {what}: {value}; expected {text.format(name)}")

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from fastopt import _C
 from fastopt._threads import fit_for_forks
 from fastopt.optim import _engines
+from fastopt.optim._entries import Kind
 from fastopt.optim._hooks import hooked
 from fastopt.optim._loading import Loading
 from fastopt.optim._report import Reports, torchs_class
@@ -67,9 +68,6 @@ class Fused(Tail, Loading, Reports):
 
     _extras: ClassVar[dict[str, Any]] = {}
     """Options that torch's class lacks, with the values at which the two agree."""
-
-    _has_norms: ClassVar[bool] = False
-    """Whether a step asks for the norms of single parameters."""
 
     _unread: ClassVar[tuple[str, ...]] = ()
     """Options that torch's class has and its step does not read."""
@@ -183,11 +181,12 @@ class Fused(Tail, Loading, Reports):
     def _new_state(self, group: Group, param: Tensor, name: str) -> Tensor:
         """A state tensor as torch's class would make it."""
         self._check_engines(group, name)
-        if name in ("step", "ema_weight", self._product):
+        kind = self._kind(name)
+        if kind in (Kind.COUNT, Kind.NUMBER):
             ours = name == "ema_weight" or self._counts_itself
             on_device = ours or group.get("capturable") or group.get("fused")
             double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
-            starts_at_1 = name == self._product
+            starts_at_1 = name == self._facts.product
             if name == "ema_weight":  # an average without one has begun as the parameter
                 double = param.dtype == torch.float64
                 starts_at_1 = "ema" in self.state.get(param, {})
@@ -197,18 +196,18 @@ class Fused(Tail, Loading, Reports):
                 dtype=torch.float64 if double else torch.float32,
                 device=param.device if on_device else "cpu",
             )
-        if name == "rounding":
+        if kind is Kind.ROUNDING:
             return new_rounding(self, group, param)
         if (made := self._new_storage(group, param, name)) is not None:
             return made
         dtype = self._dtype_of_state(group, param, name)
         state = torch.empty_like(param, dtype=dtype, memory_format=torch.preserve_format)
-        copies = name == "ema" and not group["ema_bias_correction"]
+        copies = kind is Kind.AVERAGE and not group["ema_bias_correction"]
         return state.copy_(param.detach()) if copies else state.zero_()
 
     def _check_engines(self, group: Group, name: str) -> None:
         """Refuse what an engine's tensors in the parameters' place would make something else of."""
-        if name == "ema":
+        if self._kind(name) is Kind.AVERAGE:
             self._find_grad_norm_group()  # whose parts the averages are of
             _engines.refuse_copies(
                 self,
@@ -217,8 +216,8 @@ class Fused(Tail, Loading, Reports):
             )
         elif group.get("state_dtype") == "int8":
             _engines.refuse_copies(self, 'state_dtype="int8"', "torch.bfloat16 or torch.float32")
-        elif self._has_norms:
-            what = f"{type(self).__name__}, which steps by the norms of parameters"
+        elif self._facts.norms:
+            what = f"{type(self).__name__}, which steps by norms or sums of whole parameters"
             _engines.refuse_copies(self, what, "a class whose steps are elementwise")
 
     @fit_for_forks()

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from fastopt._threads import fit_for_forks
 from fastopt.optim._distributed import cut_like, first_row, is_dtensor, local_part
+from fastopt.optim._entries import Kind, scale_of, torchs_of
 from fastopt.optim._stepped import Entries
-from fastopt.optim._storage import CODES, DTYPES, Storage, decoded
+from fastopt.optim._storage import CODES, DTYPES, HALVES, Storage, decoded
 from fastopt.optim._tail import with_weight
 from fastopt.reference.codes import encode_blocks
 from fastopt.reference.dither import BLOCK
@@ -82,16 +83,16 @@ class Loading(Storage):
         """A parameter's state: what torch has ``made`` of it, with what that lost from ``saved``."""
         saved = with_weight(group, saved)
         made = {key: value for key, value in made.items() if key in saved}
-        scales = {f"{name}_scale" for name in saved}
         for name, value in saved.items():
-            if not isinstance(value, Tensor) or name in scales:
+            kind = self._kind(name)
+            if not isinstance(value, Tensor) or kind in (Kind.SCALE, Kind.FOREIGN):
                 continue
-            if name == "step":  # torch keeps it as it comes, in 16 bits, too
-                if value.dtype in (torch.bfloat16, torch.float16):
+            if kind is Kind.COUNT:  # torch keeps it as it comes, in 16 bits, too
+                if value.dtype in HALVES:
                     made[name] = value.to(torch.float32)
                 if self._counts_itself:
                     made[name] = made[name].to(param.device)
-            elif name in ("ema_weight", self._product, *self._kept):
+            elif kind is Kind.NUMBER:
                 made[name] = value.to(made[name].device) if name in made else value
             else:
                 made |= self._in_its_dtype(group, param, name, saved, made[name])
@@ -106,7 +107,7 @@ class Loading(Storage):
     ) -> Entries:
         dtype = self._dtype_of_state(group, param, name)
         plain = type(made) in (Tensor, torch.nn.Parameter)
-        has_codes = f"{name}_scale" in saved or saved[name].dtype in CODES
+        has_codes = scale_of(name) in saved or saved[name].dtype in CODES
         if not has_codes and made.dtype == dtype and (plain or is_dtensor(made)):
             return {}
         return self._stored(group, param, name, saved)
@@ -118,20 +119,21 @@ class Loading(Storage):
 
     def _without_ours(self, param: Tensor, state: Mapping[str, Any]) -> Entries:
         """What torch's class keeps of a state, as it stores that, and what a program has put there."""
-        rule = set(self._torch_states)
-        ours = {"step", "ema", "ema_weight", "param_low", "master", "rounding"} - rule
-        ours |= {f"{name}_scale" for name in rule}
-        kept = {name: value for name, value in state.items() if name not in ours}
-        for name in rule - {"step", self._product}:
-            if isinstance(state.get(name), Tensor):
+        kept = {}
+        for name, value in state.items():
+            kind = self._kind(name)
+            if name not in torchs_of(self._rule) and kind is not Kind.FOREIGN:
+                continue
+            if kind is Kind.STATE and isinstance(value, Tensor):
                 value = decoded(dict(state), name)
                 small = {value.dtype, param.dtype} <= {*DTYPES.values()}
-                kept[name] = value.to(param.dtype) if small else value
-        return {name: value for name, value in kept.items() if name not in ours}
+                value = value.to(param.dtype) if small else value
+            kept[name] = value
+        return kept
 
     def _stored(self, group: Entries, param: Tensor, name: str, saved: Entries) -> Entries:
         """New entries for a state, in the dtype of the options; None for a scale that is no more."""
-        dtype, scale = self._dtype_of_state(group, param, name), f"{name}_scale"
+        dtype, scale = self._dtype_of_state(group, param, name), scale_of(name)
         value, local = saved[name].detach(), local_part(param)
         if value.dtype in CODES:
             self._check_codes(param, name, value, saved.get(scale))

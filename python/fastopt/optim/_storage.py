@@ -54,10 +54,9 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-from fastopt import _C
 from fastopt.optim._distributed import cut_like, first_index, first_row, is_dtensor, local_part
+from fastopt.optim._entries import Kind, Ruled, scale_of, torchs_of
 from fastopt.reference.codes import decode_blocks, is_worth_codes
 from fastopt.reference.dither import BLOCK
 
@@ -66,10 +65,11 @@ StateDtype: TypeAlias = torch.dtype | Literal["float32", "bfloat16", "float16", 
 HALVES = (torch.bfloat16, torch.float16)
 LONGEST_VECTOR = 1 << 18  # of elements; what is longer is no bias but many parameters, flattened
 CODES = {torch.int8: "signed8", torch.uint8: "root8"}
+WHOLE = {Kind.LOW: torch.int16, Kind.ROUNDING: torch.int64}  # what holds no real numbers
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Storage(Optimizer):
+class Storage(Ruled):
     """Mixin: an optimizer whose parameters and states are stored as its groups ask."""
 
     _storage: ClassVar[dict[str, Any]] = {
@@ -80,9 +80,6 @@ class Storage(Optimizer):
     }
     """The options that ask for nothing."""
 
-    _rule: ClassVar[str]
-    """The update rule's name, from which ``_squares`` follows."""
-
     _no_int8: ClassVar[str | None] = None
     """Why its states cannot be kept in 8 bits."""
 
@@ -91,24 +88,10 @@ class Storage(Optimizer):
     _places: dict[int, tuple[int, int]] | None = None
     """By the identities of parameters, where they stood in the groups when somebody last asked."""
 
-    _product: ClassVar[str | None] = None
-    """A number that each parameter keeps beside ``step``: the product of every step's factor."""
-
-    _kept: ClassVar[tuple[str, ...]] = ()
-    """Other numbers that a rule in Python keeps for each parameter, in double."""
-
-    _torch_states: ClassVar[tuple[str, ...]]
-    """The states that torch's class keeps, where there is one."""
-
-    @property
-    def _squares(self) -> tuple[str, ...]:
-        """The states that are sums or averages of squares, or divisors of another kind."""
-        return tuple(_C.square_states(self._rule))
-
     @property
     def _counts_itself(self) -> bool:
         """Whether a count of steps is ours and none of torch's class. On a device it is kept there."""
-        return not _C.counts_steps(self._rule)
+        return not self._facts.counts_steps
 
     def _storage_options(
         self,
@@ -125,7 +108,7 @@ class Storage(Optimizer):
                 'torch.float16 (or their names), "int8" or None'
             )
         name = type(self).__name__
-        if stored == "float16" and self._squares:
+        if stored == "float16" and self._facts.squares:
             raise ValueError(
                 f"state_dtype=torch.float16: {name} keeps squares or sizes of gradients, which "
                 "float16 cannot hold below 6e-8; expected torch.bfloat16 or torch.float32"
@@ -173,18 +156,19 @@ class Storage(Optimizer):
     def _new_storage(self, group: dict[str, Any], param: Tensor, name: str) -> Tensor | None:
         """A state that only storage knows, or None."""
         self._check_storage(group)
-        if name == "param_low":
+        kind = self._kind(name)
+        if kind is Kind.LOW:
             return torch.zeros_like(param, dtype=torch.int16)
-        if name == "master":
+        if kind is Kind.MASTER:
             return param.detach().to(torch.float32, copy=True)
-        if name.endswith("_scale"):
+        if kind is Kind.SCALE:
             part, blocks = local_part(param), -(-prod(param.shape[1:]) // BLOCK)
             return cut_like(param, torch.zeros(part.shape[0], blocks, device=part.device), blocks)
         self._warn_of_squares(group, param, name)
         return None
 
     def _warn_of_squares(self, group: dict[str, Any], param: Tensor, name: str) -> None:
-        if name in self._squares and self._dtype_of_state(group, param, name) == torch.float16:
+        if name in self._facts.squares and self._dtype_of_state(group, param, name) == torch.float16:
             warnings.warn(
                 f"fastopt.optim.{type(self).__name__} keeps {name} of float16 parameters in float16, "
                 "as torch does, which cannot hold squares below 6e-8 or above 65504; set state_dtype "
@@ -194,19 +178,19 @@ class Storage(Optimizer):
 
     def _dtype_of_state(self, group: dict[str, Any], param: Tensor, name: str) -> torch.dtype:
         """What a state of this parameter is stored in."""
-        own = {"param_low": torch.int16, "rounding": torch.int64}.get(name)
-        if own is not None:
-            return own
+        kind = self._kind(name)
+        if kind in WHOLE:
+            return WHOLE[kind]
         if param.dtype not in (torch.float32, *HALVES):
             return param.dtype
-        if name in ("ema", "master") or name.endswith("_scale"):
+        if kind in (Kind.AVERAGE, Kind.MASTER, Kind.SCALE):
             return torch.float32
         wanted = dtype_as_text(group.get("state_dtype"))
         if wanted == "int8":
             if not is_worth_blocks(param):
                 self._warn_flat(param)
                 return torch.float32
-            return torch.uint8 if name in self._squares else torch.int8
+            return torch.uint8 if name in self._facts.squares else torch.int8
         if wanted is not None:
             return DTYPES[wanted]
         return torch.float32 if group.get("master_weights") else param.dtype
@@ -254,11 +238,10 @@ class Storage(Optimizer):
         return {**packed, "state": states, "param_groups": groups}
 
     def _state_in_torch_format(self, param: Tensor, state: dict[str, Any]) -> dict[str, Any]:
-        kept = {name: decoded(state, name) for name in self._torch_states if name in state}
-        as_they_are = ("step", self._product)
+        kept = {name: decoded(state, name) for name in torchs_of(self._rule) if name in state}
         return {
             name: value.to(param.dtype)
-            if name not in as_they_are and isinstance(value, Tensor)
+            if self._kind(name) is Kind.STATE and isinstance(value, Tensor)
             else value
             for name, value in kept.items()
         }
@@ -267,7 +250,7 @@ class Storage(Optimizer):
 def holds_codes(state: dict[str, Any], name: str) -> bool:
     """Whether an entry is codes of 8 bits: by its dtype, whatever stands beside it."""
     value = state[name]
-    return isinstance(value, Tensor) and value.dtype in CODES and f"{name}_scale" in state
+    return isinstance(value, Tensor) and value.dtype in CODES and scale_of(name) in state
 
 
 def in_one_dtype(state: dict[str, Any]) -> dict[str, Any]:
@@ -295,7 +278,7 @@ def decoded(state: dict[str, Any], name: str) -> Any:
     """An entry of a parameter's state; numbers where that holds codes."""
     if not holds_codes(state, name):
         return state[name]
-    codes, scales = (local_part(it.detach()) for it in (state[name], state[f"{name}_scale"]))
+    codes, scales = (local_part(it.detach()) for it in (state[name], state[scale_of(name)]))
     numbers = torch.from_numpy(decode_blocks(codes.cpu().numpy(), scales.cpu().numpy()))
     return cut_like(state[name], numbers.to(codes.device))
 

@@ -43,7 +43,6 @@ class Adadelta(Fused, torch.optim.Adadelta):
     """
 
     _rule = "adadelta"
-    _torch_states = ("step", "square_avg", "acc_delta")
 
     def __init__(
         self,

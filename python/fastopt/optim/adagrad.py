@@ -45,7 +45,6 @@ class Adagrad(Fused, torch.optim.Adagrad):
 
     _rule = "adagrad"
     _unread = ("initial_accumulator_value",)  # but when the state is made
-    _torch_states = ("step", "sum")
     _no_int8 = "keeps sums that only grow, to which steps of 8 bits add more noise than gradient"
 
     def __init__(

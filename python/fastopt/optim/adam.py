@@ -52,7 +52,6 @@ class Adam(Fused, torch.optim.Adam):
     """
 
     _rule = "adam"
-    _torch_states = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
     _extras: ClassVar[dict[str, Any]] = {"bias_correction": True, "eps_inside_sqrt": False}
 
     def __init__(

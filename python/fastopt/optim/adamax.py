@@ -42,7 +42,6 @@ class Adamax(Fused, torch.optim.Adamax):
     """
 
     _rule = "adamax"
-    _torch_states = ("step", "exp_avg", "exp_inf")
 
     def __init__(
         self,

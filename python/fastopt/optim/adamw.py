@@ -43,7 +43,6 @@ class AdamW(Fused, torch.optim.AdamW):
     """
 
     _rule = "adam"
-    _torch_states = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
     _extras: ClassVar[dict[str, Any]] = {"bias_correction": True, "eps_inside_sqrt": False}
 
     def __init__(

@@ -63,7 +63,6 @@ class LAMB(Fused):
     """
 
     _rule = "lamb"
-    _has_norms = True
     _extras: ClassVar[dict[str, Any]] = {"always_adapt": False}
     _no_int8 = "forms its update twice, from states that are numbers"
 
@@ -84,19 +83,17 @@ class LAMB(Fused):
         ema_bias_correction: bool = False,
         state_dtype: StateDtype = None,
     ) -> None:
-        check_options(lr, betas, eps=eps, weight_decay=weight_decay)
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "bias_correction": bias_correction,
-                "maximize": maximize,
-                "always_adapt": always_adapt,
-            },
-        )
+        options = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "bias_correction": bias_correction,
+            "maximize": maximize,
+            "always_adapt": always_adapt,
+        }
+        check_options(self._rule, options)
+        super().__init__(params, options)
         self._set_extras(
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
             **self._storage_options(state_dtype, False, False),

@@ -58,10 +58,9 @@ class Lion(Fused):
         stochastic_rounding: bool = False,
         rounding_seed: int = 0,
     ) -> None:
-        check_options(lr, betas, weight_decay=weight_decay)
-        super().__init__(
-            params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
-        )
+        options = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
+        check_options(self._rule, options)
+        super().__init__(params, options)
         self._set_extras(
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
             **self._storage_options(state_dtype, master_weights, stochastic_rounding, rounding_seed),

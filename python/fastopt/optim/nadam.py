@@ -49,8 +49,6 @@ class NAdam(Fused, torch.optim.NAdam):
     """
 
     _rule = "nadam"
-    _product = "mu_product"
-    _torch_states = ("step", "mu_product", "exp_avg", "exp_avg_sq")
 
     def __init__(
         self,

@@ -51,7 +51,6 @@ class RAdam(Fused, torch.optim.RAdam):
     """
 
     _rule = "radam"
-    _torch_states = ("step", "exp_avg", "exp_avg_sq")
 
     def __init__(
         self,

@@ -51,7 +51,6 @@ class RMSprop(Fused, torch.optim.RMSprop):
     """
 
     _rule = "rmsprop"
-    _torch_states = ("step", "square_avg", "grad_avg", "momentum_buffer")
     _extras: ClassVar[dict[str, Any]] = {"eps_inside_sqrt": False}
 
     def __init__(

@@ -53,7 +53,6 @@ class SGD(Fused, torch.optim.SGD):
     """
 
     _rule = "sgd"
-    _torch_states = ("momentum_buffer",)
     _unread = ("differentiable",)
     _extras: ClassVar[dict[str, Any]] = {"exponential_average": False, "bias_correction": False}
 

@@ -162,7 +162,6 @@ def make_class(rule: Rule, name: str, module: str) -> type[RuleOptimizer]:
             "__doc__": f"{text}\n\nArgs:{AROUND.format(options=listed)}",
             "__module__": module,
             "_rule": rule.name,
-            "_kept": tuple(rule.kept),
             "rule": rule,
         },
     )
