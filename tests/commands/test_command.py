@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from fastopt import __main__ as command
-from fastopt import _arguments, _output, bench, demo, demo_precision, verify
+from fastopt import _arguments, _output, bench, demo, verify
+from fastopt.demo import optimizers, precision
 from fastopt.verify import show
 from fastopt.verify.compare import Report, Row
 
@@ -146,8 +147,8 @@ def test_interrupted_demos_keep_what_they_have(
 ) -> None:
     pytest.importorskip("sklearn")
     for module, function, options in (
-        (demo, "compare", ["--epochs", "1"]),
-        (demo_precision, "train", ["--quick", "--seeds", "1"]),
+        (optimizers, "compare", ["--epochs", "1"]),
+        (precision, "train", ["--quick", "--seeds", "1"]),
     ):
         right, calls = getattr(module, function), iter(range(10))
 

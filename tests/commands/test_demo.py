@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fastopt import demo
+from fastopt.demo import optimizers
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
@@ -27,8 +28,8 @@ def digits() -> demo.Digits:
     return demo.load_digits()
 
 
-def train(digits: demo.Digits, name: str, seed: int = 3) -> demo.Comparison:
-    return demo.compare(name, digits, 1, seed, lambda: None)
+def train(digits: demo.Digits, name: str, seed: int = 3) -> optimizers.Comparison:
+    return optimizers.compare(name, digits, 1, seed, lambda: None)
 
 
 def test_the_whole_run(
@@ -52,12 +53,12 @@ def test_the_whole_run(
     assert [result["name"] for result in facts["results"]] == ["SGD", "AdamW"]
     for result in facts["results"]:
         for library in ("fastopt", "torch"):
-            assert result[library]["accuracy"] >= demo.MIN_ACCURACY
+            assert result[library]["accuracy"] >= optimizers.MIN_ACCURACY
             assert len(result[library]["curve"]) == facts["epochs"]
         assert result["speedup"] > 0
 
 
-@pytest.mark.parametrize("name", demo.OPTIMIZERS)
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 def test_fastopt_trains_as_torch_does(digits: demo.Digits, name: str) -> None:
     found = train(digits, name)
     assert found.fastopt.accuracy > 50  # an untrained network guesses one in ten
@@ -66,7 +67,7 @@ def test_fastopt_trains_as_torch_does(digits: demo.Digits, name: str) -> None:
 
 
 def test_the_seed_decides_everything_but_the_times(digits: demo.Digits) -> None:
-    def without_times(found: demo.Comparison) -> demo.Comparison:
+    def without_times(found: optimizers.Comparison) -> optimizers.Comparison:
         sides = (replace(run, step_us=0.0) for run in (found.fastopt, found.torch))
         return replace(found, **dict(zip(("fastopt", "torch"), sides, strict=True)))
 
@@ -102,8 +103,8 @@ def test_a_run_that_falls_short_exits_2(tmp_path: Path, capsys: pytest.CaptureFi
     [(98.5, 98, 0), (98, 98.5, 0), (98.6, 98, 1), (97, 98, 1), (96.9, 97, 1), (10, 98, 2)],
 )
 def test_shortfalls(ours: float, theirs: float, count: int) -> None:
-    runs = [demo.Outcome(loss=0.1, accuracy=a, step_us=1.0, curve=[]) for a in (ours, theirs)]
-    assert len(demo.Comparison("Adam", *runs, 0.0).shortfalls()) == count
+    runs = [optimizers.Outcome(loss=0.1, accuracy=a, step_us=1.0, curve=[]) for a in (ours, theirs)]
+    assert len(optimizers.Comparison("Adam", *runs, 0.0).shortfalls()) == count
 
 
 @pytest.mark.parametrize("module", ["rich", "matplotlib", "sklearn"])

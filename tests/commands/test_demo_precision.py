@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastopt import demo, demo_gpt
-from fastopt import demo_precision as precision
+from fastopt import demo
+from fastopt.demo import gpt, precision
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
@@ -99,17 +99,17 @@ def test_the_rate_rises_and_falls_to_nothing() -> None:
 
 
 def test_the_text() -> None:
-    learned, unseen, characters = demo_gpt.load_text()
+    learned, unseen, characters = gpt.load_text()
     assert len(unseen) == pytest.approx((len(learned) + len(unseen)) / 10, rel=0.1)
     assert int(torch.cat([learned, unseen]).max()) == characters - 1
-    first, again = (demo_gpt.draw_batches(learned, 3, 2) for _ in range(2))
+    first, again = (gpt.draw_batches(learned, 3, 2) for _ in range(2))
     for (inputs, answers), (same, _) in zip(first, again, strict=True):
         assert torch.equal(inputs, same)
         assert torch.equal(inputs[:, 1:], answers[:, :-1])
 
 
 def test_the_gpt_sees_only_what_came_before() -> None:
-    network = demo_gpt.build_network(7, seed=0)
+    network = gpt.build_network(7, seed=0)
     text = torch.arange(10).remainder(7)[None]
     changed = text.clone()
     changed[0, 6] = 0

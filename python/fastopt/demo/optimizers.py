@@ -2,14 +2,12 @@
 
     python -m fastopt demo [--epochs N] [--seed N] [--threads N] [--optimizers NAME ...]
                            [--json FILE] [--plot FILE]
-    python -m fastopt demo --precision ...    (see demo_precision.py)
 
-A small convolutional network learns the handwritten digits that scikit-learn ships (1797 images of
-8 x 8 pixels; Alpaydin & Kaynak 1998, UCI Machine Learning Repository). For each optimizer, two
-copies of one freshly initialised network see the same batches in the same order: one is stepped by
-fastopt.optim, the other by torch.optim with the same arguments. They take turns batch by batch, so
-whatever else the machine does disturbs both timings alike. Only ``optimizer.step()`` is timed, as
-training meets it: with caches full of the backward pass, so slower than step after step would be.
+A small convolutional network learns the digits (digits.py). For each optimizer, two copies of one
+freshly initialised network see the same batches in the same order: one is stepped by fastopt.optim,
+the other by torch.optim with the same arguments. They take turns batch by batch, so whatever else the
+machine does disturbs both timings alike. Only ``optimizer.step()`` is timed, as training meets it:
+with caches full of the backward pass, so slower than step after step would be.
 
 The exit status is 0 when every run reaches MIN_ACCURACY and each pair lies within MAX_GAP, and 2 when
 one falls short, the demo is interrupted, or a package of the extra ``fastopt[demo]`` is missing.
@@ -18,19 +16,16 @@ one falls short, the demo is interrupted, or a package of the extra ``fastopt[de
 from __future__ import annotations
 
 import argparse
-import importlib
 import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -38,12 +33,13 @@ import fastopt
 from fastopt import _output
 from fastopt._arguments import writable
 
+from .digits import Digits, build_network, load_digits, make_batches, report_missing_packages
+
 if TYPE_CHECKING:
     from rich.table import Table
 
 MIN_ACCURACY = 97.0  # % of the test set that every run must get right
 MAX_GAP = 0.5  # points of accuracy that may lie between fastopt and torch
-BATCH_SIZE = 64
 
 # The rates fall to 0 along half a cosine: small last steps leave two runs that differ in nothing
 # but rounding at the same accuracy.
@@ -54,41 +50,6 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "Adam": {"lr": 0.004},
     "AdamW": {"lr": 0.004, "weight_decay": 0.3},
 }
-
-
-class Digits(NamedTuple):
-    """Images, float32 [n, 1, 8, 8] in [0, 1], and labels, int64 [n]."""
-
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-
-
-def load_digits() -> Digits:
-    """The data, split once and for all: one stratified third is the test set, whatever the seed."""
-    # scikit-learn carries no type annotations; import_module keeps the type checker out of it.
-    load = importlib.import_module("sklearn.datasets").load_digits
-    split = importlib.import_module("sklearn.model_selection").train_test_split
-    images, labels = load(return_X_y=True)
-    train, test = split(range(len(labels)), test_size=1 / 3, stratify=labels, random_state=0)
-    images = torch.tensor(images, dtype=torch.float32).div_(16).reshape(-1, 1, 8, 8)
-    labels = torch.tensor(labels, dtype=torch.int64)
-    return Digits(images[train], labels[train], images[test], labels[test])
-
-
-def build_network(seed: int) -> nn.Module:
-    """The network, initialised from ``seed``; torch's global random state stays as it is."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        # A bias before batch normalisation has no effect: its gradient is nothing but rounding.
-        first = nn.Conv2d(1, 16, kernel_size=3, padding=1, bias=False)
-        second = nn.Conv2d(16, 32, kernel_size=3, padding=1, bias=False)
-        return nn.Sequential(
-            *(first, nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)),
-            *(second, nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten()),
-            nn.Linear(32 * 4 * 4, 10),
-        )
 
 
 @dataclass(frozen=True)
@@ -157,13 +118,6 @@ class Comparison:
         if (gap := abs(self.fastopt.accuracy - self.torch.accuracy)) > MAX_GAP:
             found.append(f"{self.name}: {gap:.2f} points between the two, more than {MAX_GAP:g}")
         return found
-
-
-def make_batches(data: Digits, epochs: int, seed: int) -> list[Tensor]:
-    """The batches of all epochs, each the numbers of its images."""
-    draw, count = torch.Generator().manual_seed(seed), len(data.train_labels)
-    orders = [torch.randperm(count, generator=draw) for _ in range(epochs)]
-    return [rows for order in orders for rows in torch.split(order, BATCH_SIZE)]
 
 
 def compare(
@@ -254,7 +208,7 @@ def as_json(
     return {"info": fastopt.info(), **setting, **verdict, "results": results}
 
 
-def parse_options(argv: list[str] | None) -> argparse.Namespace:
+def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """The options; a wrong one ends the program now, rather than after the training."""
     what = "Train on real digits with every optimizer, beside torch.optim's."
     parser = argparse.ArgumentParser(prog="python -m fastopt demo", description=what)
@@ -274,22 +228,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def report_missing_packages() -> bool:
-    """Whether packages that the demo needs are not installed; if so, it has said which."""
-    needed = {"rich": "rich", "matplotlib": "matplotlib", "sklearn": "scikit-learn"}
-    if missing := [package for module, package in needed.items() if find_spec(module) is None]:
-        absent = f"the demo needs {', '.join(missing)}, not installed here"
-        print(f'{absent}: pip install "fastopt[demo]"', file=sys.stderr)
-    return bool(missing)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the demo; its exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    if "--precision" in argv:
-        from fastopt import demo_precision
-
-        return demo_precision.main([word for word in argv if word != "--precision"])
+def main(argv: Sequence[str]) -> int:
+    """Run it; the exit status."""
     options = parse_options(argv)
     if report_missing_packages():
         return 2

@@ -3,7 +3,7 @@
     python -m fastopt demo --precision [--seeds N] [--threads N] [--quick] [--json FILE] [--plot FILE]
 
 Two networks learn with fastopt's AdamW: the demo's convolutional network the handwritten digits, and
-a small character-level GPT (demo_gpt.py) the reference texts that come with Python. Each trains once
+a small character-level GPT (gpt.py) the reference texts that come with Python. Each trains once
 for every entry of STORAGES and every seed; a seed fixes initial weights and batches for all entries
 alike, and the draws of random rounding.
 
@@ -34,10 +34,12 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 import fastopt
-from fastopt import _output, demo
-from fastopt import demo_gpt as gpt
+from fastopt import _output
 from fastopt._arguments import writable
 from fastopt.bench.lowbit import total_state_bytes
+
+from . import gpt
+from .digits import build_network, load_digits, make_batches, report_missing_packages
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -71,15 +73,15 @@ class Task:
 
 
 def digits_task(quick: bool) -> Task:
-    data, epochs = demo.load_digits(), 1 if quick else 15
+    data, epochs = load_digits(), 1 if quick else 15
 
     def batches(seed: int) -> list[gpt.Batch]:
-        rows = demo.make_batches(data, epochs, seed)
+        rows = make_batches(data, epochs, seed)
         return [(data.train_images[r], data.train_labels[r]) for r in rows]
 
     return Task(
         "digits",
-        demo.build_network,
+        build_network,
         batches,
         [(data.train_images, data.train_labels)],
         [(data.test_images, data.test_labels)],
@@ -331,7 +333,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> int:
     """Run it; the exit status."""
     options = parse_options(argv)
-    if demo.report_missing_packages():
+    if report_missing_packages():
         return 2
     threads, finished = torch.get_num_threads(), False
     tasks = [digits_task(options.quick), gpt_task(options.quick)]
