@@ -1,17 +1,15 @@
 // Clipping by the global norm, over all processes that hold a part of the parameters.
 #pragma once
 
-#include "bindings/step/plan.h"
 #include "bindings/step/scaling.h"
 #include "bindings/step/stepped.h"
 #include "bindings/step/work.h"
 
 namespace fastopt {
 
-// What the gradients in `scratch` are multiplied by: 1 / scale, and less where their norm is too
+// What the gradients in `work` are multiplied by: 1 / scale, and less where their norm is too
 // large. Tells the optimizer the norm. Throws, before anything is written, if the norm cannot be
 // known, or is not finite and must be. Where one device has all that it takes, it stays there.
-CudaNumber grad_factor(Scratch& scratch, const Stepped& optimizer, const TailOptions& tail,
-                       int threads, const Scaling& scaling);
+CudaNumber grad_factor(Work& work, const Stepped& optimizer, int threads, const Scaling& scaling);
 
 }  // namespace fastopt

@@ -3,6 +3,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "bindings/item.h"
 #include "bindings/tensor.h"
 #include "cpu/parallel.h"
 
@@ -33,6 +34,48 @@ void multiply_products(const CudaWork& work, int device, const float* found_inf)
 }
 
 }  // namespace
+
+// The place of the plan's group among those that devices work on.
+std::size_t CudaWork::place_of(const Plan& plan) {
+  if (groups.empty() || groups.back().plan != &plan) {
+    CudaStep of_group;
+    const std::shared_ptr<const void> options = plan.rule->options();
+    of_group.rule = plan.rule->index();
+    of_group.options = options.get();
+    of_group.lr = plan.lr.number;
+    of_group.ema_decay = plan.tail.ema_decay;
+    groups.push_back({options, of_group, &plan});
+    capturable |= plan.capturable;
+  }
+  return groups.size() - 1;
+}
+
+void CudaWork::add(const Plan& plan, const Reading& reading) {
+  const int device = reading.place.device;
+  if (reading.item.size > 0) {
+    has_first_step |= !plan.rule->counts_steps() && reading.made_rule_state;
+    Item item = reading.item;
+    if (reading.packing) item.packing = &packings_.emplace_back(*reading.packing);
+    set_kernel(item, *plan.rule);
+    params.push_back({item, reading.numbers.step, reading.numbers.product, reading.dither_step,
+                      reading.rounding, device, reading.place.layout, place_of(plan),
+                      reading.place.like});
+  }
+  const Counts& counts = reading.counts;
+  for (int i = 0; i < counts.device_count; ++i) counters.push_back({counts.on_device[i], device});
+  if (counts.product_on_device) {
+    products.push_back({*counts.product_on_device, device, place_of(plan)});
+  }
+}
+
+void CudaWork::clear() {
+  groups.clear();
+  params.clear();
+  counters.clear();
+  products.clear();
+  packings_.clear();
+  has_first_step = capturable = false;
+}
 
 std::set<int> CudaWork::devices() const {
   std::set<int> devices;

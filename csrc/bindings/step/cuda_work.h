@@ -3,20 +3,31 @@
 
 #include <pybind11/pybind11.h>
 
+#include <deque>
 #include <memory>
 #include <optional>
 #include <set>
 #include <vector>
 
 #include "bindings/cuda.h"
+#include "bindings/step/plan.h"
+#include "bindings/step/reading.h"
 
 namespace fastopt {
 
 // What a step gathers for CUDA devices before it writes.
 struct CudaWork {
+  void add(const Plan& plan, const Reading& reading);
+  void clear();
+  std::set<int> devices() const;  // of parameters and counters; an empty parameter has only these
+
+  // The device of all of them; cpu_device if there are several, or none.
+  int sole_device() const;
+
   struct Group {
     std::shared_ptr<const void> options;
     CudaStep step;  // of them
+    const Plan* plan;
   };
   struct Param {
     Item item;
@@ -46,18 +57,10 @@ struct CudaWork {
   bool has_first_step = false;
   bool capturable = false;  // some group
 
-  void clear() {
-    groups.clear();
-    params.clear();
-    counters.clear();
-    products.clear();
-    has_first_step = capturable = false;
-  }
+ private:
+  std::size_t place_of(const Plan& plan);
 
-  std::set<int> devices() const;  // of parameters and counters; an empty parameter has only these
-
-  // The device of all of them; cpu_device if there are several, or none.
-  int sole_device() const;
+  std::deque<Packing> packings_;  // of the items that have one
 };
 
 // Memory on the device of a tensor, lent by torch: a float64 tensor, and where it lies.

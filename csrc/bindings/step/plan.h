@@ -1,47 +1,19 @@
-// What a step reads of a parameter group besides the rule's options.
+// What a step reads of a parameter group, before it looks at any parameter.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
+#include <memory>
 #include <string>
+#include <vector>
 
-#include "bindings/checks.h"
+#include "bindings/cuda.h"
+#include "bindings/rules.h"
 #include "bindings/step/stepped.h"
 
 namespace fastopt {
 
 namespace py = pybind11;
-
-// The Python names that a step looks up, made once.
-struct Names {
-  PyObject* params = PyUnicode_InternFromString("params");
-  PyObject* lr = PyUnicode_InternFromString("lr");
-  PyObject* step = PyUnicode_InternFromString("step");
-  PyObject* capturable = PyUnicode_InternFromString("capturable");
-  PyObject* fused = PyUnicode_InternFromString("fused");
-  PyObject* differentiable = PyUnicode_InternFromString("differentiable");
-  PyObject* max_grad_norm = PyUnicode_InternFromString("max_grad_norm");
-  PyObject* error_if_nonfinite = PyUnicode_InternFromString("error_if_nonfinite");
-  PyObject* ema_decay = PyUnicode_InternFromString("ema_decay");
-  PyObject* ema_bias_correction = PyUnicode_InternFromString("ema_bias_correction");
-  PyObject* master_weights = PyUnicode_InternFromString("master_weights");
-  PyObject* stochastic_rounding = PyUnicode_InternFromString("stochastic_rounding");
-  PyObject* param_low = PyUnicode_InternFromString("param_low");
-  PyObject* master = PyUnicode_InternFromString("master");
-  PyObject* rounding = PyUnicode_InternFromString("rounding");
-  PyObject* ema = PyUnicode_InternFromString("ema");
-  PyObject* ema_weight = PyUnicode_InternFromString("ema_weight");
-  PyObject* state_dtype = PyUnicode_InternFromString("state_dtype");
-  PyObject* bfloat16_name = PyUnicode_InternFromString("bfloat16");
-  PyObject* float16_name = PyUnicode_InternFromString("float16");
-  PyObject* float32_name = PyUnicode_InternFromString("float32");
-  PyObject* int8_name = PyUnicode_InternFromString("int8");
-
-  static const Names& get() {
-    static const Names& names = *new Names();
-    return names;
-  }
-};
 
 // The value of a key; nullptr where it is missing or None.
 inline PyObject* lookup(PyObject* dict, PyObject* key) {
@@ -60,97 +32,63 @@ inline py::object plain_dict(py::handle mapping, const Stepped& optimizer) {
   return optimizer.as_dict(mapping);
 }
 
-// One parameter's state. Its entries are mostly asked for in the order in which they stand, so the
-// next one is tried before the hash.
-class Entries {
- public:
-  explicit Entries(PyObject* dict) : dict_(dict) {}
-
-  // Whether all that is there has been asked for, in its order.
-  bool at_end() const {
-    Py_ssize_t position = position_;
-    return dict_ == nullptr || !PyDict_Next(dict_, &position, nullptr, nullptr);
-  }
-
-  bool empty() const { return dict_ == nullptr || PyDict_GET_SIZE(dict_) == 0; }
-
-  // nullptr where it is missing or None.
-  PyObject* find(PyObject* name) {
-    if (dict_ == nullptr) return nullptr;
-    PyObject *key, *value;
-    Py_ssize_t position = position_;
-    if (!PyDict_Next(dict_, &position, &key, &value) || key != name) return lookup(dict_, name);
-    position_ = position;
-    return value == Py_None ? nullptr : value;
-  }
-
- private:
-  PyObject* dict_;
-  Py_ssize_t position_ = 0;
-};
-
-// Whether a group's flag is there and true.
-inline bool is_set(PyObject* group, PyObject* key) {
-  PyObject* value = lookup(group, key);
-  if (value == nullptr) return false;
-  const int truth = PyObject_IsTrue(value);
-  if (truth < 0) throw py::error_already_set();
-  return truth != 0;
-}
-
-inline double number(PyObject* object, const char* name) {
-  const double value = PyFloat_AsDouble(object);
-  if (value == -1.0 && PyErr_Occurred()) {
-    take_refusal();
-    throw py::type_error(std::string(name) + ": expected a number or None, got " +
-                         py::repr(object).cast<std::string>());
-  }
-  return value;
-}
-
 // What a group wants its states stored in; of anything but these names, whoever checks options
 // makes one of them, or raises.
 enum class StateDtype { own, float32, bfloat16, float16, int8, unknown };
-
-inline StateDtype state_dtype(PyObject* group) {
-  const Names& names = Names::get();
-  PyObject* value = lookup(group, names.state_dtype);
-  if (value == nullptr) return StateDtype::own;
-  if (!PyUnicode_Check(value)) return StateDtype::unknown;
-  const auto is = [value](PyObject* name) {
-    return value == name || PyUnicode_Compare(value, name) == 0;
-  };
-  if (is(names.bfloat16_name)) return StateDtype::bfloat16;
-  if (is(names.int8_name)) return StateDtype::int8;
-  if (is(names.float32_name)) return StateDtype::float32;
-  return is(names.float16_name) ? StateDtype::float16 : StateDtype::unknown;
-}
 
 // What a group asks for around the rule.
 struct TailOptions {
   bool clips = false, error_if_nonfinite = false, averages = false, bias_correction = false;
   double max_grad_norm = 0, ema_decay = 0;
 
-  static TailOptions of(PyObject* group) {
-    const Names& names = Names::get();
-    TailOptions tail;
-    if (PyObject* norm = lookup(group, names.max_grad_norm)) {
-      tail.clips = true;
-      tail.max_grad_norm = number(norm, "max_grad_norm");
-      tail.error_if_nonfinite = is_set(group, names.error_if_nonfinite);
-    }
-    if (PyObject* decay = lookup(group, names.ema_decay)) {
-      tail.averages = true;
-      tail.ema_decay = number(decay, "ema_decay");
-      tail.bias_correction = is_set(group, names.ema_bias_correction);
-    }
-    return tail;
-  }
+  static TailOptions of(PyObject* group);
 
   bool clips_alike(const TailOptions& other) const {
     return clips == other.clips && max_grad_norm == other.max_grad_norm &&
            error_if_nonfinite == other.error_if_nonfinite;
   }
+};
+
+// A group as a step takes it.
+struct Plan {
+  py::object group, params;  // a dict, a tuple
+  py::object named;          // the group as the program has it, which may be another mapping
+  AnyRule* rule = nullptr;   // with the group's options
+  TailOptions tail;
+  DeviceNumber lr;
+  StateDtype wanted = StateDtype::own;
+  unsigned used = 0;                            // a bit for each state that the options use
+  bool has_norms = false, keeps_state = false;  // keeps_state: anything from step to step
+  bool has_master = false, rounds_at_random = false;
+  bool capturable = false, counts_on_device = false;
+  bool lr_on_host = false;         // in a tensor
+  const char* to_torch = nullptr;  // why all of it needs torch's step
+  std::size_t begin = 0, end = 0;  // its candidates
+};
+
+// All groups of a step. All are read before any memory is: a number or a flag may be an object
+// whose Python code does as it pleases, with the groups, too.
+class Plans {
+ public:
+  explicit Plans(const std::string& rule);
+
+  // `watched`: somebody is to see torch's operations.
+  void read(const Stepped& optimizer, bool watched);
+  void clear();
+
+  TailOptions tail() const { return plans_.empty() ? TailOptions() : plans_.back().tail; }
+
+  Plan* begin() { return plans_.data(); }
+  Plan* end() { return begin() + plans_.size(); }
+
+ private:
+  AnyRule& rule_of_group(std::size_t group);
+  Plan plan_of(py::object group, py::handle named, const Stepped& optimizer, bool watched);
+
+  const std::string rule_name_;
+  const bool counts_itself_;                     // steps, which torch's class does not
+  std::vector<std::unique_ptr<AnyRule>> rules_;  // one a group, kept for their memory
+  std::vector<Plan> plans_;
 };
 
 }  // namespace fastopt

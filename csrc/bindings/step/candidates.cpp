@@ -1,0 +1,85 @@
+#include "bindings/step/candidates.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "bindings/tensor.h"
+
+namespace fastopt {
+
+void Candidates::collect(Plans& plans, const Memory& memory) {
+  const py::object state = plain_dict(memory.optimizer().state(), memory.optimizer());
+  position_ = 0;
+  out_of_order_ = false;
+  for (Plan& plan : plans) {
+    plan.begin = list_.size();
+    collect(plan, state.ptr(), memory);
+    plan.end = list_.size();
+  }
+  if (!out_of_order_ || !have_twice(plans.begin(), plans.end())) return;
+  for (Plan* plan = plans.begin(); plan != plans.end(); ++plan) {
+    if (plan->to_torch == nullptr && have_twice(plan, plan + 1)) {
+      plan->to_torch = "the same parameter twice in a group";
+    }
+  }
+  if (have_twice(plans.begin(), plans.end())) {
+    throw py::value_error("some parameters appear in more than one parameter group");
+  }
+}
+
+void Candidates::collect(const Plan& plan, PyObject* state, const Memory& memory) {
+  const TorchReader& torch = TorchReader::get();
+  PyObject* const params = plan.params.ptr();
+  const Py_ssize_t count = PyTuple_GET_SIZE(params);
+  if (!plan.keeps_state) out_of_order_ = true;  // nothing says whether a parameter comes twice
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    PyObject* const param = PyTuple_GET_ITEM(params, i);
+    py::object grad = torch.grad(param);
+    if (grad.is_none()) {
+      if (memory.dry()) {
+        grad = py::reinterpret_borrow<py::object>(param);
+      } else if (plan.tail.clips) {
+        list_.push_back({param, {}, {}});
+        continue;
+      } else {
+        continue;
+      }
+    }
+    py::object entries =
+        plan.keeps_state ? find_entries(state, param, memory.optimizer()) : py::object();
+    list_.push_back({param, std::move(grad), std::move(entries)});
+  }
+}
+
+// The entry of optimizer.state, null if there is none. May run Python. Entries mostly stand in the
+// order of the parameters, so the next one is tried before the hash, which calls into Python.
+py::object Candidates::find_entries(PyObject* state, PyObject* param, const Stepped& optimizer) {
+  PyObject *key, *value;
+  Py_ssize_t position = position_;
+  if (PyDict_Next(state, &position, &key, &value) && key == param) {
+    position_ = position;
+  } else {
+    out_of_order_ = true;
+    value = PyDict_GetItemWithError(state, param);
+    if (value == nullptr && PyErr_Occurred()) throw py::error_already_set();
+  }
+  if (value == nullptr || PyDict_CheckExact(value)) {
+    return py::reinterpret_borrow<py::object>(value);
+  }
+  return plain_dict(value, optimizer);
+}
+
+// Whether a parameter comes twice among those that the kernels may take.
+bool Candidates::have_twice(const Plan* first, const Plan* end) {
+  sorted_.clear();
+  for (const Plan* plan = first; plan != end; ++plan) {
+    if (plan->to_torch != nullptr) continue;
+    for (std::size_t i = plan->begin; i < plan->end; ++i) {
+      if (list_[i].grad) sorted_.push_back(list_[i].param);
+    }
+  }
+  std::sort(sorted_.begin(), sorted_.end());
+  return std::adjacent_find(sorted_.begin(), sorted_.end()) != sorted_.end();
+}
+
+}  // namespace fastopt

@@ -1,0 +1,40 @@
+// The parameters of a step with their gradients and states, as they are when the reading begins.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <vector>
+
+#include "bindings/step/memory.h"
+#include "bindings/step/plan.h"
+
+namespace fastopt {
+
+struct Candidate {
+  PyObject* param;           // which the plan's tuple holds
+  py::object grad, entries;  // without a gradient, only its layout counts
+};
+
+class Candidates {
+ public:
+  // Collects those of all plans, and finds plans that the kernels do not take because a parameter
+  // comes twice.
+  void collect(Plans& plans, const Memory& memory);
+  void clear() { list_.clear(); }
+
+  const Candidate& operator[](std::size_t i) const { return list_[i]; }
+
+ private:
+  void collect(const Plan& plan, PyObject* state, const Memory& memory);
+  py::object find_entries(PyObject* state, PyObject* param, const Stepped& optimizer);
+  bool have_twice(const Plan* first, const Plan* end);
+
+  std::vector<Candidate> list_;
+  Py_ssize_t position_ = 0;  // in optimizer.state
+  // Whether parameters came in another order than their states. While they do not, none can come
+  // twice: the keys of a dict differ.
+  bool out_of_order_ = false;
+  std::vector<PyObject*> sorted_;
+};
+
+}  // namespace fastopt
