@@ -45,7 +45,7 @@ def test_the_table_knows_every_argument(rule: Rule) -> None:
 @pytest.mark.parametrize("rule", RULES, ids=NAMES)
 def test_exactly_the_allowed_combinations_are_in_the_table(rule: Rule) -> None:
     """Every combination that the rule takes is allowed, but for those that repeat another."""
-    everything = Rule(rule.name, rule.optimizer, rule.states, rule.choices, {})
+    everything = Rule(rule.name, rule.optimizer, rule.choices, {})
     ones = [np.ones(1) for _ in range(2 + len(rule.states))]
     for options in everything.combinations():
         idle = (not options.get("momentum", 1) and options.get("dampening")) or (

@@ -8,7 +8,8 @@ bfloat16, in float16 and in mixes of these with float32, on every CPU target tha
 supports: the functions of fastopt.kernels and the optimizers of fastopt.optim take the same steps as
 fastopt.reference, on random, extreme, denormal, zero, infinite and NaN numbers, in arrays of every
 size around an edge, at odd starts, on several threads. Dropout's mask and every form of it likewise,
-in bfloat16 and float16, too, and so are masters, random rounding and 8-bit states (--rule packed).
+in bfloat16 and float16, too, and so are masters, random rounding and 8-bit states of each rule (of
+all, --rule packed).
 The iterates of L-BFGS likewise (--rule lbfgs), in float32 and float64 on the CPU, and the programs of
 rules in Python: those of fastopt.rules.library (--rule programs) and anybody's
 (--rule mypackage.mymodule:adopt).
@@ -116,13 +117,15 @@ def main(argv: list[str] | None = None) -> int:
 
     targets = [name for name in supported_targets() if name in options.target]
     there = [rule for rule in RULES if not (rule.norms and options.device == "cuda")]
+    rules = tuple(rule for rule in there if rule.name in options.rule)
     plan = Plan(
-        rules=tuple(rule for rule in there if rule.name in options.rule),
+        rules=rules,
         targets=(device.CUDA,) if options.device == "cuda" else tuple(targets),
         seed=options.seed,
         quick=options.quick,
         dropouts=FORMS if "dropout" in options.rule else (),
-        packed=KINDS if "packed" in options.rule else (),
+        packed=KINDS,
+        packed_rules=tuple(there) if "packed" in options.rule else rules,
         lbfgs=OPTIONS if "lbfgs" in options.rule and options.device == "cpu" else (),
         programs=() if options.device == "cuda" else in_python(options.rule),
     )

@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from fastopt import reference
+from fastopt import optim, reference
+from fastopt._facts import Facts, facts_of
 
 Options = dict[str, Any]
 
@@ -39,17 +41,35 @@ class State:
 class Rule:
     """A rule and its options.
 
-    Its reference is fastopt.reference's `name`, its kernel fastopt.kernels' with an underscore.
+    Its reference is fastopt.reference's `name`, its kernel fastopt.kernels' with an underscore. Which
+    states there are the rule says itself; which of them an option needs is said here anew.
     """
 
     name: str
     optimizer: str  # the class in fastopt.optim
-    states: tuple[State, ...]
     choices: Mapping[str, tuple[Any, ...]]  # every combination of these is verified,
     numbers: Mapping[str, tuple[Any, ...]]  # with values drawn from these where it has no 0
     allowed: Callable[[Options], bool] = field(default=always)
-    factor: Callable[[Options, int], float] | None = None  # of a step, in its mu_product
-    norms: bool = False  # of whole parameters, by whose ratio it steps
+    used: Mapping[str, Callable[[Options], bool]] = field(default_factory=dict)  # always, if not named
+    factor: Callable[[Options, int], float] | None = None  # of a step, in the rule's product
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What the rule says of itself."""
+        return facts_of(getattr(optim, self.optimizer)._rule)
+
+    @cached_property
+    def states(self) -> tuple[State, ...]:
+        """The states, in the rule's order."""
+        squares = self.facts.squares
+        return tuple(
+            State(name, name in squares, self.used.get(name, always)) for name in self.facts.states
+        )
+
+    @property
+    def norms(self) -> bool:
+        """Whether it steps by norms of whole parameters."""
+        return self.facts.norms
 
     def combinations(self) -> list[Options]:
         """Every combination of the choices that is allowed."""
@@ -67,16 +87,16 @@ class Rule:
 
     def constructed(self, options: Options) -> Options:
         """Those that the optimizer is made with: it keeps the product itself."""
-        return {key: value for key, value in options.items() if key != "mu_product"}
+        return {key: value for key, value in options.items() if key != self.facts.product}
 
     def within(self, options: Options, steps: Iterable[int]) -> Options:
         """The options with the product that an optimizer has in the last of these steps."""
-        if self.factor is None:
+        if self.factor is None or self.facts.product is None:
             return options
         product = np.float32(1)
         for step in steps:
             product *= np.float32(self.factor(options, step))
-        return options | {"mu_product": float(product)}
+        return options | {self.facts.product: float(product)}
 
 
 def sgd_allowed(options: Options) -> bool:
@@ -92,6 +112,21 @@ def decay_allowed(options: Options) -> bool:
     return bool(options["weight_decay"] or not options["decoupled_weight_decay"])
 
 
+def has_momentum(options: Options) -> bool:
+    """Whether there is one to keep."""
+    return bool(options["momentum"] != 0)
+
+
+def is_centered(options: Options) -> bool:
+    """Whether a mean is taken off the squares."""
+    return bool(options["centered"])
+
+
+def is_amsgrad(options: Options) -> bool:
+    """Whether the largest average counts."""
+    return bool(options["amsgrad"])
+
+
 def nadam_factor(options: Options, step: int) -> float:
     """What a step of NAdam multiplies its product by."""
     return reference.nadam_mu(step, options["betas"][0], options["momentum_decay"])
@@ -105,11 +140,6 @@ MOMENTUM = (0.9, 0.5, 0.99, 1e-60)
 BETAS = ((0.9, 0.999), (0.8, 0.95), (0.0, 0.5), (0.99, 0.9))
 EPS = (1e-8, 1e-3, 1e-40, 1e-60, 0.0)
 
-ADAM_STATES = (
-    State("exp_avg"),
-    State("exp_avg_sq", square=True),
-    State("max_exp_avg_sq", square=True, used=lambda options: bool(options["amsgrad"])),
-)
 ADAM_CHOICES = {
     **COMMON_CHOICES,
     "amsgrad": SWITCH,
@@ -126,7 +156,6 @@ RULES = (
     Rule(
         "sgd",
         "SGD",
-        states=(State("momentum_buffer", used=lambda options: options["momentum"] != 0),),
         choices={
             **COMMON_CHOICES,
             "momentum": (0.0, 0.9),
@@ -137,22 +166,17 @@ RULES = (
         },
         numbers={**COMMON_NUMBERS, "momentum": MOMENTUM, "dampening": (0.97, -0.5, 1.0)},
         allowed=sgd_allowed,
+        used={"momentum_buffer": has_momentum},
     ),
     Rule(
         "adagrad",
         "Adagrad",
-        states=(State("sum", square=True),),
         choices={**COMMON_CHOICES, "lr_decay": (0.0, 0.01)},
         numbers={**COMMON_NUMBERS, "lr_decay": (0.01, 1e-5, 1.0), "eps": (1e-10, *EPS)},
     ),
     Rule(
         "rmsprop",
         "RMSprop",
-        states=(
-            State("square_avg", square=True),
-            State("grad_avg", used=lambda options: bool(options["centered"])),
-            State("momentum_buffer", used=lambda options: options["momentum"] != 0),
-        ),
         choices={
             **COMMON_CHOICES,
             "momentum": (0.0, 0.9),
@@ -165,48 +189,44 @@ RULES = (
             "eps": EPS,
             "momentum": MOMENTUM,
         },
+        used={"grad_avg": is_centered, "momentum_buffer": has_momentum},
     ),
     Rule(
         "adam",
         "Adam",
-        states=ADAM_STATES,
         choices={**ADAM_CHOICES, "decoupled_weight_decay": SWITCH},
         numbers=ADAM_NUMBERS,
         allowed=decay_allowed,
+        used={"max_exp_avg_sq": is_amsgrad},
     ),
     Rule(
         "adamw",
         "AdamW",
-        states=ADAM_STATES,
         choices=ADAM_CHOICES,
         numbers=ADAM_NUMBERS,
+        used={"max_exp_avg_sq": is_amsgrad},
     ),
     Rule(
         "lamb",
         "LAMB",
-        states=(State("exp_avg"), State("exp_avg_sq", square=True)),
         choices={**COMMON_CHOICES, "bias_correction": SWITCH, "always_adapt": SWITCH},
         numbers={**ADAM_NUMBERS, "eps": (1e-6, 1e-8, 1e-3)},  # 0 / 0 would be in all of a parameter
-        norms=True,
     ),
     Rule(
         "lion",
         "Lion",
-        states=(State("exp_avg"),),
         choices=COMMON_CHOICES,
         numbers={**COMMON_NUMBERS, "betas": BETAS},
     ),
     Rule(
         "adadelta",
         "Adadelta",
-        states=(State("square_avg", square=True), State("acc_delta", square=True)),
         choices=COMMON_CHOICES,
         numbers={**COMMON_NUMBERS, "rho": (0.9, 0.5, 0.0, 1.0), "eps": (1e-6, *EPS)},
     ),
     Rule(
         "radam",
         "RAdam",
-        states=(State("exp_avg"), State("exp_avg_sq", square=True)),
         choices={**COMMON_CHOICES, "decoupled_weight_decay": SWITCH},
         numbers=ADAM_NUMBERS,
         allowed=decay_allowed,
@@ -214,14 +234,12 @@ RULES = (
     Rule(
         "adamax",
         "Adamax",
-        states=(State("exp_avg"), State("exp_inf", square=True)),
         choices=COMMON_CHOICES,
         numbers=ADAM_NUMBERS,
     ),
     Rule(
         "nadam",
         "NAdam",
-        states=(State("exp_avg"), State("exp_avg_sq", square=True)),
         choices={**COMMON_CHOICES, "decoupled_weight_decay": SWITCH},
         numbers={
             **ADAM_NUMBERS,

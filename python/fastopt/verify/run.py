@@ -50,6 +50,7 @@ class Plan:
     quick: bool = False
     dropouts: tuple[dropout.Form, ...] = ()
     packed: tuple[packed.Kind, ...] = ()
+    packed_rules: tuple[Rule, ...] = RULES
     lbfgs: tuple[lbfgs.Options, ...] = ()
     programs: tuple[PythonRule, ...] = ()
 
@@ -74,7 +75,7 @@ class Plan:
 
     def __len__(self) -> int:
         rules = sum(1 for _ in self.cases())
-        stored = len(list(packed.cases(self.packed, RULES, quick=self.quick)))
+        stored = len(list(packed.cases(self.packed, self.packed_rules, quick=self.quick)))
         dropouts = len(dropout.cases(self.dropouts, self.quick))
         pairs = len(lbfgs.cases(self.lbfgs, self.quick))
         return rules + stored + dropouts + pairs + len(programs.cases(self.programs, quick=self.quick))
@@ -129,7 +130,7 @@ def verify(
         for form, storage, p in dropout.cases(plan.dropouts, plan.quick):
             rows, rng = begin(form.name, storage, f"{form.name} {storage} {p}")
             dropout.check_case(report, rows, (form, storage, p), plan.threads, rng, quick=plan.quick)
-        for stored in packed.cases(plan.packed, RULES, quick=plan.quick):
+        for stored in packed.cases(plan.packed, plan.packed_rules, quick=plan.quick):
             kind, rule, number, _ = stored
             label = f"{rule.name}, {kind.name}"
             rows, rng = begin(label, kind.dtype_name, f"{kind} {rule.name} {number}")
