@@ -430,7 +430,7 @@ def test_a_wrong_bit_on_the_device_is_found(
 
     def wrong(param: Any, *rest: Any, **options: Any) -> Any:
         result, *others = right(param, *rest, **options)
-        return (np.nextafter(result, np.inf), *others)
+        return (np.asarray(np.nextafter(result, np.inf)), *others)
 
     monkeypatch.setattr(reference, "sgd", wrong)
     assert verify.main(["--quick", "--device", "cuda", "--rule", "sgd"]) == 1
