@@ -4,7 +4,7 @@ set(FASTOPT_CUDA AUTO CACHE STRING "Build the CUDA library: ON, OFF, or AUTO (wh
 set_property(CACHE FASTOPT_CUDA PROPERTY STRINGS AUTO ON OFF)
 
 set(FASTOPT_CUDA_SOURCES csrc/cuda/dropout.cu csrc/cuda/half_steps.cu csrc/cuda/library.cu
-  csrc/cuda/packed_steps.cu csrc/cuda/steps.cu csrc/cuda/tail.cu)
+  csrc/cuda/packed_steps.cu csrc/cuda/programs.cu csrc/cuda/steps.cu csrc/cuda/tail.cu)
 include(${CMAKE_CURRENT_LIST_DIR}/Nvcc.cmake)
 list(TRANSFORM FASTOPT_CUDA_SOURCES PREPEND ${PROJECT_SOURCE_DIR}/)
 

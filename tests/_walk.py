@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,17 @@ from fastopt import _C
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "walk"
 EVERY_BLOCK = (0, 2**63 - 1)
+
+
+def constant(name: str, file: str) -> int:
+    """A constant of the CUDA sources."""
+    text = (ROOT / "csrc" / "cuda" / file).read_text()
+    found = re.search(rf"constexpr int {name} = (\d+);", text)
+    assert found, name
+    return int(found[1])
+
+
+CHUNK, THREADS = constant("chunk_size", "table.h"), constant("block_threads", "launch.h")
 
 
 class Events(ctypes.Structure):

@@ -113,7 +113,7 @@ class Call {
     rules_.reserve(count);
     for (std::size_t i = 0; i < count; ++i) add(i);
     check_overlap(bytes_);
-    held_.settle(!cuda_items_.empty());
+    held_.settle(!cuda_items_.empty() || !cuda_programs_.empty());
   }
 
   void run(int threads) {
@@ -124,6 +124,7 @@ class Call {
     for (const auto& [device, items] : cuda_items_) {
       CudaLibrary::get().step(step, items, {}, device);
     }
+    for (const auto& [device, programs] : cuda_programs_) programs.step(step, device);
     held_.run([&] { fastopt::run(items_, threads); });
   }
 
@@ -164,8 +165,14 @@ class Call {
                             device_name(param.view()));
     }
     if (device != cpu_device) {
-      cuda_items_[device].push_back(cuda_item(
-          item, CudaNumber::of(step), CudaNumber::of(rule_.product()), CudaNumber::of(step)));
+      const CudaItem made = cuda_item(item, CudaNumber::of(step), CudaNumber::of(rule_.product()),
+                                      CudaNumber::of(step));
+      if (!rule_.is_program()) {
+        cuda_items_[device].push_back(made);
+      } else {
+        const BoundRule bound = rule_.at_step(compute_type(item), step, rule_.product());
+        cuda_programs_[device].add(bound, compute_type(item), made);
+      }
       return;
     }
     rules_.push_back(rule_.at_step(compute_type(item), step, rule_.product()));
@@ -201,6 +208,7 @@ class Call {
   double last_dither_ = -1;
   std::vector<Item> items_;
   std::map<int, std::vector<CudaItem>> cuda_items_;  // by device
+  std::map<int, CudaPrograms> cuda_programs_;
   std::vector<Bytes> bytes_;
 };
 

@@ -114,6 +114,25 @@ void CudaLibrary::step(CudaStep step, const std::vector<CudaItem>& items,
   act(device, [&](const CudaPlace& at) { return face_->step(step, at); });
 }
 
+void CudaLibrary::program(const BoundProgram& program, DType compute, CudaStep step,
+                          const std::vector<CudaItem>& items, int device) const {
+  step.items = items.data();
+  step.count = static_cast<int64_t>(items.size());
+  act(device, [&](const CudaPlace& at) { return face_->program(program, compute, step, at); });
+}
+
+void CudaPrograms::add(const BoundRule& rule, DType compute, const CudaItem& item) {
+  const auto& program = *reinterpret_cast<const BoundProgram*>(rule.rule);
+  if (all.empty() || all.back().program.code != program.code) all.push_back({program, compute, {}});
+  all.back().items.push_back(item);
+}
+
+void CudaPrograms::step(const CudaStep& step, int device) const {
+  for (const Of& one : all) {
+    CudaLibrary::get().program(one.program, one.compute, step, one.items, device);
+  }
+}
+
 void CudaLibrary::sum_of_squares(const std::vector<Values>& arrays, double* scratch,
                                  int device) const {
   const int64_t count = static_cast<int64_t>(arrays.size());

@@ -43,6 +43,8 @@ class CudaLibrary {
   // std::runtime_error.
   void step(CudaStep step, const std::vector<CudaItem>& items,
             const std::vector<CudaPackedItem>& packed, int device) const;
+  void program(const BoundProgram& program, DType compute, CudaStep step,
+               const std::vector<CudaItem>& items, int device) const;
   void sum_of_squares(const std::vector<Values>& arrays, double* scratch, int device) const;
   void clip(const CudaClip& clip, int device) const;
   void advance(const std::vector<CudaCounter>& counters, const float* found_inf, int device) const;
@@ -65,6 +67,19 @@ class CudaLibrary {
 
 CudaItem cuda_item(const Item& item, const CudaNumber& step, const CudaNumber& product,
                    const CudaNumber& dither_step);
+
+// Parameters of one device that programs step, in their order: those of one program together.
+struct CudaPrograms {
+  struct Of {
+    BoundProgram program;
+    DType compute;
+    std::vector<CudaItem> items;
+  };
+  std::vector<Of> all;
+
+  void add(const BoundRule& rule, DType compute, const CudaItem& item);
+  void step(const CudaStep& step, int device) const;
+};
 
 // A float32 or float64 tensor of one element on a CUDA device; on cpu_device where `object` is
 // anything else. A CPU tensor of the tests lies there if `placed`.

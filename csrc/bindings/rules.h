@@ -19,6 +19,7 @@ class AnyRule {
   virtual ~AnyRule() = default;
 
   virtual int index() const = 0;  // in its list (rules/list.h) and every table; -1 for a program
+  virtual bool is_program() const { return false; }  // at_step() then holds a BoundProgram
   virtual bool has_norms() const = 0;
   virtual const char* unfit_for_devices() const = 0;  // why only the CPU has kernels, or nullptr
 

@@ -11,7 +11,7 @@
 #include "cpu/kernel.h"
 #include "cpu/rounding.h"
 #include "rules/program.h"
-#include "rules/rule.h"
+#include "rules/program_results.h"
 #include "simd/vec.h"
 #include "target.h"
 
@@ -112,59 +112,14 @@ class ProgramLoop {
       T* const to = places_[it->to];
       const T *const a = places_[it->a], *const b = places_[it->b], *const c = places_[it->c];
       const V s(it->s), t(it->t), zero(0), one(1);
-      const auto x = [=](int k) { return V::load(a + k); };
-      const auto y = [=](int k) { return V::load(b + k); };
-      const auto z = [=](int k) { return V::load(c + k); };
-      const auto truth = [=](auto mask) { return select(mask, one, zero); };
-      const auto smaller = [](V u, V v) { return select((v >= u) | (u != u), u, v); };
-#define FASTOPT_CASE(name, result)                \
-  case Op::name:                                  \
-    each(to, [=](int k) -> V { return result; }); \
+#define FASTOPT_CASE(name, result)                                                         \
+  case Op::name:                                                                           \
+    each(to, [=](int k) -> V {                                                             \
+      [[maybe_unused]] const V x = V::load(a + k), y = V::load(b + k), z = V::load(c + k); \
+      return result;                                                                       \
+    });                                                                                    \
     break;
-      switch (it->op) {
-        FASTOPT_CASE(copy, x(k))
-        FASTOPT_CASE(negative, -x(k))
-        FASTOPT_CASE(absolute, select(zero < x(k), x(k), zero - x(k)))
-        FASTOPT_CASE(root, sqrt(x(k)))
-        FASTOPT_CASE(square, x(k) * x(k))
-        FASTOPT_CASE(sign, select(zero < x(k), one, select(x(k) < zero, -one, x(k))))
-        FASTOPT_CASE(add, x(k) + y(k))
-        FASTOPT_CASE(subtract, x(k) - y(k))
-        FASTOPT_CASE(multiply, x(k) * y(k))
-        FASTOPT_CASE(divide, x(k) / y(k))
-        FASTOPT_CASE(maximum, fastopt::FASTOPT_TARGET::maximum(x(k), y(k)))
-        FASTOPT_CASE(minimum, smaller(x(k), y(k)))
-        FASTOPT_CASE(less, truth(x(k) < y(k)))
-        FASTOPT_CASE(at_most, truth(y(k) >= x(k)))
-        FASTOPT_CASE(equal, select(x(k) != y(k), zero, one))
-        FASTOPT_CASE(both, x(k) * y(k))
-        FASTOPT_CASE(either, select(x(k) >= y(k), x(k), y(k)))
-        FASTOPT_CASE(opposite, one - x(k))
-        FASTOPT_CASE(select, select(x(k) != zero, y(k), z(k)))
-        FASTOPT_CASE(select_else, select(x(k) != zero, y(k), s))
-        FASTOPT_CASE(select_then, select(x(k) != zero, s, y(k)))
-        FASTOPT_CASE(select_numbers, select(x(k) != zero, s, t))
-        FASTOPT_CASE(fill, (static_cast<void>(k), s))
-        FASTOPT_CASE(add_number, x(k) + s)
-        FASTOPT_CASE(from_number, s - x(k))
-        FASTOPT_CASE(scale, x(k) * s)
-        FASTOPT_CASE(over_number, x(k) / s)
-        FASTOPT_CASE(number_over, s / x(k))
-        FASTOPT_CASE(maximum_number, fastopt::FASTOPT_TARGET::maximum(x(k), s))
-        FASTOPT_CASE(minimum_number, smaller(x(k), s))
-        FASTOPT_CASE(clip, smaller(fastopt::FASTOPT_TARGET::maximum(x(k), s), t))
-        FASTOPT_CASE(less_number, truth(x(k) < s))
-        FASTOPT_CASE(greater_number, truth(s < x(k)))
-        FASTOPT_CASE(at_most_number, truth(s >= x(k)))
-        FASTOPT_CASE(at_least_number, truth(x(k) >= s))
-        FASTOPT_CASE(equal_number, select(x(k) != s, zero, one))
-        FASTOPT_CASE(sum, s * x(k) + t * y(k))
-        FASTOPT_CASE(sum_square, s * x(k) + t * (y(k) * y(k)))
-        FASTOPT_CASE(sum_product, s * x(k) + t * (y(k) * z(k)))
-        FASTOPT_CASE(sum_quotient, s * x(k) + t * (y(k) / z(k)))
-        FASTOPT_CASE(root_plus, sqrt(x(k)) + s)
-        FASTOPT_CASE(root_maximum, fastopt::FASTOPT_TARGET::maximum(sqrt(x(k)), s))
-      }
+      switch (it->op) { FASTOPT_PROGRAM_RESULTS(FASTOPT_CASE) }
 #undef FASTOPT_CASE
     }
   }

@@ -96,6 +96,22 @@ struct ArrayOf {
   }
 };
 
+// The elements of a chunk of this size before all of an item's arrays come to a multiple of a
+// packet; all, if they do so apart. A chunk begins where its parameter begins, in terms of packets.
+template <class Array, int packet>
+FASTOPT_DEVICE int head_of(const CudaItem& item, int size) {
+  int common = -1;
+  for (int array = 0; array < max_arrays; ++array) {
+    if (item.arrays[array] == nullptr) continue;
+    const uintptr_t place = reinterpret_cast<uintptr_t>(item.arrays[array]) /
+                            static_cast<unsigned>(Array::bytes(item, array));
+    const int head = static_cast<int>((packet - place % packet) % packet);
+    if (common >= 0 && head != common) return size;
+    common = head;
+  }
+  return common < size ? common : size;
+}
+
 // An array of float32, bfloat16 or float16: branches that all threads take alike.
 struct MixedArray {
   static constexpr int packet = 4;

@@ -12,10 +12,11 @@
 #include "cpu/kernel.h"
 #include "cpu/norm.h"
 #include "cpu/packing.h"
+#include "rules/program.h"
 
 namespace fastopt {
 
-constexpr int cuda_abi = 5;  // to be raised with every change of this file
+constexpr int cuda_abi = 6;  // to be raised with every change of this file
 
 // Where kernels are launched.
 struct CudaPlace {
@@ -117,6 +118,10 @@ struct CudaFace {
 
   int64_t (*launches)();  // by this thread, so far, without those that failed
   const char* (*step)(const CudaStep& step, const CudaPlace& place);
+
+  // By a program in place of the rule, which computes in `compute`, of items without packing.
+  const char* (*program)(const BoundProgram& program, DType compute, const CudaStep& step,
+                         const CudaPlace& place);
 
   // To scratch[0], with the CPU's bits (cpu/norm.h). For n chunks of up to sum_chunk elements,
   // of one array each, scratch has 2 n + 2 elements.

@@ -21,6 +21,8 @@ extern const StepLauncher step_launchers[][compute_count];  // [rule][Form]
 extern const StepLauncher half_step_launchers[][half_form_count];
 
 // As in CudaFace.
+const char* run_program(const BoundProgram& program, DType compute, const CudaStep& step,
+                        const CudaPlace& place);
 const char* run_sum_of_squares(const Values* arrays, int64_t count, double* scratch,
                                const CudaPlace& place);
 const char* run_clip(const CudaClip& clip, const CudaPlace& place);

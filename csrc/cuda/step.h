@@ -59,24 +59,9 @@ struct StepKernel {
     shared.chunk = chunk;
     shared.dither_step = read(item.dither_step);
     if (table.found_inf != nullptr && *table.found_inf != 0) shared.chunk.size = 0;
-    shared.head = head_of(item, shared.chunk);
+    shared.head = head_of<Array, packet>(item, shared.chunk.size);
     shared.packed = (shared.chunk.size - shared.head) / packet * packet;
     new (shared.bound) Bound(rule_of<Rule>(table, item), read(table.grad_factor), table.ema_decay);
-  }
-
-  // The elements before all arrays come to a multiple of a packet; all, if they do so apart. A
-  // chunk begins where its parameter begins, in terms of packets.
-  static FASTOPT_DEVICE int head_of(const CudaItem& item, const Chunk& chunk) {
-    int common = -1;
-    for (int array = 0; array < max_arrays; ++array) {
-      if (item.arrays[array] == nullptr) continue;
-      const uintptr_t place = reinterpret_cast<uintptr_t>(item.arrays[array]) /
-                              static_cast<unsigned>(Array::bytes(item, array));
-      const int head = static_cast<int>((packet - place % packet) % packet);
-      if (common >= 0 && head != common) return chunk.size;
-      common = head;
-    }
-    return common < chunk.size ? common : chunk.size;
   }
 
   // What a thread keeps at hand.

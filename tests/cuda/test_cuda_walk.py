@@ -5,7 +5,6 @@ CPU's, with the fixture ``backend``; here is what CUDA alone has: chunks, packet
 """
 
 import mmap
-import re
 from pathlib import Path
 
 import ml_dtypes
@@ -26,7 +25,7 @@ from _kernel_cases import (
     rule,
     values,
 )
-from _walk import ROOT, Walk
+from _walk import CHUNK, THREADS, Walk
 from conftest import CPU_ONLY
 from fastopt import _C, kernels
 
@@ -42,17 +41,6 @@ MIXES = {
 each_mix = pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES.keys())
 ON_CUDA = [name for name in STATES if name not in CPU_ONLY]
 each_rule = pytest.mark.parametrize("name", ON_CUDA)
-
-
-def constant(name: str, file: str) -> int:
-    """A constant of the CUDA sources."""
-    text = (ROOT / "csrc" / "cuda" / file).read_text()
-    found = re.search(rf"constexpr int {name} = (\d+);", text)
-    assert found, name
-    return int(found[1])
-
-
-CHUNK, THREADS = constant("chunk_size", "table.h"), constant("block_threads", "launch.h")
 
 
 def draw(name: str, mix: tuple[np.dtype, ...], random: np.random.Generator, size: int) -> Arrays:

@@ -50,15 +50,18 @@ std::size_t CudaWork::place_of(const Plan& plan) {
   return groups.size() - 1;
 }
 
-void CudaWork::add(const Plan& plan, const Reading& reading) {
+void CudaWork::add(const Memory& memory, const Plan& plan, const Reading& reading) {
   const int device = reading.place.device;
   if (reading.item.size > 0) {
     has_first_step |= !plan.rule->counts_steps() && reading.made_rule_state;
     Item item = reading.item;
     if (reading.packing) item.packing = &packings_.emplace_back(*reading.packing);
     set_kernel(item, *plan.rule);
+    const BoundRule* const program =
+        plan.rule->is_program() ? shared_.rule_at(memory, plan, reading.numbers, compute_type(item))
+                                : nullptr;
     params.push_back({item, reading.numbers.step, reading.numbers.product, reading.dither_step,
-                      reading.rounding, device, reading.place.layout, place_of(plan),
+                      reading.rounding, program, device, reading.place.layout, place_of(plan),
                       reading.place.like});
   }
   const Counts& counts = reading.counts;
@@ -74,6 +77,7 @@ void CudaWork::clear() {
   counters.clear();
   products.clear();
   packings_.clear();
+  shared_.clear();
   has_first_step = capturable = false;
 }
 
@@ -130,12 +134,15 @@ void launch_all(const CudaWork& work, const CudaNumber& grad_factor, const float
       std::vector<Item> items;
       std::vector<CudaItem> made;
       std::vector<CudaPackedItem> packed;
+      CudaPrograms programs;
       for (auto param = first; param != next; ++param) {
         if (param->device != device) continue;
         items.push_back(param->item);
         const CudaItem item =
             cuda_item(param->item, param->step, param->product, param->dither_step);
-        if (param->item.packing == nullptr) {
+        if (param->program != nullptr) {
+          programs.add(*param->program, compute_type(param->item), item);
+        } else if (param->item.packing == nullptr) {
           made.push_back(item);
         } else {
           packed.push_back({item, *param->item.packing, param->rounding});
@@ -145,7 +152,8 @@ void launch_all(const CudaWork& work, const CudaNumber& grad_factor, const float
       step.grad_factor = grad_factor;
       step.found_inf = found_inf;
       step.one_by_one = share_memory(items);
-      if (!items.empty()) CudaLibrary::get().step(step, made, packed, device);
+      programs.step(step, device);
+      if (!made.empty() || !packed.empty()) CudaLibrary::get().step(step, made, packed, device);
     }
   }
 }

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "bindings/cuda.h"
+#include "bindings/step/clock.h"
+#include "bindings/step/memory.h"
 #include "bindings/step/plan.h"
 #include "bindings/step/reading.h"
 
@@ -17,7 +19,7 @@ namespace fastopt {
 
 // What a step gathers for CUDA devices before it writes.
 struct CudaWork {
-  void add(const Plan& plan, const Reading& reading);
+  void add(const Memory& memory, const Plan& plan, const Reading& reading);
   void clear();
   std::set<int> devices() const;  // of parameters and counters; an empty parameter has only these
 
@@ -33,6 +35,7 @@ struct CudaWork {
     Item item;
     CudaNumber step, product, dither_step;
     const uint64_t* rounding;
+    const BoundRule* program;  // nullptr for a compiled rule
     int device, layout;
     std::size_t group;
     PyObject* tensor;  // itself, its local part or a dense copy
@@ -61,6 +64,7 @@ struct CudaWork {
   std::size_t place_of(const Plan& plan);
 
   std::deque<Packing> packings_;  // of the items that have one
+  Shared shared_;                 // what programs are in
 };
 
 // Memory on the device of a tensor, lent by torch: a float64 tensor, and where it lies.

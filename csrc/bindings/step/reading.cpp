@@ -20,6 +20,15 @@ void check_norms(const Plan& plan, PyObject* param) {
   }
 }
 
+// A program's numbers are those of the host.
+void check_program(const Reading& reading) {
+  if (reading.packing) {
+    throw Unfit{
+        "masters, random rounding and states in 8 bits of a rule in Python are for the CPU"};
+  }
+  if (reading.numbers.step.on_device()) throw Unfit{"its state's step does not lie on the CPU"};
+}
+
 }  // namespace
 
 Reading read(Memory& memory, Places& places, Kept& kept, const Plan& plan,
@@ -34,6 +43,8 @@ Reading read(Memory& memory, Places& places, Kept& kept, const Plan& plan,
   if (reading.item.size > 0 && overlaps_itself(reading.item)) {
     throw Unfit{"shares memory with its gradient or a state, or they do"};
   }
+  const bool on_device = reading.place.device != cpu_device;
+  if (reading.item.size > 0 && on_device && plan.rule->is_program()) check_program(reading);
   return reading;
 }
 

@@ -64,7 +64,7 @@ void Work::add(const Plan& plan, PyObject* param, Reading reading) {
     if (is_long(cpu.items.size() + 1, elements)) memory.must_hold();
   }
   if (place.device != cpu_device) {
-    cuda.add(plan, reading);
+    cuda.add(memory, plan, reading);
   } else if (reading.item.size > 0) {
     cpu.add(memory, plan, reading);
   }

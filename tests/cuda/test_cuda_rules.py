@@ -1,0 +1,235 @@
+"""Rules in Python on CUDA's interpreter, walked: the bits of the function, and of the CPU's steps."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from _optim_cases import array_of, parameters, set_gradients
+from _walk import CHUNK, THREADS, Walk
+from fastopt import optim
+from fastopt.rules import Rule, library, maximum, minimum, rule, sign, sqrt, where
+from fastopt.rules import abs as absolute
+from fastopt.verify.compare import differing
+from fastopt.verify.storage import MIXES, Storage, alike
+
+Options = dict[str, Any]
+LIBRARY = {name: it for name, it in vars(library).items() if isinstance(it, Rule) and not it.sums}
+SIZES = sorted(
+    {it + more for it in (1, 4, THREADS, THREADS * 4, CHUNK, 2 * CHUNK) for more in (-1, 0, 1)}
+)
+SPECIAL = (0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-40, -1e-40, 3e38, -3e38, 1e-20, 2.0)
+each_rule = pytest.mark.parametrize("name", LIBRARY)
+each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+@rule
+def everything(p, g, m, v, *, t, lr=0.1, eps=1e-3):  # type: ignore[no-untyped-def]
+    """Every kind of instruction."""
+    a, b = absolute(p), -g
+    c = where((p < g) & ~(g <= m) | (p == v), a, b)
+    d = where(p > 0.5, where(m < lr, c, 2.0), where(v >= eps, 1.0, sign(c)))
+    e = maximum(minimum(p, g), minimum(maximum(m, -1.5), lr))
+    f = (p * g + m / (absolute(v) + eps)) - (1 - p) / 3.0 + 2.0 / (a + 1) + p * p
+    h = sqrt(absolute(v)) + eps + maximum(sqrt(absolute(m)), lr)
+    m = lr * m + (1 - lr) * (g * g)
+    v = 0.5 * v + 0.25 * (p * e) - lr * (d / h) + where(g == 0, 0.0, f)
+    return where(p != p, p, p - lr * v), m, v
+
+
+@rule
+def wide(p, g, m, *, t, lr=0.1):  # type: ignore[no-untyped-def]
+    """More values at once than fit into a column of packets."""
+    values = [p * float(k + 1) + g for k in range(10)]
+    total = values[0]
+    for value in values[1:]:
+        total = total * value - m
+    for value in values:
+        total = total / (value + 2.0)
+    return p - lr * total, m + total
+
+
+def numbers(rng: np.random.Generator, size: int, dtype: Any) -> Any:
+    values = rng.standard_normal(size) * 10.0 ** rng.integers(-6, 6, size)
+    places = rng.random(size) < 0.3
+    values[places] = rng.choice(SPECIAL, size)[places]
+    with np.errstate(over="ignore"):
+        return values.astype(dtype)
+
+
+def assert_same(got: Any, want: Any) -> None:
+    assert (got.dtype, got.shape) == (want.dtype, want.shape)
+    assert differing(got.reshape(-1), want.reshape(-1))[1] == 0
+
+
+def check(it: Rule, arrays: list[Any], starts: list[int], **options: Any) -> None:
+    """With each array that many elements into a buffer; what is around it stays."""
+    want = it.reference(*arrays, **options)
+    buffers = [np.full(array.size + 40, 7, array.dtype) for array in arrays]
+    got = [buffer[at : at + x.size] for buffer, at, x in zip(buffers, starts, arrays, strict=True)]
+    for to, x in zip(got, arrays, strict=True):
+        to[...] = x
+    it.kernel_(*got, **options)
+    assert_same(got[1], arrays[1])
+    results = [got[0], *got[2:]]
+    for result, expected in zip(results, want[: len(results)], strict=True):  # not what is kept
+        assert_same(result, expected)
+    for buffer, at, x in zip(buffers, starts, arrays, strict=True):
+        assert (np.delete(buffer, np.arange(at, at + x.size)) == 7).all()
+
+
+@each_dtype
+@pytest.mark.parametrize("it", [everything, wide], ids=["everything", "wide"])
+def test_every_instruction_at_every_edge(cuda_walk: Walk, it: Rule, dtype: Any) -> None:
+    """Of packets, rounds and chunks; aligned, alike at any element of a packet, and apart."""
+    rng = np.random.default_rng(0)
+    count = 2 + len(it.states)
+    for size in SIZES:
+        arrays = [numbers(rng, size, dtype) for _ in range(count)]
+        for starts in ([0] * count, [3] * count, rng.integers(0, 9, count).tolist()):
+            check(it, arrays, starts, t=3)
+
+
+@each_dtype
+@each_rule
+def test_the_librarys_rules(cuda_walk: Walk, name: str, dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    it = LIBRARY[name]
+    for t in (1, 2, 1000):
+        arrays = [numbers(rng, 3001, dtype) for _ in range(2 + len(it.states))]
+        for state in it.squares:
+            place = 2 + it.states.index(state)
+            arrays[place] = abs(arrays[place])
+        check(it, arrays, [0] * len(arrays), t=t)
+
+
+@pytest.mark.parametrize("mix", [alike("bfloat16"), alike("float16"), *MIXES], ids=str)
+def test_arrays_of_any_mix(cuda_walk: Walk, mix: Any) -> None:
+    """As on the CPU, whose bits are tested beside the functions'."""
+    rng = np.random.default_rng(0)
+    for it in (library.adopt, wide):
+        states = [Storage(mix.state(number)) for number in range(len(it.states))]
+        storages = [Storage(mix.param), Storage(mix.grad), *states]
+        for size in (5, 1027, CHUNK + 9):
+            stored = [storage.rounded(numbers(rng, size, np.float32)) for storage in storages]
+            ours, cpus = ([x.copy() for x in stored] for _ in range(2))
+            it.kernel_(*(s.argument(x) for s, x in zip(storages, ours, strict=True)), t=3)
+            with cuda_walk.out_of_use():
+                it.kernel_(*(s.argument(x) for s, x in zip(storages, cpus, strict=True)), t=3)
+            for storage, one, other in zip(storages, ours, cpus, strict=True):
+                assert_same(storage.visible(one), storage.visible(other))
+
+
+# ---- optimizers -----------------------------------------------------------------------------------
+
+TAIL: Options = {"max_grad_norm": 0.5, "ema_decay": 0.9, "ema_bias_correction": True}
+CLASSES = ["ADOPT", "AdEMAMix", "Adan", "LaProp", "Signum", "Yogi", "ScheduleFreeAdamW"]
+
+
+def trained(name: str, dtype: torch.dtype, shapes: Any = None, **options: Any) -> list[Any]:
+    """All parameters and states after steps that leave some parameters behind."""
+    shapes = shapes or [(67, 3), (70, 130), (5,), (0,), (3, 2, CHUNK)]
+    params = parameters(dtype, shapes=shapes)
+    optimizer = getattr(optim, name)(params, **options)
+    for step in range(4):
+        set_gradients(params, seed=step)
+        for number in range(min(len(params), 3)):
+            if step % (number + 1):
+                params[number].grad = None
+        optimizer.step()
+    states = [optimizer.state[param] for param in params]
+    tensors: list[Tensor] = [*params, *(state[key] for state in states for key in sorted(state))]
+    assert not any(it.reason for it in optimizer.fused_report())
+    return [array_of(it) for it in tensors]
+
+
+def as_on_the_cpu(walk: Walk, name: str, dtype: torch.dtype, **options: Any) -> None:
+    ours = trained(name, dtype, **options)
+    with walk.out_of_use():
+        cpus = trained(name, dtype, **options)
+    for one, other in zip(ours, cpus, strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str
+)
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.filterwarnings("ignore:.*cannot hold squares")
+def test_optimizers_step_as_on_the_cpu(name: str, dtype: torch.dtype, cuda_walk: Walk) -> None:
+    as_on_the_cpu(cuda_walk, name, dtype)
+    as_on_the_cpu(cuda_walk, name, dtype, **TAIL)
+    if dtype is torch.float32:
+        as_on_the_cpu(cuda_walk, name, dtype, state_dtype=torch.bfloat16)
+
+
+def test_more_parameters_than_a_launch_takes(cuda_walk: Walk) -> None:
+    as_on_the_cpu(cuda_walk, "ADOPT", torch.float32, shapes=[(7,), (3, 5)] * 300)
+
+
+def test_scaled_gradients_and_skipped_steps(cuda_walk: Walk) -> None:
+    results = []
+    for place in (cuda_walk.in_use, cuda_walk.out_of_use):
+        with place():
+            params = parameters()
+            optimizer = optim.ADOPT(params)
+            for step in range(4):
+                set_gradients(params, seed=step)
+                optimizer.grad_scale, optimizer.found_inf = (
+                    torch.tensor(8.0),
+                    torch.tensor(float(step == 1)),
+                )
+                optimizer.step()
+            results.append([array_of(param).tobytes() for param in params])
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_nothing_depends_on_the_order_of_threads(dtype: torch.dtype, cuda_walk: Walk) -> None:
+    forwards = trained("AdEMAMix", dtype)
+    with cuda_walk.going(backwards=True):
+        backwards = trained("AdEMAMix", dtype)
+    assert [it.tobytes() for it in forwards] == [it.tobytes() for it in backwards]
+
+
+def test_it_is_the_walk_that_runs(cuda_walk: Walk) -> None:
+    params = parameters(shapes=[(3, 5)])
+    before = params[0].detach().clone()
+    set_gradients(params, seed=0)
+    optimizer = optim.Signum(params, lr=0.1)
+    with cuda_walk.going(blocks=(0, 0)):
+        optimizer.step()
+    assert torch.equal(params[0], before)
+    optimizer.step()
+    assert not torch.equal(params[0], before)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"state_dtype": "int8"}, {"master_weights": True}, {"stochastic_rounding": True}],
+    ids=str,
+)
+def test_what_the_kernels_lack_is_refused(options: Options, cuda_walk: Walk) -> None:
+    """By name, before anything is written; without the option the function itself would run."""
+    param = torch.ones(64, 64, dtype=torch.float32 if "state_dtype" in options else torch.bfloat16)
+    param.grad = torch.ones_like(param)
+    optimizer = optim.ADOPT([param], **options)
+    message = f"{next(iter(options))}=.* is for kernels; .*of a rule in Python are for the CPU"
+    with pytest.raises(ValueError, match=message):
+        optimizer.step()
+    assert (param == 1).all()
+    assert not optimizer.state
+
+
+def test_its_numbers_are_the_hosts_so_that_no_graph_captures_it(cuda_walk: Walk) -> None:
+    params = parameters()
+    optimizer = optim.ADOPT(params)
+    set_gradients(params, seed=0)
+    optimizer.step()
+    before = [param.detach().clone() for param in params]
+    with cuda_walk.captured(), pytest.raises(RuntimeError, match="step lies on the CPU while a CUDA"):
+        optimizer.step()
+    assert all(torch.equal(*pair) for pair in zip(params, before, strict=True))
+    assert all(state["step"] == 1 for state in optimizer.state.values())
