@@ -4,14 +4,19 @@
 //
 // Arrays of the type that is computed in are worked on where they lie; of others, a strip is
 // converted on its way in and out, and so is the strip at the end, which may be there in part only.
+// Where all are bfloat16, a strip lies there with the even elements of two vectors before the odd
+// ones (simd/pair.h), which no instruction sees.
 #pragma once
 
 #include <stdint.h>
+
+#include <type_traits>
 
 #include "cpu/kernel.h"
 #include "cpu/rounding.h"
 #include "rules/program.h"
 #include "rules/program_results.h"
+#include "simd/pair.h"
 #include "simd/vec.h"
 #include "target.h"
 
@@ -22,7 +27,7 @@ static_assert(first_summand == max_arrays, "the arrays are the first places");
 template <class T>
 class ProgramLoop {
  public:
-  static constexpr int strip = 64;  // elements
+  static constexpr int longest = 128, shortest = 64;  // elements of a strip
 
   // `summands`: of element `begin` and those behind it, each with room for whole strips.
   FASTOPT_HOST_DEVICE ProgramLoop(const BoundRule& bound, void* const* arrays, const DType* dtypes,
@@ -39,8 +44,11 @@ class ProgramLoop {
     for (int k = 0; k < program_.summands; ++k) {
       places_[first_summand + k] = static_cast<T*>(summands[k]);
     }
-    for (int array = 0; array < program_.arrays; ++array) converts_ |= dtypes[array] != own;
-    if (averages_) converts_ |= dtypes[ema_array] != own;
+    pairs_ = own == DType::float32 && program_.summands == 0;  // sums go in order
+    for_arrays([&](int array) {
+      converts_ |= dtypes[array] != own;
+      pairs_ = pairs_ && dtypes[array] == DType::bfloat16;
+    });
   }
 
   FASTOPT_HOST_DEVICE void run(const Rounding& rounding, int64_t begin, int64_t end) {
@@ -59,11 +67,14 @@ class ProgramLoop {
 
   FASTOPT_HOST_DEVICE void run(Draws draws, int64_t begin, int64_t end) {
     int64_t i = begin;
-    for (; i + strip <= end; i += strip) {
-      for_arrays([&](int array) { enter(array, i); });
-      step();
-      if (converts_) for_arrays([&](int array) { leave(array, draws, i); });
+    for (strip_ = longest; strip_ >= shortest; strip_ /= 2) {
+      for (; i + strip_ <= end; i += strip_) {
+        for_arrays([&](int array) { enter(array, i); });
+        step();
+        if (converts_) for_arrays([&](int array) { leave(array, draws, i); });
+      }
     }
+    strip_ = shortest;
     if (const int rest = static_cast<int>(end - i); rest > 0) {
       for_arrays([&](int array) { enter_first(array, i, rest); });
       step();
@@ -90,7 +101,7 @@ class ProgramLoop {
       each(grad_, [=](int k) { return factor * V::load(grad + k); });
     }
     execute();
-    for (int k = 0; k < program_.summands; ++k) places_[first_summand + k] += strip;
+    for (int k = 0; k < program_.summands; ++k) places_[first_summand + k] += strip_;
     if (averages_) {
       const V decay(decay_), growth(growth_);
       T* const average = places_[ema_array];
@@ -101,9 +112,10 @@ class ProgramLoop {
   }
 
   template <class Of>
-  FASTOPT_HOST_DEVICE static void each(T* to, Of of) {
+  FASTOPT_HOST_DEVICE void each(T* to, Of of) const {
+    const int end = strip_;
 #pragma GCC unroll 4
-    for (int k = 0; k < strip; k += V::lanes) of(k).store(to + k);
+    for (int k = 0; k < end; k += V::lanes) of(k).store(to + k);
   }
 
   FASTOPT_HOST_DEVICE void execute() const {
@@ -139,7 +151,7 @@ class ProgramLoop {
   // The array's strip that begins at element i, where the program finds it.
   FASTOPT_HOST_DEVICE void enter(int array, int64_t i) {
     stored(array, i, [&](auto* data) {
-      constexpr int bytes = strip * sizeof *data;
+      const int bytes = strip_ * static_cast<int>(sizeof *data);
       for (int byte = 0; byte < bytes; byte += 64) {
         __builtin_prefetch(reinterpret_cast<const char*>(data) + byte + ahead);
       }
@@ -150,33 +162,64 @@ class ProgramLoop {
   template <class Half>
   FASTOPT_HOST_DEVICE void place(int array, const Half* data) {
     places_[array] = buffers_[array];
-    each(buffers_[array], [=](int k) { return V::load(data + k); });
+    widen(data, buffers_[array]);
+  }
+
+  template <class Half>
+  FASTOPT_HOST_DEVICE void widen(const Half* from, T* to) const {
+    if constexpr (std::is_same_v<Half, bfloat16>) {
+      if (pairs_) {
+        for (int k = 0; k < strip_; k += Pair::lanes) {
+          const Pair both = Pair::load(from + k);
+          both.even.store(to + k);
+          both.odd.store(to + k + V::lanes);
+        }
+        return;
+      }
+    }
+    each(to, [=](int k) { return V::load(from + k); });
+  }
+
+  // store(x, k) for the vectors of a strip that goes to Half's from element k on.
+  template <class Half, class Store>
+  FASTOPT_HOST_DEVICE void narrow(const T* from, Store store) const {
+    if constexpr (std::is_same_v<Half, bfloat16>) {
+      if (pairs_) {
+        for (int k = 0; k < strip_; k += Pair::lanes) {
+          store(Pair(V::load(from + k), V::load(from + k + V::lanes)), k);
+        }
+        return;
+      }
+    }
+    for (int k = 0; k < strip_; k += V::lanes) store(V::load(from + k), k);
   }
 
   // Stores a strip that was converted.
   FASTOPT_HOST_DEVICE void leave(int array, Draws draws, int64_t i) {
     if (!is_written(array)) return;
     stored(array, i, [&](auto* data) {
-      if (places_[array] == buffers_[array]) convert(array, draws, i, strip, data);
+      if (places_[array] == buffers_[array]) convert(array, draws, i, strip_, data);
     });
   }
 
   // Stores a whole strip, of which `count` elements count; states in 16 bits by their draws.
-  FASTOPT_HOST_DEVICE void convert(int array, Draws, int64_t, int, T* data) {
-    for (int k = 0; k < strip; k += V::lanes) V::load(places_[array] + k).store(data + k);
-  }
-  template <class Half>
-  FASTOPT_HOST_DEVICE void convert(int array, Draws draws, int64_t i, int count, Half* data) {
+  template <class Stored>
+  FASTOPT_HOST_DEVICE void convert(int array, Draws draws, int64_t i, int count, Stored* data) {
     const T* const from = places_[array];
-    if (array < 2 || array == ema_array) {
-      for (int k = 0; k < strip; k += V::lanes) V::load(from + k).store(data + k);
-      return;
+    if (std::is_same_v<Stored, T> || array < 2 || array == ema_array) {
+      return narrow<Stored>(from, [=](auto x, int k) { x.store(data + k); });
     }
-    uint16_t own_draws[strip] = {};
-    __builtin_memcpy(own_draws, draws[array - 2] + i, count * sizeof *own_draws);
-    for (int k = 0; k < strip; k += V::lanes) {
-      Drawn<Half> to{data + k, own_draws + k};
-      V::load(from + k).store(&to);
+    if constexpr (!std::is_same_v<Stored, T>) {
+      const uint16_t* own_draws = draws[array - 2] + i;
+      uint16_t copied[shortest] = {};
+      if (count < strip_) {
+        __builtin_memcpy(copied, own_draws, count * sizeof *copied);
+        own_draws = copied;
+      }
+      narrow<Stored>(from, [=](auto x, int k) {
+        Drawn<Stored> drawn{data + k, own_draws + k};
+        x.store(&drawn);
+      });
     }
   }
 
@@ -186,7 +229,7 @@ class ProgramLoop {
       alignas(64) auto whole = Whole<decltype(*data)>();
       __builtin_memcpy(whole.data, data, count * sizeof *data);
       places_[array] = buffers_[array];
-      each(buffers_[array], [&](int k) { return V::load(whole.data + k); });
+      widen(whole.data, buffers_[array]);
     });
   }
   FASTOPT_HOST_DEVICE void leave_first(int array, Draws draws, int64_t i, int count) {
@@ -202,7 +245,7 @@ class ProgramLoop {
   struct Whole;
   template <class Stored>
   struct Whole<Stored&> {
-    Stored data[strip];
+    Stored data[shortest];
   };
 
   const BoundProgram& program_;
@@ -211,11 +254,13 @@ class ProgramLoop {
   const DType* const dtypes_;
   const T factor_, decay_, growth_;
   const bool averages_;
+  int strip_ = longest;
   bool converts_ = false;  // some array
+  bool pairs_;             // of all arrays
   T* places_[first_register + max_registers];
-  alignas(64) T registers_[max_registers][strip];
-  alignas(64) T buffers_[max_arrays][strip];  // of arrays that are converted
-  alignas(64) T grad_[strip];                 // times its factor
+  alignas(64) T registers_[max_registers][longest];
+  alignas(64) T buffers_[max_arrays][longest];  // of arrays that are converted
+  alignas(64) T grad_[longest];                 // times its factor
 };
 
 template <class T>
