@@ -11,38 +11,16 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from _optimizers import RECORDS
 from fastopt import kernels, reference
 from fastopt.reference.storage import store_state, widen
 
 Array = npt.NDArray[Any]
 Options = dict[str, Any]
 
-STATES = {
-    "sgd": ["momentum_buffer"],
-    "adagrad": ["sum"],
-    "rmsprop": ["square_avg", "grad_avg", "momentum_buffer"],
-    "adam": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
-    "adamw": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
-    "lion": ["exp_avg"],
-    "adadelta": ["square_avg", "acc_delta"],
-    "radam": ["exp_avg", "exp_avg_sq"],
-    "adamax": ["exp_avg", "exp_inf"],
-    "nadam": ["exp_avg", "exp_avg_sq"],
-    "lamb": ["exp_avg", "exp_avg_sq"],
-}
-USING_ALL_STATES: dict[str, Options] = {
-    "sgd": {"momentum": 0.9},
-    "adagrad": {},
-    "rmsprop": {"centered": True, "momentum": 0.9},
-    "adam": {"amsgrad": True},
-    "adamw": {"amsgrad": True},
-    "lion": {},
-    "adadelta": {},
-    "radam": {},
-    "adamax": {},
-    "nadam": {},
-    "lamb": {},
-}
+STATES = {it.function: list(it.states) for it in RECORDS.values()}
+USING_ALL_STATES: dict[str, Options] = {it.function: it.kernel for it in RECORDS.values()}
+OPTIONS: dict[str, st.SearchStrategy[Options]] = {it.function: it.drawn for it in RECORDS.values()}
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
 
 
@@ -147,69 +125,7 @@ def assert_step(
 
 # ---- options --------------------------------------------------------------------------------------
 
-flags = st.booleans()
-decays = st.sampled_from([0.0, 0.5, 0.9, 0.999]) | st.floats(0, 1, exclude_max=True)
-betas = st.tuples(decays, decays)
-numbers = st.sampled_from([0.0, 1e-8, 1e-3, 0.1, 1.0]) | st.floats(min_value=0)  # inf, too
-penalties = st.just(0.0) | numbers
 STEPS = st.integers(1, 10) | st.integers(1, 2**53)
-
-
-@st.composite
-def sgd_options(draw: st.DrawFn) -> Options:
-    form = draw(st.sampled_from(["plain", "momentum", "nesterov", "average"]))
-    options: Options = {"lr": draw(numbers), "weight_decay": draw(penalties)}
-    options["maximize"] = draw(flags)
-    if form == "momentum":
-        return options | {"momentum": draw(numbers), "dampening": draw(st.floats(-2, 2))}
-    if form == "nesterov":
-        return options | {"momentum": draw(decays.filter(bool)), "nesterov": True}
-    if form == "average":
-        options |= {"momentum": draw(decays.filter(bool)), "exponential_average": True}
-        options["bias_correction"] = draw(flags)
-    return options
-
-
-def common_options(**more: st.SearchStrategy[Any]) -> st.SearchStrategy[Options]:
-    return st.fixed_dictionaries({"lr": numbers, "weight_decay": penalties, "maximize": flags, **more})
-
-
-def adam_options(**more: st.SearchStrategy[Any]) -> st.SearchStrategy[Options]:
-    return common_options(
-        betas=betas,
-        eps=numbers,
-        amsgrad=flags,
-        bias_correction=flags,
-        eps_inside_sqrt=flags,
-        **more,
-    )
-
-
-OPTIONS: dict[str, st.SearchStrategy[Options]] = {
-    "sgd": sgd_options(),
-    "adagrad": common_options(lr_decay=penalties, eps=numbers),
-    "rmsprop": common_options(
-        alpha=decays | numbers,
-        eps=numbers,
-        momentum=st.just(0.0) | decays | numbers,
-        centered=flags,
-        eps_inside_sqrt=flags,
-    ),
-    "adam": adam_options(decoupled_weight_decay=flags),
-    "adamw": adam_options(),
-    "lion": common_options(betas=betas),
-    "adadelta": common_options(rho=st.floats(0, 1), eps=numbers),
-    "adamax": common_options(betas=betas, eps=numbers),
-    "nadam": common_options(
-        betas=betas,
-        eps=numbers,
-        momentum_decay=numbers,
-        mu_product=decays,
-        decoupled_weight_decay=flags,
-    ),
-    "lamb": common_options(betas=betas, eps=numbers, bias_correction=flags, always_adapt=flags),
-    "radam": common_options(betas=betas, eps=numbers, decoupled_weight_decay=flags),
-}
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=7)
 SEEDS = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 

@@ -32,24 +32,8 @@ from fastopt.reference.storage import (
     widen,
 )
 
-RULES: list[tuple[str, Options]] = [
-    ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
-    ("SGD", {"lr": 0.1, "momentum": 0.9, "exponential_average": True, "bias_correction": True}),
-    ("RMSprop", {"lr": 0.01}),
-    ("RMSprop", {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01}),
-    ("Adam", {"lr": 0.01, "amsgrad": True, "weight_decay": 0.01}),
-    ("AdamW", {"lr": 0.01}),
-    ("AdamW", {"lr": 0.01, "amsgrad": True, "maximize": True}),
-    ("Lion", {"lr": 0.01, "weight_decay": 0.01}),
-    ("Adadelta", {"lr": 0.5}),
-    ("RAdam", {"lr": 0.01, "betas": (0.9, 0.8)}),
-    ("Adamax", {"lr": 0.01, "weight_decay": 0.01}),
-    ("NAdam", {"lr": 0.01, "decoupled_weight_decay": True, "weight_decay": 0.01}),
-]
-UNCODED: list[tuple[str, Options]] = [  # that keep nothing, or nothing in 8 bits
-    ("SGD", {"lr": 0.1, "weight_decay": 0.01}),
-    ("Adagrad", {"lr": 0.1, "lr_decay": 0.01, "initial_accumulator_value": 0.1}),
-]
+RULES = [(name, options) for name, it in EVERY.items() for options in it.coded]
+UNCODED = [(name, options) for name, it in EVERY.items() for options in it.uncoded]
 TAILS: list[Options] = [
     {"max_grad_norm": 1.0},
     {"ema_decay": 0.9},

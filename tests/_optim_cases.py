@@ -10,7 +10,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -19,181 +19,27 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 import fastopt
+from _optimizers import RECORDS, Options
 from fastopt import reference
 from fastopt.reference.storage import narrow, widen
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Options = dict[str, Any]
-
-
-class Case(NamedTuple):
-    """An optimizer: fastopt's class, torch's, the reference, its states in its order."""
-
-    ours: type[Optimizer]
-    torchs: Any  # None where torch has none
-    rule: Callable[..., tuple[Array, ...]]
-    states: tuple[str, ...]
-
-    @property
-    def classes(self) -> tuple[type[Optimizer], type[Optimizer]]:
-        return self.ours, self.torchs
-
-
-MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-
-# What surrounds a rule is the same code for all of them: its tests go through these.
-CASES = {
-    "SGD": Case(fastopt.optim.SGD, torch.optim.SGD, reference.sgd, ("momentum_buffer",)),
-    "Adagrad": Case(fastopt.optim.Adagrad, torch.optim.Adagrad, reference.adagrad, ("sum",)),
-    "RMSprop": Case(
-        fastopt.optim.RMSprop,
-        torch.optim.RMSprop,
-        reference.rmsprop,
-        ("square_avg", "grad_avg", "momentum_buffer"),
-    ),
-    "Adam": Case(fastopt.optim.Adam, torch.optim.Adam, reference.adam, MOMENTS),
-    "AdamW": Case(fastopt.optim.AdamW, torch.optim.AdamW, reference.adamw, MOMENTS),
-}
 
 # What depends on the rule is tested for every one.
-EVERY = {
-    **CASES,
-    "Lion": Case(fastopt.optim.Lion, None, reference.lion, ("exp_avg",)),
-    "Adadelta": Case(
-        fastopt.optim.Adadelta,
-        torch.optim.Adadelta,
-        reference.adadelta,
-        ("square_avg", "acc_delta"),
-    ),
-    "RAdam": Case(fastopt.optim.RAdam, torch.optim.RAdam, reference.radam, MOMENTS[:2]),
-    "NAdam": Case(fastopt.optim.NAdam, torch.optim.NAdam, reference.nadam, MOMENTS[:2]),
-    "LAMB": Case(fastopt.optim.LAMB, None, reference.lamb, MOMENTS[:2]),
-    "Adamax": Case(fastopt.optim.Adamax, torch.optim.Adamax, reference.adamax, ("exp_avg", "exp_inf")),
-}
+EVERY = RECORDS
+
+# What surrounds a rule is the same code for all of them: its tests go through these.
+CASES = {name: EVERY[name] for name in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW")}
+
 WITH_TORCH = [name for name, case in EVERY.items() if case.torchs]
 CAPTURABLE = [
     name for name, case in EVERY.items() if "capturable" in inspect.signature(case.ours).parameters
 ]
 
-# Every option that torch has, alone and where options meet; and those of classes that it lacks.
-TORCH_OPTIONS: dict[str, list[Options]] = {
-    "SGD": [
-        {},
-        {"weight_decay": 0.1},
-        {"maximize": True, "weight_decay": 0.1},
-        {"momentum": 0.9},
-        {"momentum": 0.9, "dampening": 0.4, "weight_decay": 0.1},
-        {"momentum": 0.9, "nesterov": True},
-        {"momentum": 0.8, "nesterov": True, "maximize": True, "weight_decay": 0.01},
-    ],
-    "Adagrad": [
-        {},
-        {"lr_decay": 0.1},
-        {"initial_accumulator_value": 0.5, "eps": 1e-3},
-        {"weight_decay": 0.1},
-        {"maximize": True, "lr_decay": 0.01, "weight_decay": 0.1},
-    ],
-    "RMSprop": [
-        {},
-        {"alpha": 0.5, "eps": 1e-2},
-        {"momentum": 0.9},
-        {"centered": True},
-        {"weight_decay": 0.1, "maximize": True},
-        {"momentum": 0.9, "centered": True, "weight_decay": 0.1},
-    ],
-    "Adam": [
-        {},
-        {"betas": (0.5, 0.75), "eps": 1e-2},
-        {"betas": (0.0, 0.0)},
-        {"amsgrad": True, "betas": (0.9, 0.5)},
-        {"weight_decay": 0.1},
-        {"weight_decay": 0.1, "decoupled_weight_decay": True},
-        {"maximize": True, "amsgrad": True, "weight_decay": 0.1},
-    ],
-    "AdamW": [
-        {},
-        {"betas": (0.5, 0.75), "eps": 1e-2},
-        {"weight_decay": 0.0},
-        {"amsgrad": True, "betas": (0.9, 0.5), "weight_decay": 0.1},
-        {"maximize": True, "weight_decay": 0.1},
-    ],
-    "Lion": [
-        {},
-        {"betas": (0.5, 0.75)},
-        {"weight_decay": 0.1},
-        {"maximize": True, "weight_decay": 0.1},
-    ],
-    "Adadelta": [
-        {},
-        {"rho": 0.5, "eps": 1e-3},
-        {"weight_decay": 0.1},
-        {"maximize": True, "weight_decay": 0.1},
-    ],
-    "RAdam": [
-        {"eps": 1e-2},
-        {"betas": (0.5, 0.75)},
-        {"weight_decay": 0.1},
-        {"maximize": True, "weight_decay": 0.1, "decoupled_weight_decay": True},
-    ],
-    "NAdam": [
-        {"eps": 1e-2},
-        {"betas": (0.5, 0.75), "momentum_decay": 0.1},
-        {"weight_decay": 0.1},
-        {"maximize": True, "weight_decay": 0.1, "decoupled_weight_decay": True},
-    ],
-    "LAMB": [
-        {},
-        {"betas": (0.5, 0.75), "eps": 1e-2},
-        {"weight_decay": 0.0},
-        {"weight_decay": 0.0, "always_adapt": True},
-        {"maximize": True, "weight_decay": 0.1, "bias_correction": False},
-    ],
-    "Adamax": [
-        {"eps": 1e-2},
-        {"betas": (0.5, 0.75)},
-        {"weight_decay": 0.1},
-        {"maximize": True, "weight_decay": 0.1},
-    ],
-}
-
-# Options that torch's classes lack, with what they need.
-EXTRA_OPTIONS: dict[str, list[Options]] = {
-    "SGD": [
-        {"momentum": 0.9, "exponential_average": True},
-        {"momentum": 0.9, "exponential_average": True, "bias_correction": True},
-    ],
-    "RMSprop": [
-        {"eps_inside_sqrt": True},
-        {"eps_inside_sqrt": True, "momentum": 0.9, "centered": True},
-    ],
-    "Adam": [
-        {"bias_correction": False},
-        {"eps_inside_sqrt": True},
-        {"bias_correction": False, "eps_inside_sqrt": True, "amsgrad": True},
-    ],
-    "AdamW": [
-        {"bias_correction": False},
-        {"eps_inside_sqrt": True, "amsgrad": True},
-    ],
-}
-
-# One set of options each that keeps every state.
-FULL: dict[str, Options] = {
-    "SGD": {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
-    "Adagrad": {"lr": 0.1, "lr_decay": 0.01, "initial_accumulator_value": 0.1},
-    "RMSprop": {"lr": 0.01, "momentum": 0.9, "centered": True},
-    "Adam": {"lr": 0.01, "amsgrad": True, "weight_decay": 0.01},
-    "AdamW": {"lr": 0.01, "amsgrad": True},
-    "Lion": {"lr": 0.01, "weight_decay": 0.1},
-    "Adadelta": {"lr": 0.5, "weight_decay": 0.01},
-    "RAdam": {"lr": 0.01, "weight_decay": 0.01, "betas": (0.9, 0.8)},
-    "Adamax": {"lr": 0.01, "weight_decay": 0.01},
-    "NAdam": {"lr": 0.01, "weight_decay": 0.01, "momentum_decay": 0.01},
-    "LAMB": {"lr": 0.01, "weight_decay": 0.1},
-}
-
-# The same where states may have fewer bits than float32, which a difference of two averages may not.
-FEW_BITS = FULL | {"RMSprop": {"lr": 0.01, "momentum": 0.9}}
+TORCH_OPTIONS = {name: list(it.options) for name, it in EVERY.items()}
+EXTRA_OPTIONS = {name: list(it.extras) for name, it in EVERY.items()}
+FULL = {name: it.full for name, it in EVERY.items()}
+FEW_BITS = {name: it.few_bits or it.full for name, it in EVERY.items()}
 
 DTYPES = [torch.float32, torch.float64]
 STORED = [torch.bfloat16, torch.float16]  # computed in float32
@@ -214,7 +60,7 @@ def torch_has_fused(name: str) -> bool:
 
 def option_cases() -> Iterator[tuple[str, Options]]:
     for name in EVERY:
-        for options in itertools.chain(TORCH_OPTIONS[name], EXTRA_OPTIONS.get(name, [])):
+        for options in itertools.chain(TORCH_OPTIONS[name], EXTRA_OPTIONS[name]):
             yield name, options
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import fastopt
 from fastopt import __main__ as command
 from fastopt import _arguments, _output, bench, demo, verify
 from fastopt.demo import optimizers, precision
@@ -172,6 +173,8 @@ def test_the_command_alone_shows_the_help(capsys: Any) -> None:
     out = capsys.readouterr().out
     assert all(name in out for name in command.COMMANDS)
     assert max(map(len, out.splitlines())) <= 80
+    for text in (fastopt.__doc__, command.__doc__):
+        assert f"python -m fastopt {' | '.join(command.COMMANDS)}" in str(text)
 
 
 # ---- files ----------------------------------------------------------------------------------------

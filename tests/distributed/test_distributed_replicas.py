@@ -17,7 +17,6 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 import fastopt
-from _distances import MEASURED
 from _distributed_cases import (
     STEPS,
     Answer,
@@ -28,7 +27,7 @@ from _distributed_cases import (
     network,
     train,
 )
-from _optim_cases import CASES, FULL, Array, Options, array_of, assert_same_bits, gradients
+from _optim_cases import CASES, EVERY, FULL, Array, Options, array_of, assert_same_bits, gradients
 from _ranks import Job
 from fastopt.averages import AveragedModel
 
@@ -64,7 +63,7 @@ def test_replicas_stay_equal_and_near_torchs(job: Job, name: str) -> None:
     ours, other = job.run(train_replicas, name, {}, True)
     assert_all_same_bits(ours, other)
     theirs, _ = job.run(train_replicas, name, {}, False)
-    limit = 2 * MEASURED[name, torch.float32]
+    limit = 2 * EVERY[name].distance[torch.float32]
     start = [array_of(param) for param in network().parameters()]
     for i, param in enumerate(start):
         a, b = ours[f"param {i}"], theirs[f"param {i}"]

@@ -119,18 +119,7 @@ def test_kernels_round_by_it(
 
 # ---- what it is for -----------------------------------------------------------------------------
 
-FALLING: dict[str, tuple[str, Options]] = {
-    "AdamW": ("AdamW", {"lr": 1e-3, "weight_decay": 0}),
-    "RAdam": ("RAdam", {"lr": 1e-3}),
-    "NAdam": ("NAdam", {"lr": 1e-3}),
-    "Adamax": ("Adamax", {"lr": 1e-3}),
-    "RMSprop": ("RMSprop", {"lr": 1e-3, "alpha": 0.999}),
-    "Adadelta": ("Adadelta", {"lr": 1.0, "rho": 0.99}),
-    "Adagrad": ("Adagrad", {"lr": 1e-2}),
-    "SGD": ("SGD", {"lr": 1e-3, "momentum": 0.999}),
-    "SGD, average": ("SGD", {"lr": 1e-3, "momentum": 0.999, "exponential_average": True}),
-    "LAMB": ("LAMB", {"lr": 1e-3, "weight_decay": 0}),
-}
+FALLING = {case: (name, options) for name, it in EVERY.items() for case, options in it.falling.items()}
 STORED: dict[str, tuple[torch.dtype, Options]] = {
     "states": (torch.float32, {"state_dtype": torch.bfloat16}),
     "model": (torch.bfloat16, {}),
@@ -187,7 +176,7 @@ def test_who_does_not_count_steps_does_so_for_16_bits(name: str) -> None:
     assert all(step is None for step in steps[half:])
 
 
-def test_torchs_checkpoint_has_no_count_of_sgd_and_gets_none() -> None:
+def test_torchs_checkpoint_has_no_count_of_sgd_and_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """Momentum goes on from what it was; the dither begins with step 1."""
     params, theirs = parameters(torch.bfloat16), parameters(torch.bfloat16)
     options = COUNTLESS["SGD"]
@@ -212,7 +201,7 @@ def test_torchs_checkpoint_has_no_count_of_sgd_and_gets_none() -> None:
         results = rule(*(widen(it) for it in arrays), step=2, **more)
         return results[0], store_state(results[1], BF16, step=step, state=0, like=arrays[0])
 
-    mirror.case = mirror.case._replace(rule=going_on)
+    monkeypatch.setattr(reference, "sgd", going_on)
     for seed in range(1, 4):
         set_gradients(params, seed)
         step_and_check(mirror)

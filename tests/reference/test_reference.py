@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from _kernel_cases import STATES, rule
+from _optimizers import RECORDS
 from fastopt import reference
 from fastopt.reference._common import exponential
 
@@ -25,17 +26,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Float = type[np.float32] | type[np.float64]
 Options = dict[str, Any]
 
-TORCH = {
-    "sgd": torch.optim.SGD,
-    "adagrad": torch.optim.Adagrad,
-    "rmsprop": torch.optim.RMSprop,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "adadelta": torch.optim.Adadelta,
-    "radam": torch.optim.RAdam,
-    "adamax": torch.optim.Adamax,
-    "nadam": torch.optim.NAdam,
-}
+TORCH = {it.function: it.torchs for it in RECORDS.values() if it.torchs}
 
 
 def choices(**values: tuple[Any, ...]) -> Iterator[Options]:
@@ -46,28 +37,9 @@ def choices(**values: tuple[Any, ...]) -> Iterator[Options]:
 
 def torch_options() -> Iterator[tuple[str, Options]]:
     """Every combination of the options that torch.optim has."""
-    common = {"lr": (0.01,), "weight_decay": (0.0, 0.1), "maximize": (False, True)}
-    for options in choices(**common, momentum=(0.0, 0.9), dampening=(0.0, 0.4), nesterov=(False, True)):
-        if not options["nesterov"] or (options["momentum"] > 0 and options["dampening"] == 0):
-            yield "sgd", options
-    for options in choices(**common, lr_decay=(0.0, 0.2), initial_accumulator_value=(0.0, 0.5)):
-        yield "adagrad", options
-    for options in choices(**common, momentum=(0.0, 0.9), centered=(False, True)):
-        yield "rmsprop", options
-    for options in choices(
-        **common, amsgrad=(False, True), decoupled_weight_decay=(False, True), eps=(1e-8, 0.1)
-    ):
-        yield "adam", options
-    for options in choices(**common):
-        yield "adadelta", options
-    for options in choices(**common, decoupled_weight_decay=(False, True)):
-        yield "radam", options
-    for options in choices(**common, betas=((0.9, 0.999), (0.0, 0.5))):
-        yield "adamax", options
-    for options in choices(**common, momentum_decay=(0.004, 0.0), decoupled_weight_decay=(False, True)):
-        yield "nadam", options
-    for options in choices(**common, amsgrad=(False, True), betas=((0.9, 0.999), (0.0, 0.5))):
-        yield "adamw", options
+    for it in RECORDS.values():
+        if it.torchs:
+            yield from ((it.function, options) for options in it.combinations())
 
 
 def all_options() -> Iterator[tuple[str, Options]]:
@@ -95,76 +67,11 @@ def name_of(value: object) -> str | None:
 
 # ---- steps worked by hand -----------------------------------------------------------------------
 
-SGD: Options = {"param": 1, "grad": 2, "momentum_buffer": 4, "step": 2, "lr": 0.5}
-ADAGRAD: Options = {"param": 1, "grad": 2, "sum": 12, "lr": 0.5, "eps": 0}
-RMSPROP: Options = {"param": 1, "grad": 2, "square_avg": 28, "alpha": 0.5, "lr": 0.5, "eps": 0}
-ADAM: Options = {"param": 1, "grad": 2, "exp_avg": 2, "exp_avg_sq": 20, "max_exp_avg_sq": 64}
-ADAM |= {"betas": (0.5, 0.75), "lr": 0.5, "eps": 0}  # m' = 2, m̂ = 4, v' = 16, v̂ = 64
-LION: Options = {"param": 1, "grad": 2, "exp_avg": -4, "betas": (0.5, 0.75), "lr": 0.5}
-ADADELTA: Options = {"param": 1, "grad": 2, "square_avg": 28, "rho": 0.5, "eps": 9, "lr": 0.5}
-RADAM: Options = {
-    "param": 1,
-    "grad": 2,
-    "exp_avg": 2,
-    "exp_avg_sq": 20,
-    "betas": (0.5, 0.75),
-    "lr": 0.5,
-}
-ADAMAX: Options = {"param": 1, "grad": -2, "exp_avg": 10, "exp_inf": 32, "betas": (0.5, 0.25)}
-ADAMAX |= {"lr": 0.5, "eps": 2}  # m' = 4, u' = max(8, 4)
-NADAM: Options = {"param": 1, "grad": 2, "exp_avg": 2, "exp_avg_sq": 20, "betas": (0.5, 0.75)}
-NADAM |= {"lr": 2, "momentum_decay": 0, "eps": 0}  # m' = 2, v' = 16, √c₂ = ½, μ = ¼, Π = 0
-PLAIN = {"bias_correction": False}
-AVERAGE = {"momentum": 0.5, "exponential_average": True}
-
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     ("name", "arguments", "param", "states"),
-    [
-        ("sgd", SGD, 0, [4]),
-        ("sgd", SGD | {"maximize": True}, 2, [4]),
-        ("sgd", SGD | {"weight_decay": 2}, -1, [4]),
-        ("sgd", SGD | {"momentum": 0.5}, -1, [4]),
-        ("sgd", SGD | {"momentum": 0.5, "dampening": 0.5}, -0.5, [3]),
-        ("sgd", SGD | {"momentum": 0.5, "dampening": 0.5, "step": 1}, 0, [2]),
-        ("sgd", SGD | {"momentum": 0.5, "nesterov": True}, -1, [4]),
-        ("sgd", SGD | {"momentum": 0.5, "nesterov": True, "step": 1}, -0.5, [2]),
-        ("sgd", SGD | AVERAGE, -0.5, [3]),
-        ("sgd", SGD | AVERAGE | {"bias_correction": True, "step": 1}, -2, [3]),
-        ("adagrad", ADAGRAD, 0.75, [16]),
-        ("adagrad", ADAGRAD | {"eps": 4}, 0.875, [16]),
-        ("adagrad", ADAGRAD | {"lr_decay": 1, "step": 2}, 0.875, [16]),
-        ("rmsprop", RMSPROP, 0.75, [16]),
-        ("rmsprop", RMSPROP | {"eps": 4}, 0.875, [16]),
-        ("rmsprop", RMSPROP | {"eps": 48, "eps_inside_sqrt": True}, 0.875, [16]),
-        ("rmsprop", RMSPROP | {"momentum": 0.5, "momentum_buffer": 1}, 0.5, [16, 1]),
-        ("rmsprop", RMSPROP | {"square_avg": 36, "centered": True, "grad_avg": 2}, 0.75, [20, 2]),
-        ("adam", ADAM, 0.75, [2, 16, 64]),
-        ("adam", ADAM | PLAIN, 0.75, [2, 16, 64]),
-        ("adam", ADAM | {"eps": 8}, 0.875, [2, 16, 64]),
-        ("adam", ADAM | PLAIN | {"eps": 4}, 0.875, [2, 16, 64]),
-        ("adam", ADAM | {"eps": 192, "eps_inside_sqrt": True}, 0.875, [2, 16, 64]),
-        ("adam", ADAM | PLAIN | {"eps": 48, "eps_inside_sqrt": True}, 0.875, [2, 16, 64]),
-        ("adam", ADAM | {"amsgrad": True}, 0.875, [2, 16, 64]),
-        ("adam", ADAM | {"amsgrad": True, "max_exp_avg_sq": 4}, 0.75, [2, 16, 16]),
-        ("adam", ADAM | {"grad": 1, "weight_decay": 1}, 0.75, [2, 16, 64]),
-        ("adam", ADAM | {"weight_decay": 0.5, "decoupled_weight_decay": True}, 0.5, [2, 16, 64]),
-        ("adamw", ADAM | {"weight_decay": 0.5}, 0.5, [2, 16, 64]),
-        ("adadelta", ADADELTA | {"square_avg": 10, "acc_delta": 55}, -1, [7, 35.5]),
-        ("adadelta", ADADELTA | {"acc_delta": 16, "eps": 0}, 0, [16, 10]),
-        ("radam", RADAM, -1, [2, 16]),
-        ("radam", RADAM | {"weight_decay": 1, "decoupled_weight_decay": True}, -1.5, [2, 16]),
-        ("adamax", ADAMAX, 0.5, [4, 8]),
-        ("adamax", ADAMAX | {"exp_inf": 8}, 0, [4, 4]),
-        ("adamax", ADAMAX | {"grad": -3, "weight_decay": 1}, 0.5, [4, 8]),
-        ("nadam", NADAM, 0.5, [2, 16]),
-        ("nadam", NADAM | {"eps": 8}, 0.75, [2, 16]),
-        ("lion", LION, 1.5, [-2.5]),
-        ("lion", LION | {"exp_avg": 2}, 0.5, [2]),
-        ("lion", LION | {"exp_avg": -2}, 1, [-1]),
-        ("lion", LION | {"maximize": True, "weight_decay": 1}, 1, [-3.5]),
-    ],
+    [(it.function, *worked) for it in RECORDS.values() for worked in it.worked],
     ids=name_of,
 )
 def test_a_step_worked_by_hand(
@@ -235,18 +142,9 @@ def test_centered_takes_a_variance_that_rounding_left_below_zero_as_zero() -> No
     assert np.isfinite(param).all()
 
 
-def test_radam_adapts_when_its_average_is_long_enough() -> None:
-    """With β₂ = 0.999 and ρ∞ = 1999, ρ is below 5 at step 5 and above at step 6."""
-    x, square = np.zeros(1), np.full(1, 4.0)
-    options: Options = {"lr": 1.0, "betas": (0.0, 0.999), "eps": 0.0}
-    moved = [reference.radam(x, np.ones(1), x, square, step=step, **options)[0] for step in (5, 6)]
-    assert moved[0] == -1
-    assert 0 > moved[1] > -0.1
-    longest, c2 = 1999.0, 1 - 0.999**1000
-    length = longest - 2000 * (1 - c2) / c2
-    r = ((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)) ** 0.5
-    (found, *_) = reference.radam(x, np.ones(1), x, square, step=1000, **options)
-    np.testing.assert_allclose(found, -r * (c2 / (0.999 * 4 + 0.001)) ** 0.5, rtol=1e-10)
+@pytest.mark.parametrize("check", [it for record in RECORDS.values() for it in record.checks])
+def test_what_else_is_known_of_a_rule(check: Callable[[], None]) -> None:
+    check()
 
 
 def test_lion_tells_of_a_nan_and_steps_from_the_smallest_number() -> None:
@@ -390,9 +288,10 @@ def test_exponential_average_is_a_weighted_sum_of_the_gradients(
 # (rmsprop).
 TORCH_LIMIT: dict[Float, float] = {np.float32: 4.0, np.float64: 3.0}
 # Adadelta's steps go by roots of its steps, which adds up torch's roots that are not the nearest
-# numbers: 10.5 and 17.7. RAdam's first lengths are small differences of large numbers: 2.9 and 11.4.
+# numbers: 10.5 and 17.7. Rectified Adam's first lengths are small differences of large numbers: 2.9
+# and 11.4.
 # NAdam divides once where torch does twice: 4.2 and 4.7.
-FARTHER = {"adadelta": 18.0, "radam": 12.0, "nadam": 5.0}
+FARTHER = {it.function: it.epsilons for it in RECORDS.values() if it.epsilons}
 
 
 def distance_from_torch(name: str, options: Options, dtype: Float, seed: int) -> float:

@@ -5,20 +5,15 @@ from typing import Any
 import pytest
 import torch
 
+from _optimizers import RECORDS
 from fastopt import optim
 from fastopt.rules import Rule
 from fastopt.rules.library import adamw, compiled
 
 RULES: dict[str, tuple[Rule, dict[str, Any]]] = {  # by the compiled class, with options
-    "SGD": (compiled.sgd, {"momentum": 0.9}),
-    "Adagrad": (compiled.adagrad, {}),
-    "RMSprop": (compiled.rmsprop, {}),
-    "AdamW": (adamw, {}),
-    "Lion": (compiled.lion, {}),
-    "Adadelta": (compiled.adadelta, {}),
-    "Adamax": (compiled.adamax, {}),
-    "RAdam": (compiled.radam, {}),
-    "NAdam": (compiled.nadam, {}),
+    name: (getattr(compiled, it.function, adamw), it.program)
+    for name, it in RECORDS.items()
+    if it.program is not None
 }
 EXCEPT = {
     ("Adagrad", "int8 states"): "refused: its sums only grow",

@@ -95,11 +95,12 @@ WORKS = {
     "AdamW bf16": Work(library.adamw, DECAYING, "AdamW", adamw, torch.bfloat16),
     "AdamW, int8 state": Work(library.adamw, DECAYING, "AdamW", settings={"state_dtype": "int8"}),
     "SGD": Work(compiled.sgd, {"lr": 1e-4, "momentum": 0.9}, "SGD"),
-    "RMSprop": Work(compiled.rmsprop, {"lr": 1e-4}, "RMSprop"),
-    "Adadelta": Work(compiled.adadelta, {"lr": 1e-4}, "Adadelta"),
-    "RAdam": Work(compiled.radam, {"lr": 1e-4}, "RAdam"),
-    "Adamax": Work(compiled.adamax, {"lr": 1e-4}, "Adamax"),
-    "NAdam": Work(compiled.nadam, {"lr": 1e-4}, "NAdam"),
+}
+CLASSES = {name.lower(): name for name in fastopt.optim.__all__}
+WORKS |= {
+    CLASSES[name]: Work(it, {"lr": 1e-4}, CLASSES[name])
+    for name, it in vars(compiled).items()
+    if isinstance(it, Rule) and CLASSES[name] not in WORKS
 }
 
 

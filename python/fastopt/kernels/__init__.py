@@ -29,6 +29,7 @@ Its arrays are C-contiguous float32, float64, float16 or bfloat16.
 The formulas, with their sources, stand in :mod:`fastopt.reference`, whose bits these kernels give.
 """
 
+from . import _rules
 from ._dropout import (
     alpha_dropout,
     bias_dropout_add,
@@ -37,38 +38,14 @@ from ._dropout import (
     dropout_rows,
     relu_dropout,
 )
-from ._rules import (
-    adadelta_,
-    adagrad_,
-    adam_,
-    adamax_,
-    adamw_,
-    ema_,
-    lamb_,
-    lion_,
-    nadam_,
-    radam_,
-    rmsprop_,
-    sgd_,
-)
+from ._rules import *  # noqa: F403
 
 __all__ = [
-    "adadelta_",
-    "adagrad_",
-    "adam_",
-    "adamax_",
-    "adamw_",
     "alpha_dropout",
     "bias_dropout_add",
     "dropout",
     "dropout_mask",
     "dropout_rows",
-    "ema_",
-    "lamb_",
-    "lion_",
-    "nadam_",
-    "radam_",
     "relu_dropout",
-    "rmsprop_",
-    "sgd_",
 ]
+__all__ += _rules.__all__

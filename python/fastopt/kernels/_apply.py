@@ -17,10 +17,9 @@ Steps: TypeAlias = int | Sequence[int]
 
 
 def apply_rule(rule: str, given: dict[str, Any]) -> None:
-    """Apply a rule to what a function of its arrays, ``step`` and its options was given."""
-    names = ("param", "grad", *facts_of(rule).states)
-    options = {name: it for name, it in given.items() if name not in names and name != "step"}
-    apply(rule, {name: given[name] for name in names}, given["step"], options)
+    """Apply a rule to what a function was given: arrays, ``step`` and options; takes the dict apart."""
+    arrays = {name: given.pop(name) for name in ("param", "grad", *facts_of(rule).states)}
+    apply(rule, arrays, given.pop("step"), given)
 
 
 def apply(rule: str, arrays: dict[str, Arrays | None], step: Steps, options: dict[str, Any]) -> None:

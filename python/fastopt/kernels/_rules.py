@@ -7,6 +7,21 @@ from __future__ import annotations
 
 from ._apply import Arrays, Steps, apply, apply_rule, flag, number
 
+__all__ = [
+    "adadelta_",
+    "adagrad_",
+    "adam_",
+    "adamax_",
+    "adamw_",
+    "ema_",
+    "lamb_",
+    "lion_",
+    "nadam_",
+    "radam_",
+    "rmsprop_",
+    "sgd_",
+]
+
 
 def sgd_(
     param: Arrays,

@@ -16,7 +16,8 @@ state_dtype
     torch.bfloat16. ``"int8"`` keeps a code of 8 bits for each element and a
     float32 scale (``<state>_scale``) for every 256 of a row along dimension 0; see
     docs/numerics.md. It is for parameters of at least two dimensions, 4096 elements and rows of 64:
-    the states of others, and of parameters that are not contiguous or are DTensors, stay float32.
+    the states of others, of parameters that are not contiguous and of DTensors that are cut otherwise
+    than by rows stay float32.
     float64 parameters take no other dtype than theirs. ``RMSprop(centered=True)``, which divides by
     the difference of two averages, keeps those in float32 and refuses a ``state_dtype`` of less.
 master_weights

@@ -5,11 +5,28 @@
 tests/docs/test_typing.py sees to it that nothing public is missing, runs this and has mypy check it.
 """
 
+from typing import TypeAlias
+
 import torch
 from on_arrays import check, normal, zeros
 from whole_surface import train
 
-from fastopt import kernels, optim, reference
+from fastopt import kernels, optim, reference, rules
+
+Optimizer: TypeAlias = (
+    rules.RuleOptimizer
+    | optim.SGD
+    | optim.Adagrad
+    | optim.RMSprop
+    | optim.Adam
+    | optim.AdamW
+    | optim.Lion
+    | optim.LAMB
+    | optim.Adadelta
+    | optim.RAdam
+    | optim.Adamax
+    | optim.NAdam
+)
 
 
 def on_numpy() -> None:

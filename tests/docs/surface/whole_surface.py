@@ -12,28 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 import fastopt
-from fastopt import averages, gradients, nn, optim, rules, schedules
+from fastopt import averages, gradients, nn, optim, schedules
 
-Optimizer: TypeAlias = (
-    rules.RuleOptimizer
-    | optim.SGD
-    | optim.Adagrad
-    | optim.RMSprop
-    | optim.Adam
-    | optim.AdamW
-    | optim.Lion
-    | optim.LAMB
-    | optim.Adadelta
-    | optim.RAdam
-    | optim.Adamax
-    | optim.NAdam
-)
+if TYPE_CHECKING:  # all of them
+    from more_optimizers import Optimizer
 
 # ---- the optimizers -------------------------------------------------------------------------------
 
