@@ -121,15 +121,77 @@ void CudaLibrary::program(const BoundProgram& program, DType compute, CudaStep s
   act(device, [&](const CudaPlace& at) { return face_->program(program, compute, step, at); });
 }
 
+Doubles::Doubles(int device, int64_t count) {
+  static const auto& torch = *new py::object(py::module_::import("torch"));
+  tensor = torch.attr("empty")(py::make_tuple(count), py::arg("dtype") = torch.attr("float64"),
+                               py::arg("device") = CudaLibrary::get().name_of(device));
+  View view;
+  TorchReader::get().read(tensor.ptr(), &view);
+  data = static_cast<double*>(data_of(view));
+}
+
+void CudaLibrary::summed(const Summed& summed, DType compute, CudaStep step,
+                         const std::vector<CudaItem>& items, int device) const {
+  const Traced& traced = *summed.program;
+  std::vector<CudaStage> stages;
+  for (const Traced::Stage& stage : traced.stages) {
+    unsigned squares = 0;
+    const int summands = static_cast<int>(stage.squares.size());
+    for (int k = 0; k < summands; ++k) squares |= unsigned{stage.squares[k]} << k;
+    stages.push_back(
+        {stage.steps.data(), static_cast<int>(stage.steps.size()), summands, squares, stage.nodes});
+  }
+  const CudaSummed program = {stages.data(),
+                              static_cast<int>(stages.size()),
+                              traced.arrays,
+                              traced.written,
+                              traced.nodes.data(),
+                              summed.numbers.data(),
+                              static_cast<int>(summed.numbers.size()),
+                              traced.given(),
+                              traced.inputs + static_cast<int>(traced.constants.size())};
+  const std::size_t at_once = step.one_by_one ? 1 : items.size();  // those that share memory
+  for (std::size_t i = 0; i < items.size(); i += at_once) {
+    step.items = &items[i];
+    step.count = static_cast<int64_t>(at_once);
+    const int64_t size = face_->summed_scratch(program, step);
+    if (size < 0)
+      throw std::runtime_error("a rule of more numbers or sums than CUDA's kernels take");
+    const Doubles scratch(device, size);
+    act(device, [&](const CudaPlace& at) {
+      return face_->summed(program, compute, step, scratch.data, at);
+    });
+  }
+}
+
+namespace {
+
+const BoundProgram& program_of(const BoundRule& rule) {
+  return *reinterpret_cast<const BoundProgram*>(rule.rule);
+}
+
+// Whether two rules do the same, with the same numbers.
+bool is_same(const BoundRule& a, const BoundRule& b) {
+  if (a.summed != nullptr || b.summed != nullptr) return a.summed == b.summed;
+  return program_of(a).code == program_of(b).code;
+}
+
+}  // namespace
+
 void CudaPrograms::add(const BoundRule& rule, DType compute, const CudaItem& item) {
-  const auto& program = *reinterpret_cast<const BoundProgram*>(rule.rule);
-  if (all.empty() || all.back().program.code != program.code) all.push_back({program, compute, {}});
+  if (item.size == 0) return;
+  if (all.empty() || !is_same(all.back().rule, rule)) all.push_back({rule, compute, {}});
   all.back().items.push_back(item);
 }
 
 void CudaPrograms::step(const CudaStep& step, int device) const {
   for (const Of& one : all) {
-    CudaLibrary::get().program(one.program, one.compute, step, one.items, device);
+    const CudaLibrary& library = CudaLibrary::get();
+    if (one.rule.summed != nullptr) {
+      library.summed(*one.rule.summed, one.compute, step, one.items, device);
+    } else {
+      library.program(program_of(one.rule), one.compute, step, one.items, device);
+    }
   }
 }
 

@@ -9,6 +9,7 @@
 
 #include "bindings/rules.h"
 #include "cpu/kernel.h"
+#include "cpu/summed.h"
 #include "cuda/face.h"
 #include "dlpack.h"
 
@@ -36,6 +37,11 @@ class CudaLibrary {
   // `takes_cpu`. An empty path: none until the next CUDA tensor. Throws std::runtime_error.
   void load(const std::string& path, bool takes_cpu);
 
+  // How torch calls a device.
+  std::string name_of(int device) const {
+    return takes_cpu_ ? "cpu" : "cuda:" + std::to_string(device);
+  }
+
   bool captures(int device) const;  // whether a graph captures torch's current stream there
   int64_t launches() const { return face_ == nullptr ? 0 : face_->launches(); }  // by this thread
 
@@ -45,6 +51,8 @@ class CudaLibrary {
             const std::vector<CudaPackedItem>& packed, int device) const;
   void program(const BoundProgram& program, DType compute, CudaStep step,
                const std::vector<CudaItem>& items, int device) const;
+  void summed(const Summed& summed, DType compute, CudaStep step,
+              const std::vector<CudaItem>& items, int device) const;
   void sum_of_squares(const std::vector<Values>& arrays, double* scratch, int device) const;
   void clip(const CudaClip& clip, int device) const;
   void advance(const std::vector<CudaCounter>& counters, const float* found_inf, int device) const;
@@ -65,13 +73,20 @@ class CudaLibrary {
   std::map<int, const char*> troubles_;  // of each device that was asked for; nullptr for none
 };
 
+// Memory on a device, lent by torch: a float64 tensor, and where it lies.
+struct Doubles {
+  Doubles(int device, int64_t count);
+  pybind11::object tensor;
+  double* data;
+};
+
 CudaItem cuda_item(const Item& item, const CudaNumber& step, const CudaNumber& product,
                    const CudaNumber& dither_step);
 
-// Parameters of one device that programs step, in their order: those of one program together.
+// Parameters of one device that programs step, in their order: those of one rule together.
 struct CudaPrograms {
   struct Of {
-    BoundProgram program;
+    BoundRule rule;
     DType compute;
     std::vector<CudaItem> items;
   };

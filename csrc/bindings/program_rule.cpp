@@ -64,9 +64,7 @@ class ProgramRule final : public AnyRule {
   int index() const override { return -1; }
   bool has_norms() const override { return definition_->has_sums; }
   bool is_program() const override { return true; }
-  const char* unfit_for_devices() const override {
-    return has_norms() ? "a rule in Python that sums over a tensor is for the CPU so far" : nullptr;
-  }
+  const char* unfit_for_devices() const override { return nullptr; }
 
   void set_kernel(Item& item) const override {
     item.kernel = target().programs[item.form == Form::float64 ? 1 : 0];

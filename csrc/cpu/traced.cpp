@@ -1,59 +1,9 @@
 #include "cpu/traced.h"
 
-#include <cmath>
-
 #define FASTOPT_TARGET host
-#include "numeric/elementary.h"
+#include "rules/number_results.h"
 
 namespace fastopt {
-namespace {
-
-double remainder_of(double a, double b) {
-  const double rest = std::fmod(a, b);
-  if (rest == 0) return std::copysign(0.0, b);
-  return (rest < 0) == (b < 0) ? rest : rest + b;
-}
-
-double result_of(NumberOp op, double a, double b) {
-  switch (op) {
-    case NumberOp::negative:
-      return -a;
-    case NumberOp::root:
-      return std::sqrt(a);
-    case NumberOp::exponential:
-      return host::exp_of(a);
-    case NumberOp::logarithm:
-      return host::log_of(a);
-    case NumberOp::add:
-      return a + b;
-    case NumberOp::subtract:
-      return a - b;
-    case NumberOp::multiply:
-      return a * b;
-    case NumberOp::divide:
-      return a / b;
-    case NumberOp::remainder:
-      return remainder_of(a, b);
-    case NumberOp::power:
-      return host::power_of(a, b);
-    case NumberOp::maximum:
-      return a >= b || a != a ? a : b;
-    case NumberOp::minimum:
-      return b >= a || a != a ? a : b;
-    case NumberOp::less:
-      return a < b;
-    case NumberOp::at_most:
-      return a <= b;
-    case NumberOp::equal:
-      return a == b;
-    case NumberOp::unequal:
-      return a != b;
-  }
-  return 0;
-}
-
-}  // namespace
-
 std::string Traced::trouble() const {
   for (int i = 0; i < static_cast<int>(nodes.size()); ++i) {
     const auto known = [&](int number) { return number >= 0 && number < first_node() + i; };
@@ -111,7 +61,8 @@ bool Traced::holds(const std::vector<double>& inputs, std::vector<double>& numbe
   numbers.insert(numbers.end(), constants.begin(), constants.end());
   numbers.resize(first_node() + nodes.size(), 0.0);
   for (int i = 0; i < guard_nodes; ++i) {
-    numbers[first_node() + i] = result_of(nodes[i].op, numbers[nodes[i].a], numbers[nodes[i].b]);
+    numbers[first_node() + i] =
+        host::result_of(nodes[i].op, numbers[nodes[i].a], numbers[nodes[i].b]);
   }
   for (const Guard& guard : guards) {
     if ((numbers[guard.number] != 0) != guard.answer) return false;
@@ -122,7 +73,8 @@ bool Traced::holds(const std::vector<double>& inputs, std::vector<double>& numbe
 void Traced::compute(std::size_t stage, std::vector<double>& numbers) const {
   const int from = stage == 0 ? guard_nodes : stages[stage - 1].nodes;
   for (int i = from; i < stages[stage].nodes; ++i) {
-    numbers[first_node() + i] = result_of(nodes[i].op, numbers[nodes[i].a], numbers[nodes[i].b]);
+    numbers[first_node() + i] =
+        host::result_of(nodes[i].op, numbers[nodes[i].a], numbers[nodes[i].b]);
   }
 }
 

@@ -13,44 +13,12 @@
 
 namespace fastopt {
 
-// a, b: the operands.
-#define FASTOPT_NUMBER_OPS(X)              \
-  X(negative)                              \
-  X(root)                                  \
-  X(exponential)                           \
-  X(logarithm)                             \
-  X(add)                                   \
-  X(subtract)                              \
-  X(multiply)                              \
-  X(divide)                                \
-  X(remainder) /* of the divisor's sign */ \
-  X(power)                                 \
-  X(maximum) /* NaN if either is */        \
-  X(minimum)                               \
-  X(less)                                  \
-  X(at_most)                               \
-  X(equal)                                 \
-  X(unequal)
-
-enum class NumberOp : int {
-#define FASTOPT_NUMBER_OP(name) name,
-  FASTOPT_NUMBER_OPS(FASTOPT_NUMBER_OP)
-#undef FASTOPT_NUMBER_OP
-};
-
 // Numbers are counted through: the inputs, of which the last are a tensor's size and its sums, then
 // the constants, then what each node makes of two before it.
 class Traced {
  public:
-  struct Step {
-    Op op;
-    uint8_t to, a, b, c;
-    int s, t;  // numbers; -1 for none
-  };
-  struct Node {
-    NumberOp op;
-    int a, b;
-  };
+  using Step = ProgramStep;
+  using Node = NumberNode;
   struct Guard {
     int number;
     bool answer;

@@ -16,7 +16,7 @@
 
 namespace fastopt {
 
-constexpr int cuda_abi = 6;  // to be raised with every change of this file
+constexpr int cuda_abi = 7;  // to be raised with every change of this file
 
 // Where kernels are launched.
 struct CudaPlace {
@@ -76,6 +76,24 @@ struct CudaStep {
   bool one_by_one = false;  // parameters share memory
 };
 
+// A program whose numbers come of sums over each parameter (cpu/traced.h), in stages: passes that
+// leave sums, and a step. Numbers are counted through; there is room for a parameter's size and its
+// sums from `size_at` on, and for what each node makes from `first_node` on.
+struct CudaStage {
+  const ProgramStep* steps;
+  int length, summands;
+  unsigned squares;  // bit k is set if the squares of summand k are summed up
+  int nodes;         // how many are known before it
+};
+struct CudaSummed {
+  const CudaStage* stages;
+  int stage_count, arrays;
+  unsigned written;
+  const NumberNode* nodes;
+  const double* numbers;
+  int number_count, size_at, first_node;
+};
+
 // A number that lies on the device and becomes factor x number + term, rounded as it is stored: one
 // more of a count, the sum of an average's weights. Of whole numbers, one more.
 struct CudaCounter {
@@ -122,6 +140,12 @@ struct CudaFace {
   // By a program in place of the rule, which computes in `compute`, of items without packing.
   const char* (*program)(const BoundProgram& program, DType compute, const CudaStep& step,
                          const CudaPlace& place);
+
+  // Likewise, of items that have elements. `scratch` has as many doubles as summed_scratch says,
+  // which is -1 for a program of more numbers or stages than a launch takes.
+  int64_t (*summed_scratch)(const CudaSummed& program, const CudaStep& step);
+  const char* (*summed)(const CudaSummed& program, DType compute, const CudaStep& step,
+                        double* scratch, const CudaPlace& place);
 
   // To scratch[0], with the CPU's bits (cpu/norm.h). For n chunks of up to sum_chunk elements,
   // of one array each, scratch has 2 n + 2 elements.

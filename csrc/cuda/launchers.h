@@ -23,6 +23,14 @@ extern const StepLauncher half_step_launchers[][half_form_count];
 // As in CudaFace.
 const char* run_program(const BoundProgram& program, DType compute, const CudaStep& step,
                         const CudaPlace& place);
+int64_t summed_scratch(const CudaSummed& program, const CudaStep& step);
+const char* run_summed(const CudaSummed& program, DType compute, const CudaStep& step,
+                       double* scratch, const CudaPlace& place);
+
+// The sums of all chunks of these arrays, or of their squares, one after another.
+const char* sum_chunks(const Values* arrays, int64_t count, bool squares, double* sums,
+                       void* stream);
+
 const char* run_sum_of_squares(const Values* arrays, int64_t count, double* scratch,
                                const CudaPlace& place);
 const char* run_clip(const CudaClip& clip, const CudaPlace& place);

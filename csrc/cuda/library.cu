@@ -130,10 +130,9 @@ const char* trouble(const CudaPlace& place) {
 
 int64_t launches() { return launches_so_far; }
 
-constexpr CudaFace face = {cuda_abi,        device_count, trouble,      captures,
-                           launches,        run_step,     run_program,  run_sum_of_squares,
-                           run_clip,        run_advance,  run_multiply, run_dropout,
-                           run_dropout_mask};
+constexpr CudaFace face = {cuda_abi, device_count, trouble,        captures,    launches,
+                           run_step, run_program,  summed_scratch, run_summed,  run_sum_of_squares,
+                           run_clip, run_advance,  run_multiply,   run_dropout, run_dropout_mask};
 
 }  // namespace
 }  // namespace FASTOPT_TARGET

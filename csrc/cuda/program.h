@@ -19,20 +19,28 @@
 
 namespace fastopt {
 
-// Operands of its instructions are places in a column: arrays first, then registers.
+// One parameter of a program.
+struct CudaProgramItem : CudaItem {
+  const double* numbers;  // on the device, where they come of sums; else nullptr
+  double* partials;       // of a pass for a sum: of each summand, by chunks
+};
+
+// Operands of its instructions are places in a column: arrays first, then summands and registers.
 template <class T>
 struct ProgramTable {
   static constexpr int capacity =
-      (parameter_bytes - max_instructions * static_cast<int>(sizeof(Instruction<T>)) - 80) /
-      static_cast<int>(sizeof(CudaItem));
+      (parameter_bytes -
+       max_instructions * static_cast<int>(sizeof(Instruction<T>) + 2 * sizeof(int16_t)) - 96) /
+      static_cast<int>(sizeof(CudaProgramItem));
   Instruction<T> code[max_instructions];
+  int16_t numbers[max_instructions][2];  // where an item's are among its own; -1 for none
   CudaNumber grad_factor;
   double ema_decay;
   const float* found_inf;
-  int length, arrays;
-  unsigned written;
+  int length, arrays, summands;
+  unsigned written, squares;
   int count;
-  CudaItem items[capacity];
+  CudaProgramItem items[capacity];
 };
 static_assert(sizeof(ProgramTable<float>) <= parameter_bytes &&
               sizeof(ProgramTable<double>) <= parameter_bytes);
@@ -42,6 +50,102 @@ constexpr int max_program_arrays = first_summand - 1;  // all but the average
 }  // namespace fastopt
 
 FASTOPT_TARGET_BEGIN
+
+template <class T>
+using ProgramNumbers = T[max_instructions][2];  // each instruction's, rounded
+
+// A thread's part of them.
+template <class T>
+FASTOPT_DEVICE void read_numbers(const ProgramTable<T>& table, int item, int thread,
+                                 ProgramNumbers<T>& to) {
+  const double* const own = table.items[item].numbers;
+  for (int n = thread; n < table.length; n += block_threads) {
+    const auto number = [&](T value, int at) {
+      return own == nullptr || at < 0 ? value : static_cast<T>(own[at]);
+    };
+    to[n][0] = number(table.code[n].s, table.numbers[n][0]);
+    to[n][1] = number(table.code[n].t, table.numbers[n][1]);
+  }
+}
+
+// Elements that a thread works on, in a column of places that lie `stride` elements apart.
+template <class T, int width, int stride>
+class Column {
+ public:
+  using V = Vec<T>;
+  FASTOPT_DEVICE explicit Column(T* first) : first_(first) {}
+
+  FASTOPT_DEVICE void get(int place, V* to) const { get(at(place), to); }
+  FASTOPT_DEVICE void put(const V* from, int place) const { put(from, at(place)); }
+
+  FASTOPT_DEVICE void execute(const Instruction<T>* code, int length,
+                              const ProgramNumbers<T>& numbers) const {
+    for (int n = 0; n < length; ++n) {
+      const Instruction<T>& it = code[n];
+      T* const to = at(it.to);
+      const T *const a = at(it.a), *const b = at(it.b), *const c = at(it.c);
+      const V s(numbers[n][0]), t(numbers[n][1]), zero(T(0)), one(T(1));
+#define FASTOPT_CASE(name, result)                                                                 \
+  case Op::name:                                                                                   \
+    each(to, a, b, c, [=]([[maybe_unused]] V x, [[maybe_unused]] V y, [[maybe_unused]] V z) -> V { \
+      return result;                                                                               \
+    });                                                                                            \
+    break;
+      switch (it.op) { FASTOPT_PROGRAM_RESULTS(FASTOPT_CASE) }
+#undef FASTOPT_CASE
+    }
+  }
+
+ private:
+  FASTOPT_DEVICE T* at(int place) const { return first_ + place * stride; }
+
+  template <class Of>
+  static FASTOPT_DEVICE void each(T* to, const T* a, const T* b, const T* c, Of of) {
+    V x[width], y[width], z[width], result[width];
+    get(a, x);
+    get(b, y);
+    get(c, z);
+    for (int k = 0; k < width; ++k) result[k] = of(x[k], y[k], z[k]);
+    put(result, to);
+  }
+
+  static FASTOPT_DEVICE void get(const T* from, V* to) {
+    alignas(width * sizeof(T)) T numbers[width];
+    __builtin_memcpy(numbers, aligned<width * sizeof(T)>(from), sizeof numbers);
+    for (int k = 0; k < width; ++k) to[k] = numbers[k];
+  }
+  static FASTOPT_DEVICE void put(const V* from, T* to) {
+    alignas(width * sizeof(T)) T numbers[width];
+    for (int k = 0; k < width; ++k) numbers[k] = from[k].value;
+    __builtin_memcpy(aligned<width * sizeof(T)>(to), numbers, sizeof numbers);
+  }
+
+  T* const first_;
+};
+
+// All arrays but the average into a column. All loads are on their way before the first place is
+// written.
+template <class T, class Array, int width, class Access, class Its>
+FASTOPT_DEVICE void load_arrays(const CudaItem& item, int64_t begin, int arrays, T factor,
+                                Access access, const Its& column) {
+  Vec<T> loaded[max_program_arrays][width];
+#ifdef __CUDACC__
+#pragma unroll
+#endif
+  for (int k = 0; k < max_program_arrays; ++k) {
+    if (k < arrays) Array(item, k, begin).load(access, loaded[k]);
+  }
+#ifdef __CUDACC__
+#pragma unroll
+#endif
+  for (int k = 0; k < max_program_arrays; ++k) {
+    if (k >= arrays) continue;
+    if (k == 1) {
+      for (Vec<T>& v : loaded[k]) v = Vec<T>(factor) * v;
+    }
+    column.put(loaded[k], k);
+  }
+}
 
 // `width` elements at a time; columns of as many places.
 template <class T, class Array, int width, int columns, int places>
@@ -55,6 +159,7 @@ struct ProgramKernel {
     int head, packed;  // elements before the packets, and in them
     double dither_step;
     T factor, decay, growth;
+    ProgramNumbers<T> numbers;
     alignas(16) T place[places][columns][width];
   };
 
@@ -62,6 +167,7 @@ struct ProgramKernel {
     block.each([&](int thread) {
       if (thread == 0) bind(table, static_cast<uint32_t>(block.index), shared);
     });
+    block.each([&](int thread) { read_numbers(table, shared.chunk.item, thread, shared.numbers); });
     block.each([&](int thread) {
       if (thread < columns) Worker(table, shared, thread).run();
     });
@@ -88,7 +194,8 @@ struct ProgramKernel {
           shared_(shared),
           item_(table.items[shared.chunk.item]),
           thread_(thread),
-          averages_(item_.arrays[ema_array] != nullptr) {}
+          averages_(item_.arrays[ema_array] != nullptr),
+          column_(shared.place[0][thread]) {}
 
     // The packets, then single elements before and behind them.
     FASTOPT_DEVICE void run() {
@@ -103,7 +210,7 @@ struct ProgramKernel {
           } else {
             load(Packets<1, width>{i, to}, average);
           }
-          execute();
+          column_.execute(table_.code, table_.length, shared_.numbers);
           if (averages_) average_with(average);
           if (part == 0) {
             store(Packets<width, 1>{i, to}, average);
@@ -116,29 +223,12 @@ struct ProgramKernel {
 
    private:
     FASTOPT_DEVICE Array array(int number) const { return {item_, number, shared_.chunk.begin}; }
-    FASTOPT_DEVICE T* place(int number) const { return shared_.place[number][thread_]; }
 
-    // All loads are on their way before the first place is written.
     template <class Access>
     FASTOPT_DEVICE void load(Access access, V* average) const {
-      V loaded[max_program_arrays][width];
-#ifdef __CUDACC__
-#pragma unroll
-#endif
-      for (int k = 0; k < max_program_arrays; ++k) {
-        if (k < table_.arrays) array(k).load(access, loaded[k]);
-      }
       if (averages_) array(ema_array).load(access, average);
-#ifdef __CUDACC__
-#pragma unroll
-#endif
-      for (int k = 0; k < max_program_arrays; ++k) {
-        if (k >= table_.arrays) continue;
-        if (k == 1) {
-          for (V& v : loaded[k]) v = V(shared_.factor) * v;
-        }
-        put(loaded[k], place(k));
-      }
+      load_arrays<T, Array, width>(item_, shared_.chunk.begin, table_.arrays, shared_.factor,
+                                   access, column_);
     }
 
     template <class Access>
@@ -146,7 +236,7 @@ struct ProgramKernel {
       for (int k = 0; k < table_.arrays; ++k) {
         if ((table_.written >> k & 1) == 0) continue;
         V v[width];
-        get(place(k), v);
+        column_.get(k, v);
         if (k == 0) {
           array(k).store(access, v);
         } else {
@@ -159,48 +249,10 @@ struct ProgramKernel {
 
     FASTOPT_DEVICE void average_with(V* average) const {
       V param[width];
-      get(place(0), param);
+      column_.get(0, param);
       for (int k = 0; k < width; ++k) {
         average[k] = V(shared_.decay) * average[k] + V(shared_.growth) * param[k];
       }
-    }
-
-    FASTOPT_DEVICE void execute() const {
-      for (int n = 0; n < table_.length; ++n) {
-        const Instruction<T>& it = table_.code[n];
-        T* const to = place(it.to);
-        const T *const a = place(it.a), *const b = place(it.b), *const c = place(it.c);
-        const V s(it.s), t(it.t), zero(T(0)), one(T(1));
-#define FASTOPT_CASE(name, result)                                                                 \
-  case Op::name:                                                                                   \
-    each(to, a, b, c, [=]([[maybe_unused]] V x, [[maybe_unused]] V y, [[maybe_unused]] V z) -> V { \
-      return result;                                                                               \
-    });                                                                                            \
-    break;
-        switch (it.op) { FASTOPT_PROGRAM_RESULTS(FASTOPT_CASE) }
-#undef FASTOPT_CASE
-      }
-    }
-
-    template <class Of>
-    static FASTOPT_DEVICE void each(T* to, const T* a, const T* b, const T* c, Of of) {
-      V x[width], y[width], z[width], result[width];
-      get(a, x);
-      get(b, y);
-      get(c, z);
-      for (int k = 0; k < width; ++k) result[k] = of(x[k], y[k], z[k]);
-      put(result, to);
-    }
-
-    static FASTOPT_DEVICE void get(const T* from, V* to) {
-      alignas(width * sizeof(T)) T numbers[width];
-      __builtin_memcpy(numbers, aligned<width * sizeof(T)>(from), sizeof numbers);
-      for (int k = 0; k < width; ++k) to[k] = numbers[k];
-    }
-    static FASTOPT_DEVICE void put(const V* from, T* to) {
-      alignas(width * sizeof(T)) T numbers[width];
-      for (int k = 0; k < width; ++k) numbers[k] = from[k].value;
-      __builtin_memcpy(aligned<width * sizeof(T)>(to), numbers, sizeof numbers);
     }
 
     const Args& table_;
@@ -208,6 +260,7 @@ struct ProgramKernel {
     const CudaItem& item_;
     const int thread_;
     const bool averages_;
+    const Column<T, width, columns * width> column_;
   };
 };
 

@@ -82,7 +82,8 @@ FASTOPT_DEVICE int entry_at(const Entry* entries, int count, int64_t chunk) {
   return entry;
 }
 
-FASTOPT_DEVICE Chunk chunk_at(const CudaItem* items, int count, uint32_t chunk) {
+template <class Item>
+FASTOPT_DEVICE Chunk chunk_at(const Item* items, int count, uint32_t chunk) {
   const int item = entry_at(items, count, chunk);
   const int64_t begin = int64_t{chunk_size} * (chunk - items[item].first_chunk);
   const int64_t rest = items[item].size - begin;

@@ -9,25 +9,6 @@ namespace {
 
 int64_t sum_chunks_of(int64_t size) { return (size + sum_chunk - 1) / sum_chunk; }
 
-// The sums of all chunks of these arrays, one after another.
-const char* sum_chunks(const Values* arrays, int64_t count, bool squares, double* sums,
-                       void* stream) {
-  SumKernel::Args args;
-  args.squares = squares;
-  for (int64_t i = 0; i < count;) {
-    args.sums = sums;
-    args.chunks = 0;
-    for (args.count = 0; i < count && args.count < SumKernel::Args::capacity; ++i, ++args.count) {
-      args.entries[args.count] = {arrays[i], static_cast<uint32_t>(args.chunks)};
-      args.chunks += sum_chunks_of(arrays[i].size);
-    }
-    const int64_t blocks = (args.chunks + SumKernel::warps - 1) / SumKernel::warps;
-    if (const char* error = launch<SumKernel>(args, blocks, stream)) return error;
-    sums += args.chunks;
-  }
-  return nullptr;
-}
-
 template <class Act>
 const char* for_numbers(const Act& act, const typename Act::Entry* entries, int64_t count,
                         const float* found_inf, void* stream) {
@@ -67,6 +48,24 @@ constexpr Multiplier multiplier() {
 constexpr Multiplier multipliers[] = {FASTOPT_RULES(FASTOPT_MULTIPLIER)};
 
 }  // namespace
+
+const char* sum_chunks(const Values* arrays, int64_t count, bool squares, double* sums,
+                       void* stream) {
+  SumKernel::Args args;
+  args.squares = squares;
+  for (int64_t i = 0; i < count;) {
+    args.sums = sums;
+    args.chunks = 0;
+    for (args.count = 0; i < count && args.count < SumKernel::Args::capacity; ++i, ++args.count) {
+      args.entries[args.count] = {arrays[i], static_cast<uint32_t>(args.chunks)};
+      args.chunks += sum_chunks_of(arrays[i].size);
+    }
+    const int64_t blocks = (args.chunks + SumKernel::warps - 1) / SumKernel::warps;
+    if (const char* error = launch<SumKernel>(args, blocks, stream)) return error;
+    sums += args.chunks;
+  }
+  return nullptr;
+}
 
 const char* run_sum_of_squares(const Values* arrays, int64_t count, double* scratch,
                                const CudaPlace& place) {

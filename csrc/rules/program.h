@@ -75,6 +75,44 @@ struct Instruction {
   T s, t;
 };
 
+// An instruction before its numbers are known: which they are, -1 for none.
+struct ProgramStep {
+  Op op;
+  uint8_t to, a, b, c;
+  int s, t;
+};
+
+// a, b: the operands.
+#define FASTOPT_NUMBER_OPS(X)              \
+  X(negative)                              \
+  X(root)                                  \
+  X(exponential)                           \
+  X(logarithm)                             \
+  X(add)                                   \
+  X(subtract)                              \
+  X(multiply)                              \
+  X(divide)                                \
+  X(remainder) /* of the divisor's sign */ \
+  X(power)                                 \
+  X(maximum) /* NaN if either is */        \
+  X(minimum)                               \
+  X(less)                                  \
+  X(at_most)                               \
+  X(equal)                                 \
+  X(unequal)
+
+enum class NumberOp : int {
+#define FASTOPT_NUMBER_OP(name) name,
+  FASTOPT_NUMBER_OPS(FASTOPT_NUMBER_OP)
+#undef FASTOPT_NUMBER_OP
+};
+
+// What is made of two numbers.
+struct NumberNode {
+  NumberOp op;
+  int a, b;
+};
+
 // What a BoundRule holds: `code` is of Instruction<float> or of Instruction<double>.
 struct BoundProgram {
   const void* code;

@@ -10,18 +10,32 @@ from torch import Tensor
 from _optim_cases import array_of, parameters, set_gradients
 from _walk import CHUNK, THREADS, Walk
 from fastopt import optim
-from fastopt.rules import Rule, library, maximum, minimum, rule, sign, sqrt, where
+from fastopt.rules import (
+    Rule,
+    count,
+    library,
+    maximum,
+    mean,
+    minimum,
+    norm,
+    rule,
+    sign,
+    sqrt,
+    total,
+    where,
+)
 from fastopt.rules import abs as absolute
 from fastopt.verify.compare import differing
 from fastopt.verify.storage import MIXES, Storage, alike
 
 Options = dict[str, Any]
-LIBRARY = {name: it for name, it in vars(library).items() if isinstance(it, Rule) and not it.sums}
+LIBRARY = {name: it for name, it in vars(library).items() if isinstance(it, Rule)}
 SIZES = sorted(
     {it + more for it in (1, 4, THREADS, THREADS * 4, CHUNK, 2 * CHUNK) for more in (-1, 0, 1)}
 )
 SPECIAL = (0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-40, -1e-40, 3e38, -3e38, 1e-20, 2.0)
 each_rule = pytest.mark.parametrize("name", LIBRARY)
+SUM_CHUNK = 4096
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
@@ -49,6 +63,16 @@ def wide(p, g, m, *, t, lr=0.1):  # type: ignore[no-untyped-def]
     for value in values:
         total = total / (value + 2.0)
     return p - lr * total, m + total
+
+
+@rule
+def summed(p, g, m, *, t, lr=0.1):  # type: ignore[no-untyped-def]
+    """Three passes: sums of elements and of squares, numbers of numbers of them."""
+    u = g + lr * p
+    share = mean(u) / (norm(m) + 1.0) + total(p) * 1e-3
+    m = 0.5 * m + share * u
+    ratio = sqrt(norm(m) + count(m > 0)) ** 0.5 % 3.0
+    return p - lr * (m * ratio), m
 
 
 def numbers(rng: np.random.Generator, size: int, dtype: Any) -> Any:
@@ -125,7 +149,43 @@ def test_arrays_of_any_mix(cuda_walk: Walk, mix: Any) -> None:
 # ---- optimizers -----------------------------------------------------------------------------------
 
 TAIL: Options = {"max_grad_norm": 0.5, "ema_decay": 0.9, "ema_bias_correction": True}
-CLASSES = ["ADOPT", "AdEMAMix", "Adan", "LaProp", "Signum", "Yogi", "ScheduleFreeAdamW"]
+CHUNKS = sorted({it * SUM_CHUNK + more for it in (1, 8, 9, 33) for more in (-1, 0, 1)} | {1, 31, 33})
+
+
+@each_dtype
+def test_sums_at_every_edge(cuda_walk: Walk, dtype: Any) -> None:
+    """Of lanes, chunks and blocks; of many tensors at once, each with its own."""
+    rng = np.random.default_rng(0)
+    for size in CHUNKS:
+        arrays = [rng.standard_normal(size).astype(dtype) for _ in range(3)]
+        check(summed, arrays, [0] * 3, t=3)
+    special = [numbers(rng, 3 * SUM_CHUNK + 5, dtype) for _ in range(3)]
+    check(summed, special, [1, 2, 3], t=3)
+
+
+def test_sums_of_more_chunks_than_one_sum_takes(cuda_walk: Walk) -> None:
+    @rule
+    def centred(p, g, *, t, lr=0.1):  # type: ignore[no-untyped-def]
+        return p - lr * (g - mean(g))
+
+    rng = np.random.default_rng(0)
+    size = SUM_CHUNK**2 + SUM_CHUNK + 1
+    check(centred, [rng.standard_normal(size, np.float32) for _ in range(2)], [0, 0], t=1)
+
+
+CLASSES = [
+    "CautiousAdamW",
+    "CautiousLion",
+    "StableAdamW",
+    "MARS",
+    "ADOPT",
+    "AdEMAMix",
+    "Adan",
+    "LaProp",
+    "Signum",
+    "Yogi",
+    "ScheduleFreeAdamW",
+]
 
 
 def trained(name: str, dtype: torch.dtype, shapes: Any = None, **options: Any) -> list[Any]:
@@ -166,7 +226,22 @@ def test_optimizers_step_as_on_the_cpu(name: str, dtype: torch.dtype, cuda_walk:
 
 
 def test_more_parameters_than_a_launch_takes(cuda_walk: Walk) -> None:
-    as_on_the_cpu(cuda_walk, "ADOPT", torch.float32, shapes=[(7,), (3, 5)] * 300)
+    for name in ("ADOPT", "StableAdamW"):
+        as_on_the_cpu(cuda_walk, name, torch.float32, shapes=[(7,), (3, 5)] * 300)
+
+
+def test_parameters_that_share_memory_step_one_after_the_other(cuda_walk: Walk) -> None:
+    results = []
+    for place in (cuda_walk.in_use, cuda_walk.out_of_use):
+        with place():
+            memory = torch.linspace(-1, 1, 3000)
+            params = [torch.nn.Parameter(torch.empty(0)) for _ in range(2)]
+            for param in params:
+                param.data = memory
+                param.grad = torch.linspace(1, 2, 3000)
+            optim.StableAdamW(params, lr=0.1).step()
+            results.append(memory.numpy().tobytes())
+    assert results[0] == results[1]
 
 
 def test_scaled_gradients_and_skipped_steps(cuda_walk: Walk) -> None:
@@ -188,22 +263,24 @@ def test_scaled_gradients_and_skipped_steps(cuda_walk: Walk) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_nothing_depends_on_the_order_of_threads(dtype: torch.dtype, cuda_walk: Walk) -> None:
-    forwards = trained("AdEMAMix", dtype)
-    with cuda_walk.going(backwards=True):
-        backwards = trained("AdEMAMix", dtype)
-    assert [it.tobytes() for it in forwards] == [it.tobytes() for it in backwards]
+    for name in ("AdEMAMix", "CautiousAdamW"):
+        forwards = trained(name, dtype)
+        with cuda_walk.going(backwards=True):
+            backwards = trained(name, dtype)
+        assert [it.tobytes() for it in forwards] == [it.tobytes() for it in backwards]
 
 
 def test_it_is_the_walk_that_runs(cuda_walk: Walk) -> None:
-    params = parameters(shapes=[(3, 5)])
-    before = params[0].detach().clone()
-    set_gradients(params, seed=0)
-    optimizer = optim.Signum(params, lr=0.1)
-    with cuda_walk.going(blocks=(0, 0)):
+    for optimizer_class in (optim.Signum, optim.StableAdamW):
+        params = parameters(shapes=[(3, 5)])
+        before = params[0].detach().clone()
+        set_gradients(params, seed=0)
+        optimizer = optimizer_class(params, lr=0.1)
+        with cuda_walk.going(blocks=(0, 0)):
+            optimizer.step()
+        assert torch.equal(params[0], before)
         optimizer.step()
-    assert torch.equal(params[0], before)
-    optimizer.step()
-    assert not torch.equal(params[0], before)
+        assert not torch.equal(params[0], before)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ CudaNumber factor_on_device(int device, Work& work, const Stepped& optimizer,
                             const TailOptions& tail, const Scaling& scaling) {
   CudaClip clip = {nullptr, no_limit, CudaNumber::of(1), nullptr};
   if (scaling.has_scale()) clip.grad_scale = scaling.scale_at().number;
-  const Doubles result(work.cuda.params[0].tensor, 2);
+  const Doubles result(device, 2);
   clip.result = reinterpret_cast<CudaClip::Result*>(result.data);
   if (tail.clips) {
     const std::optional<Doubles> squares = squares_on(work.cuda, device, Layouts::plain);

@@ -61,8 +61,7 @@ void CudaWork::add(const Memory& memory, const Plan& plan, const Reading& readin
         plan.rule->is_program() ? shared_.rule_at(memory, plan, reading.numbers, compute_type(item))
                                 : nullptr;
     params.push_back({item, reading.numbers.step, reading.numbers.product, reading.dither_step,
-                      reading.rounding, program, device, reading.place.layout, place_of(plan),
-                      reading.place.like});
+                      reading.rounding, program, device, reading.place.layout, place_of(plan)});
   }
   const Counts& counts = reading.counts;
   for (int i = 0; i < counts.device_count; ++i) counters.push_back({counts.on_device[i], device});
@@ -93,26 +92,16 @@ int CudaWork::sole_device() const {
   return all.size() == 1 ? *all.begin() : cpu_device;
 }
 
-Doubles::Doubles(PyObject* like, int64_t count) {
-  static const auto& dtype = *new py::object(py::module_::import("torch").attr("float64"));
-  tensor = py::handle(like).attr("new_empty")(py::make_tuple(count), py::arg("dtype") = dtype);
-  View view;
-  TorchReader::get().read(tensor.ptr(), &view);
-  data = static_cast<double*>(data_of(view));
-}
-
 std::optional<Doubles> squares_on(const CudaWork& work, int device, int layout) {
   std::vector<Values> grads;
   int64_t chunks = 0;
-  PyObject* like = nullptr;
   for (const CudaWork::Param& param : work.params) {
     if (param.device != device || param.layout != layout) continue;
     grads.push_back({param.item.arrays[1], param.item.size, param.item.dtypes[1]});
     chunks += (param.item.size + sum_chunk - 1) / sum_chunk;
-    like = param.tensor;
   }
   if (grads.empty()) return std::nullopt;
-  Doubles scratch(like, 2 * chunks + 2);
+  Doubles scratch(device, 2 * chunks + 2);
   CudaLibrary::get().sum_of_squares(grads, scratch.data, device);
   return scratch;
 }

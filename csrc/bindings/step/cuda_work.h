@@ -38,7 +38,6 @@ struct CudaWork {
     const BoundRule* program;  // nullptr for a compiled rule
     int device, layout;
     std::size_t group;
-    PyObject* tensor;  // itself, its local part or a dense copy
   };
 
   struct Product {
@@ -65,13 +64,6 @@ struct CudaWork {
 
   std::deque<Packing> packings_;  // of the items that have one
   Shared shared_;                 // what programs are in
-};
-
-// Memory on the device of a tensor, lent by torch: a float64 tensor, and where it lies.
-struct Doubles {
-  Doubles(PyObject* like, int64_t count);
-  pybind11::object tensor;
-  double* data;
 };
 
 // The sum of squares of the gradients on a device, in the first of these; no tensor if there are
