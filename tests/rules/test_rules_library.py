@@ -269,3 +269,12 @@ def test_a_rule_says_where_it_comes_from(it: Rule) -> None:
 def test_a_classes_options_are_typed_and_documented() -> None:
     assert AdEMAMix.__doc__ is not None
     assert "max_grad_norm" in AdEMAMix.__doc__
+
+
+def test_a_cautious_step_takes_gradients_whose_squares_no_float_holds() -> None:
+    """Average and gradient agree in sign, though their product is 0 in float32."""
+    param = torch.zeros(9, requires_grad=True)
+    param.grad = torch.full_like(param, -1e-30)
+    optim.CautiousAdamW([param], lr=0.5).step()
+    want = 0.5 * 1e-30 / 1e-6
+    assert np.allclose(param.detach(), want, rtol=1e-5, atol=0)

@@ -21,7 +21,7 @@ def cautious_adamw(
     b1, b2 = betas
     exp_avg = b1 * exp_avg + (1 - b1) * g
     exp_avg_sq = b2 * exp_avg_sq + (1 - b2) * (g * g)
-    agrees = exp_avg * g > 0
+    agrees = sign(exp_avg) * g > 0  # their product may be too small for a float
     scale = lr / (1 - b1**t) / maximum(mean(where(agrees, 1.0, 0.0)), 1e-3)
     u = exp_avg / ((1 / sqrt(1 - b2**t)) * sqrt(exp_avg_sq) + eps)
     return (1 - lr * weight_decay) * p - scale * where(agrees, u, 0.0), exp_avg, exp_avg_sq
