@@ -1,4 +1,4 @@
-"""``python -m fastopt info | verify | bench | demo``."""
+"""``python -m fastopt info | verify | audit | bench | demo``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fastopt._arguments import writable
 COMMANDS = {
     "info": "version, CPU targets, threads, CUDA, torch",
     "verify": "check every kernel against its NumPy reference, bit for bit",
+    "audit": "check an optimizer, anybody's: its numbers, and what torch promises",
     "bench": "measure the kernels against the memory limit and other packages",
     "demo": "train on real digits with every optimizer, beside torch.optim's",
 }
