@@ -14,7 +14,7 @@ CONDITION = 4.0  # allowed besides: so often what moves when the gradients do by
 
 
 class Course:
-    """Two parameters on their way: one set to 0 before each step that is asked, one of normal numbers.
+    """Two parameters on their way: one set to 0 before each step, one of normal numbers.
 
     What a step makes of 0 is the step itself, so that each of its digits counts. A late one has the
     first parameter only, and takes no notice of how much the gradients' last digits weigh.
@@ -40,14 +40,13 @@ class Course:
         factor = torch.exp2(torch.sin(1.7 * number + torch.arange(SIZE, dtype=torch.float64)))
         return self.subject.tensor(self.scale * factor)
 
-    def step(self, number: int, *, from_zero: bool = False) -> None:
+    def step(self, number: int) -> None:
         """Step number `number`."""
-        if from_zero:
-            with torch.no_grad():
-                self.params[0].zero_()
-            self.largest[0][:] = 0
-            for models in self.models:
-                models[0].set_to_zero()
+        with torch.no_grad():
+            self.params[0].zero_()
+        self.largest[0][:] = 0
+        for models in self.models:
+            models[0].set_to_zero()
         grad = self.gradient(number)
         for param in self.params:
             param.grad = grad.clone()

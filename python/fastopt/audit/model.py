@@ -21,11 +21,7 @@ Rule: TypeAlias = "Compiled | rules.Rule"
 Group: TypeAlias = "dict[str, Any]"
 
 SUFFIXES = ("8bit", "4bit", "32bit", "fp8")
-# What other packages call the options of a rule.
-ALIASES = {
-    "decoupled_weight_decay": ("weight_decouple", "decouple_wd"),
-    "weight_decay": ("decay",),
-}
+BETAS = ("beta1", "beta2", "beta3")  # what some packages have in the place of betas
 
 
 def known_rules() -> dict[str, Rule]:
@@ -98,13 +94,10 @@ class RuleModel(Model):
 
     def options(self) -> dict[str, Any]:
         """Those that the rule knows, of the group or else of the constructor, as numbers."""
-        found = {}
-        for key in self.keys:
-            for name in (*ALIASES.get(key, ()), key):
-                for options in (self.given, self.group):
-                    if name in options:
-                        found[key] = number(options[name])
-        return found
+        options = self.given | self.group
+        if "betas" in self.keys and "betas" not in self.group and BETAS[0] in self.group:
+            options["betas"] = tuple(self.group[it] for it in BETAS if it in self.group)
+        return {key: number(options[key]) for key in self.keys & options.keys()}
 
     def step(self, grad: Doubles, number: int) -> None:
         options = self.options()

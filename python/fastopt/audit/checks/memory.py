@@ -138,7 +138,7 @@ def memory_beside(subject: Subject) -> None:
                 raise Failed(f"{written} elements that are not the parameter's were written")
 
 
-@check()
+@check(each_dtype=True)
 def gradients_kept(subject: Subject) -> None:
     """A step changes the gradients: what is logged, clipped or accumulated after it is wrong."""
     for options in ({}, {"weight_decay": 0.1}, {"maximize": True}):

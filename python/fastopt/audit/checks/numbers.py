@@ -25,9 +25,8 @@ def first_steps(subject: Subject) -> str:
     differ from everybody else's, or whole parts of a tensor are not trained."""
     course, worst = Course(subject), 0.0
     for number in range(1, 11):
-        asked = number in (1, 2, 10)
-        course.step(number, from_zero=asked)
-        if asked:
+        course.step(number)
+        if number in (1, 2, 10):
             for which, about in enumerate(("from 0", "from normal numbers")):
                 with case(f"step {number} {about}, {SIZE} elements"):
                     worst = max(worst, course.error(which, ULPS))
@@ -42,18 +41,18 @@ def late_steps(subject: Subject) -> str:
         raise NotApplicable("asked of float32 and float64; see averages_in_16_bits")
     course = Course(subject, late=True)
     for number in range(1, LATE + 1):
-        course.step(number, from_zero=number == LATE)
+        course.step(number)
     with case(f"step {LATE}"):
         worst = course.error(0, LATE_ULPS)
     # What is kept with its bias and what is kept corrected are then the same.
-    betas = subject.defaults.get("betas", ())
-    options = {"betas": (0.9, 0.98)} if len(betas) == 2 else {}
+    is_pair = len(subject.defaults.get("betas", ())) == 2
+    options = {"betas": (0.9, 0.98)} if is_pair else {"beta2": 0.98}
     course = Course(subject, late=True, **options)
     for number in range(1, LATE + 1):
         course.step(number)
     if not set_step_counts(course.optimizer, LAST - 1):
         return f"at most {worst:.1f} ulp; counts no steps that could be set to {LAST}"
-    course.step(LAST, from_zero=True)
+    course.step(LAST)
     with case(f"step {LAST}"):
         worst = max(worst, course.error(0, LATE_ULPS))
     return f"at most {worst:.1f} ulp from float64"
@@ -69,7 +68,7 @@ def averages_in_16_bits(subject: Subject) -> str:
     for number in range(1, LATE + 1):
         if number == LATE // 4:
             course.scale /= 10
-        course.step(number, from_zero=number == LATE)
+        course.step(number)
     got, want = doubles(course.params[0]), course.models[0][0].param
     error = float(np.median(np.abs(got - want) / np.maximum(np.abs(want), 1e-30)))
     if not error <= 0.1:
