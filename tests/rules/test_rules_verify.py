@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from conftest import RunPython
 from fastopt.rules import _program, library, rule, sqrt
 from fastopt.testing import assert_rule, verify_rule
+from fastopt.verify import packed, programs
 
 
 @pytest.mark.parametrize("name", ["adopt", "cautious_adamw", "laprop"])
@@ -18,6 +20,25 @@ def test_a_rule_is_verified(name: str) -> None:
         "float32", "float64", "bfloat16", "float16", "mixed"
     }  # fmt: skip
     assert report.wrong_bits == 0
+
+
+STORED = {"yogi": 9, "schedule_free_adamw": 9, "stable_adamw": 0}  # that sums, and so is not stored so
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_what_its_optimizer_stores_is_verified(name: str) -> None:
+    """States that begin as a number or as the parameter, and numbers that are kept."""
+    report = verify_rule(getattr(library, name))
+    rows = {(row.rule, row.dtype) for row in report.rows.values() if row.rule != f"{name}, program"}
+    kinds = packed.KINDS[: STORED[name]]
+    assert rows == {(f"{name}, program, {kind.name}", kind.dtype_name) for kind in kinds}
+    assert report.wrong_bits == 0
+
+
+def test_a_wrong_state_of_its_optimizer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs.Stored, "start", lambda self, state, param: np.zeros_like(param))
+    wrong = {row.rule for row in verify_rule(library.yogi).rows.values() if row.wrong_bits}
+    assert wrong == {f"yogi, program, {kind.name}" for kind in packed.KINDS}
 
 
 @pytest.mark.parametrize(

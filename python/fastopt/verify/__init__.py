@@ -42,7 +42,6 @@ from .cases import RULES
 from .compare import Report
 from .dropout import FORMS
 from .lbfgs import OPTIONS
-from .packed import KINDS
 from .run import Plan, supported_targets, verify
 
 
@@ -124,7 +123,6 @@ def main(argv: list[str] | None = None) -> int:
         seed=options.seed,
         quick=options.quick,
         dropouts=FORMS if "dropout" in options.rule else (),
-        packed=KINDS,
         packed_rules=tuple(there) if "packed" in options.rule else rules,
         lbfgs=OPTIONS if "lbfgs" in options.rule and options.device == "cpu" else (),
         programs=() if options.device == "cuda" else in_python(options.rule),

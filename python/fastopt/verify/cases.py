@@ -16,6 +16,7 @@ import numpy as np
 
 from fastopt import optim, reference
 from fastopt._facts import Facts, facts_of
+from fastopt.optim._fused import Fused
 
 Options = dict[str, Any]
 
@@ -53,10 +54,39 @@ class Rule:
     used: Mapping[str, Callable[[Options], bool]] = field(default_factory=dict)  # always, if not named
     factor: Callable[[Options, int], float] | None = None  # of a step, in the rule's product
 
+    @property
+    def cls(self) -> type[Fused]:
+        """The optimizer."""
+        found: type[Fused] = getattr(optim, self.optimizer)
+        return found
+
+    @property
+    def called(self) -> str:
+        """The optimizer's name, for people."""
+        return f"fastopt.optim.{self.optimizer}"
+
+    @property
+    def kept(self) -> dict[str, float]:
+        """The numbers that a rule in Python keeps, as they begin."""
+        return {}
+
+    def reference(self, *arrays: Any, step: int, **options: Any) -> tuple[Any, ...]:
+        """What fastopt.reference makes of them."""
+        results: tuple[Any, ...] = getattr(reference, self.name)(*arrays, step=step, **options)
+        return results
+
+    def start(self, state: str, param: Any) -> Any:
+        """What a state begins as."""
+        return np.zeros_like(param)
+
+    def takes_codes(self, state: str) -> bool:
+        """Whether it may be kept in 8 bits."""
+        return True
+
     @cached_property
     def facts(self) -> Facts:
         """What the rule says of itself."""
-        return facts_of(getattr(optim, self.optimizer)._rule)
+        return facts_of(self.cls._rule)
 
     @cached_property
     def states(self) -> tuple[State, ...]:

@@ -16,7 +16,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastopt import optim, reference
 from fastopt.reference import codes, dither, storage
 from fastopt.reference.rounding import rounding_draws, seed_of_parameter
 
@@ -62,13 +61,14 @@ LARGE = ((3, 50003), (131, 601), (70001,))
 STEPS = 3
 
 
-def cases(
-    kinds: Sequence[Kind], rules: Sequence[Rule], *, quick: bool
-) -> Iterator[tuple[Kind, Rule, int, Options]]:
+PackedCase = tuple[Kind, Rule, int, Options]
+
+
+def cases(kinds: Sequence[Kind], rules: Sequence[Rule], *, quick: bool) -> Iterator[PackedCase]:
     """Every trial: kind, rule and the combination of options with its number."""
     for turn, kind in enumerate(kinds):
         for rule in rules:
-            if getattr(optim, rule.optimizer)._no_int8 and "int8" in kind.options.values():
+            if rule.cls._no_int8 and "int8" in kind.options.values():
                 continue
             if rule.norms:  # whose states are numbers, and its parameters too
                 continue
@@ -89,6 +89,7 @@ class Numbers:
 
     param: Stored
     states: dict[str, Stored]
+    kept: dict[str, float]
 
 
 class PackedTrial:
@@ -120,21 +121,28 @@ class PackedTrial:
         behind = []
         for start in self.start:
             param = start.float().numpy()
-            behind.append(Numbers(param, {name: np.zeros_like(param) for name in self.names}))
-        function: Any = getattr(reference, self.rule.name)
+            states = {name: self.begin(name, param) for name in self.names}
+            behind.append(Numbers(param, states, dict(self.rule.kept)))
         for step in range(1, STEPS + 1):
             options = self.rule.within(self.options, range(1, step + 1))
             found = []
             for numbers, grad, seed in zip(behind, self.grads[step - 1], seeds, strict=True):
                 given = (numbers.states.get(state.name) for state in self.rule.states)
-                numbers.param, *results = function(
-                    numbers.param, grad.float().numpy(), *given, step=step, **options
+                numbers.param, *results = self.rule.reference(
+                    numbers.param, grad.float().numpy(), *given, step=step, **options, **numbers.kept
                 )
                 stored = self.pack_param(numbers, seed, step)
-                for name, result in zip(self.names, results, strict=True):
+                kept = results[len(self.names) :]
+                numbers.kept = dict(zip(numbers.kept, kept, strict=True))
+                for name, result in zip(self.names, results, strict=False):
                     stored |= self.pack_state(numbers, name, result, step)
                 found.append(stored)
             yield found
+
+    def begin(self, name: str, param: Stored) -> Stored:
+        """What a state reads as before the first step."""
+        x: Stored = self.rule.start(name, param)
+        return storage.from_bfloat16(storage.to_bfloat16(x)) if self.is_half(name) else x
 
     def pack_param(self, numbers: Numbers, seed: int, step: int) -> dict[str, Stored]:
         x = numbers.param
@@ -163,7 +171,8 @@ class PackedTrial:
             bits = storage.round_stochastic(x, draws)
             numbers.states[name] = storage.from_bfloat16(bits)
             return {name: bits}
-        if self.kind.options.get("state_dtype") != "int8" or not codes.is_worth_codes(x.shape):
+        coded = self.kind.options.get("state_dtype") == "int8" and self.rule.takes_codes(name)
+        if not coded or not codes.is_worth_codes(x.shape):
             return {name: x}
         code, scale = codes.encode_blocks(x, "root8" if square else "signed8", step=step)
         numbers.states[name] = codes.decode_blocks(code, scale)
@@ -181,7 +190,8 @@ class PackedTrial:
         device.use(row.target, threads)
         params = [device.placed(row.target, start.clone()) for start in self.start]
         options = self.rule.constructed(self.options) | self.kind.options
-        optimizer = getattr(optim, self.rule.optimizer)(params, rounding_seed=self.seed, **options)
+        create: Any = self.rule.cls
+        optimizer = create(params, rounding_seed=self.seed, **options)
         for number, expected in enumerate(self.expected):
             for param, grad in zip(params, self.grads[number], strict=True):
                 param.grad = device.placed(row.target, grad)
@@ -203,7 +213,7 @@ class PackedTrial:
         def describe(i: int) -> dict[str, Any]:
             grad = self.grads[where["step"] - 1][where["parameter"]].float().numpy().reshape(-1)
             return {
-                "call": f"fastopt.optim.{self.rule.optimizer}",
+                "call": self.rule.called,
                 **where,
                 "index": f"{i} of {array.size}",
                 "options": self.options | {key: str(it) for key, it in self.kind.options.items()},
@@ -217,7 +227,7 @@ class PackedTrial:
 def check_case(
     report: Report,
     rows: Sequence[Row],
-    case: tuple[Kind, Rule, int, Options],
+    case: PackedCase,
     threads: Sequence[int],
     pool: Pool,
     rng: np.random.Generator,

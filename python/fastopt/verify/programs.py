@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastopt._facts import Facts, facts_of
 from fastopt.reference.dither import half_draws
 
+from . import cases as compiled
 from . import device
 from .cases import STEPS, Options
 from .compare import Report, Row, spell
@@ -19,7 +22,7 @@ from .pools import Pool
 from .storage import MIXES, Array, Mix, alike
 
 if TYPE_CHECKING:
-    from fastopt.rules import Rule
+    from fastopt.rules import Rule, RuleOptimizer
 
 WHOLE = (alike("float32"), alike("float64"))
 HALVES = (alike("bfloat16"), alike("float16"), *MIXES)
@@ -101,6 +104,42 @@ def check_case(
         trial = Trial(rule, mix, options, size, next(steps), pool, rng)
         for turn, row in enumerate(rows):
             trial.check(report, row, threads[(number + turn) % len(threads)])
+
+
+class Stored(compiled.Rule):
+    """A rule as packed.py takes one, to see what its optimizer stores."""
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__(f"{rule.__name__}, program", rule.__name__, choices={}, numbers={})
+        vars(self)["rule"] = rule
+
+    rule: Rule
+
+    @cached_property
+    def cls(self) -> type[RuleOptimizer]:
+        return self.rule.optimizer(self.rule.__name__)
+
+    @property
+    def called(self) -> str:
+        return f"{self.rule.__name__}.optimizer()"
+
+    @property
+    def kept(self) -> dict[str, float]:
+        return dict(self.rule.kept)
+
+    @cached_property
+    def facts(self) -> Facts:
+        return facts_of(self.rule.name)
+
+    def reference(self, *arrays: Any, step: int, **options: Any) -> tuple[Any, ...]:
+        return self.rule.reference(*arrays, t=step, **options)
+
+    def start(self, state: str, param: Any) -> Any:
+        begins = self.rule.start.get(state, 0.0)
+        return param.copy() if begins == "param" else np.full_like(param, begins)
+
+    def takes_codes(self, state: str) -> bool:
+        return state not in self.rule.start  # of which some are parameters, too
 
 
 class Trial:

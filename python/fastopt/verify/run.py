@@ -16,7 +16,7 @@ import torch
 from fastopt import _C
 
 from . import device, dropout, lbfgs, memory, packed, programs
-from .cases import RULES, STEPS, Options, Rule
+from .cases import STEPS, Options, Rule
 from .compare import Report, Row
 from .memory import Layout
 from .pools import Pool, Pools
@@ -49,8 +49,7 @@ class Plan:
     seed: int = 0
     quick: bool = False
     dropouts: tuple[dropout.Form, ...] = ()
-    packed: tuple[packed.Kind, ...] = ()
-    packed_rules: tuple[Rule, ...] = RULES
+    packed_rules: tuple[Rule, ...] = ()  # masters, random rounding and codes of these, and of programs
     lbfgs: tuple[lbfgs.Options, ...] = ()
     programs: tuple[PythonRule, ...] = ()
 
@@ -73,9 +72,14 @@ class Plan:
                     if number % every == turn % every:
                         yield rule, mixes[number // every % len(mixes)], number, choice
 
+    def stored(self) -> Iterator[packed.PackedCase]:
+        """Rules in every way of storing that is more than a type."""
+        rules = (*self.packed_rules, *map(programs.Stored, self.programs))
+        return packed.cases(packed.KINDS, rules, quick=self.quick)
+
     def __len__(self) -> int:
         rules = sum(1 for _ in self.cases())
-        stored = len(list(packed.cases(self.packed, self.packed_rules, quick=self.quick)))
+        stored = len(list(self.stored()))
         dropouts = len(dropout.cases(self.dropouts, self.quick))
         pairs = len(lbfgs.cases(self.lbfgs, self.quick))
         return rules + stored + dropouts + pairs + len(programs.cases(self.programs, quick=self.quick))
@@ -130,7 +134,7 @@ def verify(
         for form, storage, p in dropout.cases(plan.dropouts, plan.quick):
             rows, rng = begin(form.name, storage, f"{form.name} {storage} {p}")
             dropout.check_case(report, rows, (form, storage, p), plan.threads, rng, quick=plan.quick)
-        for stored in packed.cases(plan.packed, plan.packed_rules, quick=plan.quick):
+        for stored in plan.stored():
             kind, rule, number, _ = stored
             label = f"{rule.name}, {kind.name}"
             rows, rng = begin(label, kind.dtype_name, f"{kind} {rule.name} {number}")

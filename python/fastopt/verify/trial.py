@@ -281,7 +281,7 @@ class OptimizerTrial(Trial):
 
     @property
     def call(self) -> str:
-        return f"fastopt.optim.{self.rule.optimizer}"
+        return self.rule.called
 
     def fill(self, start: Block, pool: Pool, rng: np.random.Generator) -> Places:
         storage = self.storages["param"]
