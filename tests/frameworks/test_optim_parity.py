@@ -17,6 +17,7 @@ from _optim_cases import (
     CASES,
     DTYPES,
     EVERY,
+    FULL,
     TORCH_OPTIONS,
     WITH_TORCH,
     Array,
@@ -27,6 +28,7 @@ from _optim_cases import (
     parameters,
     torch_has_fused,
 )
+from fastopt.optim._entries import torchs_of
 from fastopt.reference.storage import widen
 
 each_optimizer = pytest.mark.parametrize("name", WITH_TORCH)
@@ -132,6 +134,17 @@ def measure() -> None:
             worst[name, dtype] = max(worst.get((name, dtype), 0), found)
     for (name, dtype), ulp in worst.items():
         print(f"{name:8} {dtype} {ulp:6.2f} ulp")
+
+
+@each_optimizer
+def test_the_entries_that_follow_from_the_rule_are_torchs(name: str) -> None:
+    case: Any = EVERY[name]
+    optimizer = case.torchs(parameters(), **FULL[name])
+    for param in optimizer.param_groups[0]["params"]:
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    for state in optimizer.state.values():
+        assert state.keys() == set(torchs_of(case.ours._rule))
 
 
 # ---- constructors -------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-// The optimizer that a step is of: all that C++ knows by name of fastopt's Python.
+// The optimizer that a step is of: all that C++ knows of it by name.
 //
 // Its groups, defaults and state are torch's; the rest is fastopt.optim._stepped.Stepped, which
 // says what each does. None of these is asked on the fast path but the first three.
