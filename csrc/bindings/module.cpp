@@ -50,8 +50,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("apply", &fastopt::apply, "rule"_a, "arrays"_a, "steps"_a, "options"_a, "indexed"_a,
         "threads"_a, "names"_a = std::array<std::string, 2>{"param", "grad"},
         "Apply a rule in place to whole arrays.");
-  m.def("torch_is_watched", &fastopt::torch_is_watched,
-        "Whether a mode or a trace of torch is to see its operations.");
+  m.def(
+      "torch_is_watched", [] { return fastopt::torch_watchers().of_operations; },
+      "Whether a mode or a trace of torch is to see its operations.");
   m.def("call_with_grads", &fastopt::call_with_grads, "params"_a, "grads"_a, "function"_a,
         "Call a function while parameters have other gradients.");
   fastopt::define_facts(m);
@@ -66,6 +67,13 @@ PYBIND11_MODULE(_C, m) {
       "use_tensor_layout",
       [](bool wanted) { return fastopt::TorchReader::get().use_layout(wanted); }, "wanted"_a,
       "Read tensors where torch keeps them, or through DLPack; tells which of the two it is now.");
+  m.def(
+      "knows_autograd_layout",
+      [] {
+        const fastopt::TorchReader& torch = fastopt::TorchReader::get();
+        return std::make_pair(torch.finds_grads(), torch.counts_writes());
+      },
+      "Whether gradients are read, and writes counted, where torch keeps them.");
   m.def("in_forked_child", &fastopt::in_forked_child,
         "Whether OpenMP's threads were left behind in a parent process.");
   m.def(

@@ -37,6 +37,7 @@ TorchReader::TorchReader()
         const auto* api = exchange_api(py::type::of(py::handle(tensor)));
         return api->dltensor_from_py_object_no_sync(tensor, view) == 0;
       }),
+      autograd_(layout_),
       uses_layout_(layout_.known()) {
   py::module_ torch = py::module_::import("torch");
   strided_ = py::object(torch.attr("strided")).release().ptr();

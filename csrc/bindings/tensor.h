@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/autograd_layout.h"
 #include "bindings/tensor_layout.h"
 #include "cpu/kernel.h"
 #include "dlpack.h"
@@ -36,9 +37,33 @@ class TorchReader {
 
   // Reads tensors where torch keeps them, or no longer. Tells whether it does so now.
   bool use_layout(bool wanted) const { return uses_layout_ = wanted && layout_.known(); }
+  bool finds_grads() const { return uses_layout_ && autograd_.knows_grads(); }
+  bool counts_writes() const { return uses_layout_ && autograd_.knows_versions(); }
 
   // torch's current stream on a CUDA device.
   void* stream(int device) const;
+
+  // Whether a plain parameter has a gradient, and reads it, where torch keeps it, once it
+  // finds_grads(). They are false where grad() is to be asked.
+  bool find_grad(PyObject* parameter, bool* has_grad) const {
+    const TensorLayout::Impl* grad = nullptr;
+    const bool found = find(parameter, &grad);
+    *has_grad = grad != nullptr;
+    return found;
+  }
+  bool read_grad(PyObject* parameter, View* view) const {
+    view->negated = false;
+    const TensorLayout::Impl* grad = nullptr;
+    if (!find(parameter, &grad) || grad == nullptr) return false;
+    PyObject* const object = autograd_.object_of(grad);
+    return (object == nullptr || is_plain(object)) && layout_.read(grad, view);
+  }
+
+  // Tells autograd of a write to a tensor; false if only torch can.
+  bool bump_version(PyObject* tensor) const {
+    return counts_writes() && is_plain(tensor) &&
+           autograd_.bump_version(TensorLayout::impl_of(tensor));
+  }
 
   // parameter.grad, without looking the attribute up where the type is known.
   pybind11::object grad(PyObject* parameter) const;
@@ -49,6 +74,9 @@ class TorchReader {
 
  private:
   TorchReader();
+  bool find(PyObject* parameter, const TensorLayout::Impl** grad) const {
+    return is_plain(parameter) && autograd_.find_grad(TensorLayout::impl_of(parameter), grad);
+  }
   bool ask(PyObject* object, View* view) const;
   bool is_strided(PyObject* object) const;
 
@@ -60,6 +88,7 @@ class TorchReader {
   // the first one the layout is asked for beforehand, at 40 ns a tensor.
   mutable bool wary_ = false;
   TensorLayout layout_;
+  AutogradLayout autograd_;
   mutable bool uses_layout_;
 };
 

@@ -26,10 +26,30 @@ class TensorLayout {
 
   bool known() const { return known_; }
 
+  // The beginnings of c10::StorageImpl and c10::TensorImpl as of torch 2.10 to 2.13.
+  struct Storage {
+    void* vtable;
+    uint64_t references;
+    char* data;
+    void* deleter;
+    void* context;
+  };
+  struct Impl {
+    void* vtable;
+    uint64_t references;
+    const Storage* storage;
+  };
+  static const Impl* impl_of(PyObject* tensor) {
+    return reinterpret_cast<const Object*>(tensor)->impl;
+  }
+  static const uint64_t* words(const Impl* impl) { return reinterpret_cast<const uint64_t*>(impl); }
+  int extent_at() const { return extent_at_; }  // words from the start of one
+
   // Needs a known layout, and a `tensor` of exactly torch.Tensor's or torch.nn.Parameter's type.
   // `view` borrows from it.
-  bool read(PyObject* tensor, DLTensor* view) const {
-    const Impl* impl = reinterpret_cast<const Object*>(tensor)->impl;
+  bool read(PyObject* tensor, DLTensor* view) const { return read(impl_of(tensor), view); }
+
+  bool read(const Impl* impl, DLTensor* view) const {
     if (impl == nullptr || impl->storage == nullptr) return false;
     const Storage& storage = *impl->storage;
     const Extent& extent = *reinterpret_cast<const Extent*>(words(impl) + extent_at_);
@@ -54,19 +74,7 @@ class TensorLayout {
   }
 
  private:
-  // The beginnings of THPVariable, c10::StorageImpl and c10::TensorImpl as of torch 2.10 to 2.13.
-  struct Storage {
-    void* vtable;
-    uint64_t references;
-    char* data;
-    void* deleter;
-    void* context;
-  };
-  struct Impl {
-    void* vtable;
-    uint64_t references;
-    const Storage* storage;
-  };
+  // The beginning of THPVariable.
   struct Object {
     PyObject head;
     const Impl* impl;
@@ -83,7 +91,6 @@ class TensorLayout {
     uint16_t other[3];
     uint64_t keys;
   };
-  static const uint64_t* words(const Impl* impl) { return reinterpret_cast<const uint64_t*>(impl); }
 
   bool find(PyObject* torch);
   bool confirm(PyObject* torch, Ask ask);

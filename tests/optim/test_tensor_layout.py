@@ -1,13 +1,15 @@
-"""Tensors read where torch keeps them, and through DLPack's exchange API: one answer."""
+"""Tensors and gradients read where torch keeps them, and by its calls: one answer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 import fastopt
 from _optim_cases import CASES, FULL, assert_same_bits
@@ -107,6 +109,100 @@ def test_replaced_data_is_seen() -> None:
         assert torch.equal(data, before - 0.5)
 
 
+class Marked(Tensor):
+    """A class that only Python knows of."""
+
+
+def unseen(param: Tensor) -> None:
+    """A gradient that has no Python object yet."""
+    (param * torch.arange(12.0).reshape(3, 4)).sum().backward()
+
+
+def given(make: Callable[[], Tensor]) -> Callable[[Tensor], None]:
+    def give(param: Tensor) -> None:
+        param.grad = make()
+
+    return give
+
+
+GRADS: dict[str, Callable[[Tensor], None]] = {
+    "made by backward": unseen,
+    "plain": given(lambda: torch.arange(12.0).reshape(3, 4)),
+    "a parameter": given(lambda: torch.nn.Parameter(torch.ones(3, 4))),
+    "transposed": given(lambda: torch.arange(12.0).reshape(4, 3).t()),
+    "one place for all": given(lambda: torch.ones(()).expand(3, 4)),
+    "NumPy's memory": given(lambda: torch.from_numpy(np.ones((3, 4), np.float32))),
+    "made in inference mode": given(lambda: inference(lambda: torch.ones(3, 4))),
+    "sparse": given(lambda: torch.eye(3, 4).to_sparse()),
+    "of another class": given(lambda: torch.ones(3, 4).as_subclass(Marked)),
+}
+
+
+@pytest.mark.parametrize("kind", GRADS)
+@pytest.mark.parametrize("beside", [False, True], ids=("alone", "beside others"))
+def test_both_ways_of_finding_gradients_agree(kind: str, beside: bool, restored_layout: None) -> None:
+    results = []
+    for with_layout in (True, False):
+        assert _C.use_tensor_layout(with_layout) == with_layout
+        params = [torch.nn.Parameter(torch.ones(3, 4)) for _ in range(4 if beside else 1)]
+        optimizer = fastopt.optim.Adagrad(params, lr=0.5)  # takes sparse gradients, as torch's does
+        for _ in range(2):
+            GRADS[kind](params[-1])
+            for other in params[1:-1]:  # the first never has one
+                unseen(other)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        results.append([(it.detach().as_subclass(Tensor), it._version) for it in params])
+    for (ours, written), (theirs, also_written) in zip(*results, strict=True):
+        assert_same_bits(ours, theirs)
+        assert written == also_written
+    assert results[0][-1][1] >= 2
+    assert results[0][0][1] == (0 if beside else results[0][-1][1])
+
+
+@pytest.mark.parametrize("with_layout", [True, False])
+def test_a_step_counts_as_one_write(with_layout: bool, restored_layout: None) -> None:
+    _C.use_tensor_layout(with_layout)
+    params = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2, 3).t())]
+    optimizer = fastopt.optim.SGD(params, lr=0.5)
+    loss = torch.cat([(it * it).flatten() for it in params]).sum()  # which keeps them for backward
+    for param in params:
+        param.grad = torch.ones_like(param)
+    detached = params[0].detach()
+    optimizer.step()
+    assert [it._version for it in (*params, detached)] == [1, 1, 1]
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("with_layout", [True, False])
+def test_a_mode_of_functions_is_asked_for_gradients(with_layout: bool, restored_layout: None) -> None:
+    class Doubled(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            is_grad = getattr(func, "__self__", None) is Tensor.grad
+            return result * 2 if is_grad and result is not None else result
+
+    _C.use_tensor_layout(with_layout)
+    param = torch.nn.Parameter(torch.ones(3))
+    param.grad = torch.ones(3)
+    optimizer = fastopt.optim.SGD([param], lr=0.25)
+    with Doubled():
+        optimizer.step()
+    assert param.tolist() == [0.5] * 3
+
+
+@pytest.mark.parametrize("with_layout", [True, False])
+def test_what_is_no_leaf_is_told_to_have_no_gradient(with_layout: bool, restored_layout: None) -> None:
+    _C.use_tensor_layout(with_layout)
+    param = torch.nn.Parameter(torch.ones(3))
+    optimizer = fastopt.optim.SGD([param], lr=0.5)
+    optimizer.param_groups[0]["params"] = [param * 2]
+    with pytest.warns(UserWarning, match="not a leaf Tensor"):
+        optimizer.step()
+
+
 def test_this_torch_is_read_where_it_keeps_its_tensors() -> None:
     """A torch that moves its fields makes small steps slower, and this test fail, and nothing else."""
     assert _C.use_tensor_layout(True)
+    assert _C.knows_autograd_layout() == (True, True)

@@ -34,20 +34,19 @@ void Candidates::collect(const Plan& plan, PyObject* state, const Memory& memory
   if (!plan.keeps_state) out_of_order_ = true;  // nothing says whether a parameter comes twice
   for (Py_ssize_t i = 0; i < count; ++i) {
     PyObject* const param = PyTuple_GET_ITEM(params, i);
-    py::object grad = torch.grad(param);
-    if (grad.is_none()) {
-      if (memory.dry()) {
-        grad = py::reinterpret_borrow<py::object>(param);
-      } else if (plan.tail.clips) {
-        list_.push_back({param, {}, {}});
-        continue;
-      } else {
-        continue;
+    Candidate candidate{param, {}, {}};
+    if (!memory.finds_grads() || !torch.find_grad(param, &candidate.has_grad)) {
+      candidate.grad = torch.grad(param);
+      if (memory.dry() && candidate.grad.is_none()) {
+        candidate.grad = py::reinterpret_borrow<py::object>(param);
       }
+      candidate.has_grad = !candidate.grad.is_none();
     }
-    py::object entries =
-        plan.keeps_state ? find_entries(state, param, memory.optimizer()) : py::object();
-    list_.push_back({param, std::move(grad), std::move(entries)});
+    if (!candidate.has_grad && !plan.tail.clips) continue;
+    if (candidate.has_grad && plan.keeps_state) {
+      candidate.entries = find_entries(state, param, memory.optimizer());
+    }
+    list_.push_back(std::move(candidate));
   }
 }
 
@@ -75,7 +74,7 @@ bool Candidates::have_twice(const Plan* first, const Plan* end) {
   for (const Plan* plan = first; plan != end; ++plan) {
     if (plan->to_torch != nullptr) continue;
     for (std::size_t i = plan->begin; i < plan->end; ++i) {
-      if (list_[i].grad) sorted_.push_back(list_[i].param);
+      if (list_[i].has_grad) sorted_.push_back(list_[i].param);
     }
   }
   std::sort(sorted_.begin(), sorted_.end());

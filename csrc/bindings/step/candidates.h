@@ -12,7 +12,8 @@ namespace fastopt {
 
 struct Candidate {
   PyObject* param;           // which the plan's tuple holds
-  py::object grad, entries;  // without a gradient, only its layout counts
+  py::object grad, entries;  // grad: null where it is to be read where torch keeps it
+  bool has_grad = false;     // without one, only its layout counts
 };
 
 class Candidates {

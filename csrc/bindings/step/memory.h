@@ -37,6 +37,13 @@ class Memory {
   bool dry() const { return kind_ == Kind::dry; }
   bool holds() const { return kind_ == Kind::whole; }
 
+  // Whether gradients can be read where torch keeps them: in a light step, beside which nobody can
+  // take them away, and without a mode that is to be asked for them.
+  void find_grads(bool allowed) {
+    finds_grads_ = allowed && kind_ == Kind::light && torch_.finds_grads();
+  }
+  bool finds_grads() const { return finds_grads_; }
+
   // Says that Python code is about to run, or memory to be worked on with the GIL released.
   void must_hold() const {
     if (kind_ == Kind::light) throw MustHold{};
@@ -68,6 +75,7 @@ class Memory {
   const TorchReader& torch_ = TorchReader::get();
   const Stepped* optimizer_ = nullptr;
   Kind kind_ = Kind::light;
+  bool finds_grads_ = false;
   std::vector<py::object> held_;  // tensors and their storages, dense copies, parts of DTensors
   std::vector<Seen> seen_;        // what of it is memory
 };

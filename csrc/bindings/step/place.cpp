@@ -71,6 +71,11 @@ PyObject* Place::local_like_param(PyObject* tensor, const char* name) {
   return memory_.hold(local_part(tensor));
 }
 
+bool Place::is_like_param(const View& its) const {
+  return CudaLibrary::get().device_of(its) == device && same_shape(its, view) && is_aligned(its) &&
+         !its.negated && same_layout(its, view);
+}
+
 View Place::laid_out(PyObject* whole, const char* name, bool written) {
   View its;
   PyObject* tensor = local_like_param(whole, name);
@@ -85,7 +90,7 @@ View Place::laid_out(PyObject* whole, const char* name, bool written) {
     throw Unfit{std::string(name) + " of shape " + shape_text(its) + " for a parameter of " +
                 shape_text(view)};
   }
-  if (is_aligned(its) && !its.negated && same_layout(its, view)) return its;
+  if (is_like_param(its)) return its;
   memory_.look(dense_copy(tensor, like, written), &its);
   return its;
 }

@@ -37,6 +37,8 @@ class Place {
   // otherwise.
   View laid_out(PyObject* whole, const char* name, bool written);
 
+  bool is_like_param(const View& its) const;  // such memory already
+
   // Of a tensor that must be cut up as the parameter is, what lies in this process.
   PyObject* local_like_param(PyObject* tensor, const char* name);
 

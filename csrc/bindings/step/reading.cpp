@@ -29,13 +29,21 @@ void check_program(const Reading& reading) {
   if (reading.numbers.step.on_device()) throw Unfit{"its state's step does not lie on the CPU"};
 }
 
+View grad_of(Place& place, const Candidate& candidate) {
+  const TorchReader& torch = TorchReader::get();
+  if (candidate.grad) return place.laid_out(candidate.grad.ptr(), "grad", false);
+  View view;
+  if (torch.read_grad(candidate.param, &view) && place.is_like_param(view)) return view;
+  return place.laid_out(torch.grad(candidate.param).ptr(), "grad", false);
+}
+
 }  // namespace
 
 Reading read(Memory& memory, Places& places, Kept& kept, const Plan& plan,
              const Candidate& candidate) {
   if (plan.has_norms) check_norms(plan, candidate.param);
   Reading reading(memory, places, plan, candidate.param);
-  set_like_param(reading, 1, reading.place.laid_out(candidate.grad.ptr(), "grad", false), "grad");
+  set_like_param(reading, 1, grad_of(reading.place, candidate), "grad");
   Entries entries(memory, kept, plan, reading.place, candidate);
   States(memory, kept, plan, candidate.param, entries, reading).read();
   reading.made = entries.take_made();

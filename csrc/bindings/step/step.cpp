@@ -54,7 +54,9 @@ class Step {
   // runs in a light step.
   void read() {
     const Memory& memory = work_.memory;
-    work_.plans.read(optimizer_, torch_is_watched());
+    const Watchers watchers = torch_watchers();
+    work_.memory.find_grads(!watchers.of_functions);
+    work_.plans.read(optimizer_, watchers.of_operations);
     if (work_.plans.tail().clips && !memory.dry() && !memory.holds()) {
       if (!optimizer_.norm_is_local()) throw MustHold{};
     }
@@ -106,7 +108,7 @@ class Step {
   void read_params(const Plan& plan) {
     for (std::size_t i = plan.begin; i < plan.end; ++i) {
       const Candidate& candidate = work_.candidates[i];
-      if (!candidate.grad) {
+      if (!candidate.has_grad) {
         note_layout(work_.memory, work_.places.layouts, candidate.param);
       } else if (plan.to_torch != nullptr) {
         work_.leave(plan, candidate.param, plan.to_torch);
@@ -144,7 +146,11 @@ class Step {
     }
     insisting.run([&] {
       const auto& updated = work_.rest.updated;
-      if (!updated.empty()) optimizer_.bump_versions(list_of(updated));
+      std::vector<PyObject*> others;
+      for (PyObject* tensor : updated) {
+        if (!TorchReader::get().bump_version(tensor)) others.push_back(tensor);
+      }
+      if (!others.empty()) optimizer_.bump_versions(list_of(others));
     });
     insisting.run([&] {
       if (work_.norm) optimizer_.set_grad_norm(*work_.norm);
