@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from _optimizers import RECORDS
 from _ranks import Job
 from _walk import Walk
 from fastopt import _C
@@ -55,7 +56,8 @@ def cuda_walk(walk: Walk) -> Iterator[Walk]:
         yield walk
 
 
-CPU_ONLY = ("LAMB", "lamb")  # since norms are taken there
+# Rules with norms, which are taken there: the class and the function of each.
+CPU_ONLY = [name for it in RECORDS.values() if it.facts.norms for name in (it.name, it.function)]
 
 
 def takes(backend: str, name: str) -> bool:

@@ -7,7 +7,7 @@
     fastopt.kernels.adam_(param, grad, exp_avg, exp_avg_sq, step=1)  # the same, on arrays
     fastopt.reference.adam(param, grad, exp_avg, exp_avg_sq, step=1)  # its definition, in NumPy
 
-On the command line: ``python -m fastopt info | verify | bench | demo``.
+On the command line: ``python -m fastopt info | verify | audit | bench | demo``.
 """
 
 import sys as _sys
