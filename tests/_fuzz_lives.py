@@ -231,7 +231,8 @@ def add_group(life: Life, random: Random) -> None:
     error = outcome(lambda: life.optimizer.add_param_group(group))
     life.log(f"add_param_group: {error!r:.100}")
     if error is not None:
-        assert kind < 0.35, repr(error)
+        few_bits = life.optimizer.defaults["state_dtype"] not in (None, "float32")
+        assert kind < 0.35 or (group.get("centered") and few_bits), repr(error)
         before.assert_same()
 
 
