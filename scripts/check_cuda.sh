@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Builds the CUDA library and checks what can be checked of it without a GPU: that its PTX has no
 # fused multiply-add and only correctly rounded divisions and roots, that no kernel spills, that it
-# exports nothing but its face, and that it loads where there is no driver.
+# exports nothing but its face, and that it loads where there is no driver; for an H100 (90) that no
+# family of kernels falls behind its row in docs/cuda.md (scripts/machine_code.py --write renews them).
 #
 #     scripts/check_cuda.sh [architectures]     default: every one that is supported
 #
-# Needs nvcc, cmake and ninja; leaves build/cuda/libfastopt_cuda.so.
+# Needs nvcc, cmake and ninja, and for 90 cuobjdump and nvdisasm, which PyPI has
+# (nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm); leaves build/cuda/libfastopt_cuda.so.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 architectures=${1:-75-real;80;86-real;89-real;90-real;100-real;103-real;110-real;120-real;121-real}
@@ -41,5 +43,7 @@ if readelf -d "$library" | grep NEEDED | grep -vE 'lib(c|m|dl|rt|pthread|gcc_s|s
   fail "needs more than the C and C++ libraries"
 fi
 python3 -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1]).fastopt_cuda_face()' "$library"
+# What the machine code of an H100 is made of, held against the table in docs/cuda.md.
+if [[ $architectures == *90* ]]; then python3 scripts/machine_code.py "$library"; fi
 printf 'check_cuda: %s, %d kernels, %s\n' "$architectures" \
   "$(grep -c 'Compiling entry function' "$log")" "$(du -h "$library" | cut -f1)"
