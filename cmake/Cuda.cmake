@@ -3,10 +3,15 @@
 set(FASTOPT_CUDA AUTO CACHE STRING "Build the CUDA library: ON, OFF, or AUTO (where nvcc works)")
 set_property(CACHE FASTOPT_CUDA PROPERTY STRINGS AUTO ON OFF)
 
-set(FASTOPT_CUDA_SOURCES csrc/cuda/dropout.cu csrc/cuda/half_steps.cu csrc/cuda/library.cu
-  csrc/cuda/packed_steps.cu csrc/cuda/programs.cu csrc/cuda/steps.cu csrc/cuda/tail.cu)
+set(FASTOPT_CUDA_SOURCES csrc/cuda/dropout.cu csrc/cuda/library.cu csrc/cuda/programs.cu csrc/cuda/tail.cu)
 include(${CMAKE_CURRENT_LIST_DIR}/Nvcc.cmake)
 list(TRANSFORM FASTOPT_CUDA_SOURCES PREPEND ${PROJECT_SOURCE_DIR}/)
+# way.cu, once per way of storing: by a file of its own each, as nvcc names what it keeps by the file.
+foreach(way float32 float64 bfloat16 mixed packed)
+  set(source ${PROJECT_BINARY_DIR}/cuda/way_${way}.cu)
+  file(CONFIGURE OUTPUT ${source} CONTENT "#define FASTOPT_WAY ${way}\n#include \"cuda/way.cu\"\n")
+  list(APPEND FASTOPT_CUDA_SOURCES ${source})
+endforeach()
 
 function(fastopt_cuda_options name)
   target_compile_definitions(${name} PRIVATE FASTOPT_TARGET=cuda FASTOPT_SIMD_SCALAR)

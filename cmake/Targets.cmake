@@ -1,43 +1,55 @@
-# csrc/cpu/target*.cpp, compiled once per CPU target with that target's machine flags.
+# csrc/cpu/target*.cpp, compiled once per CPU target with that target's machine flags, and way.cpp, once
+# per target and way of storing.
 add_library(fastopt_cpu STATIC csrc/cpu/dispatch.cpp csrc/cpu/dropout.cpp csrc/cpu/lbfgs.cpp csrc/cpu/norm.cpp
   csrc/cpu/normed.cpp csrc/cpu/parallel.cpp csrc/cpu/summed.cpp csrc/cpu/traced.cpp)
 target_link_libraries(fastopt_cpu PUBLIC fastopt_numerics PRIVATE OpenMP::OpenMP_CXX)
 
-# fastopt_add_target(name flags...): one copy of the kernels, in namespace fastopt::name.
-# A rule's options are branches that do not change over the loop. GCC moves such branches out, into a
-# loop for each answer, but by default only from loops shorter than ours (bench/NOTES.md, 2).
-if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  set_property(SOURCE csrc/cpu/target.cpp csrc/cpu/target_coded.cpp csrc/cpu/target_coded_halves.cpp
-    APPEND PROPERTY COMPILE_OPTIONS --param=max-unswitch-level=3 --param=max-unswitch-insns=2000)
-endif()
+# Those of csrc/cpu/kernel.h.
+set(FASTOPT_WAYS float32 float64 bfloat16 mixed coded bfloat16_coded rounded packed)
 
-# These take nine tenths of a sanitized build. It does not optimize them, and looks for undefined
-# behaviour where the same source has not been looked at: of the loops of codes in scalar's alone.
-set_property(SOURCE csrc/cpu/target_halves.cpp csrc/cpu/target_coded.cpp csrc/cpu/target_coded_halves.cpp
-  APPEND PROPERTY COMPILE_OPTIONS $<$<CONFIG:Debug>:-O0>)
-set_property(SOURCE csrc/cpu/target_halves.cpp csrc/cpu/target_coded_halves.cpp
-  APPEND PROPERTY COMPILE_OPTIONS -fno-sanitize=undefined)
-set_property(SOURCE csrc/cpu/target_coded.cpp APPEND PROPERTY COMPILE_OPTIONS
-  $<$<NOT:$<STREQUAL:$<TARGET_PROPERTY:NAME>,fastopt_target_scalar>>:-fno-sanitize=undefined>)
+# A rule's options are branches that do not change over the loop. GCC moves such branches out, into a
+# loop for each answer, but by default only from loops shorter than ours (bench/NOTES.md, 2). The other
+# ways gain little by it (17).
+set(FASTOPT_UNSWITCHED_WAYS float32 float64 coded bfloat16_coded)
+
+# All but float32 and float64 take nine tenths of a sanitized build. It does not optimize them, and looks
+# for undefined behaviour where the same source has not been looked at: of these in scalar's alone.
+set(FASTOPT_SANITIZED_WAYS mixed coded)
 
 set(FASTOPT_CPU_TARGETS "" CACHE STRING
   "CPU targets to build besides scalar, such as avx2;avx512; empty for all of the processor's")
 
+# fastopt_add_target(name flags...): one copy of the kernels, in namespace fastopt::name.
 function(fastopt_add_target name)
   if(FASTOPT_CPU_TARGETS AND NOT name IN_LIST FASTOPT_CPU_TARGETS AND NOT name STREQUAL "scalar")
     return()
   endif()
   string(TOUPPER ${name} upper)
-  add_library(fastopt_target_${name} OBJECT
-    csrc/cpu/target.cpp csrc/cpu/target_halves.cpp csrc/cpu/target_coded.cpp
-    csrc/cpu/target_coded_halves.cpp csrc/cpu/target_dropout.cpp csrc/cpu/target_normed.cpp
-    csrc/cpu/target_program.cpp csrc/cpu/target_vectors.cpp)
-  target_link_libraries(fastopt_target_${name} PRIVATE fastopt_numerics)
-  target_compile_options(fastopt_target_${name} PRIVATE $<$<NOT:$<CONFIG:Debug>>:-O3> ${ARGN})
-  target_compile_definitions(fastopt_target_${name}
-    PRIVATE FASTOPT_TARGET=${name} FASTOPT_SIMD_${upper})
-  target_sources(fastopt_cpu PRIVATE $<TARGET_OBJECTS:fastopt_target_${name}>)
   target_compile_definitions(fastopt_cpu PRIVATE FASTOPT_HAVE_${upper})
+  add_library(fastopt_${name} OBJECT csrc/cpu/target.cpp csrc/cpu/target_dropout.cpp)
+  set(libraries fastopt_${name})
+  foreach(way IN LISTS FASTOPT_WAYS)
+    set(library fastopt_${name}_${way})
+    list(APPEND libraries ${library})
+    add_library(${library} OBJECT csrc/cpu/way.cpp)
+    target_compile_definitions(${library} PRIVATE FASTOPT_WAY=${way})
+    if(way IN_LIST FASTOPT_UNSWITCHED_WAYS AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+      target_compile_options(${library} PRIVATE
+        --param=max-unswitch-level=3 --param=max-unswitch-insns=2000)
+    endif()
+    if(NOT way MATCHES "^float")
+      target_compile_options(${library} PRIVATE $<$<CONFIG:Debug>:-O0>)
+      if(NOT name STREQUAL "scalar" OR NOT way IN_LIST FASTOPT_SANITIZED_WAYS)
+        target_compile_options(${library} PRIVATE -fno-sanitize=undefined)
+      endif()
+    endif()
+  endforeach()
+  foreach(library IN LISTS libraries)
+    target_link_libraries(${library} PRIVATE fastopt_numerics)
+    target_compile_options(${library} PRIVATE $<$<NOT:$<CONFIG:Debug>>:-O3> ${ARGN})
+    target_compile_definitions(${library} PRIVATE FASTOPT_TARGET=${name} FASTOPT_SIMD_${upper})
+    target_sources(fastopt_cpu PRIVATE $<TARGET_OBJECTS:${library}>)
+  endforeach()
 endfunction()
 
 fastopt_add_target(scalar)

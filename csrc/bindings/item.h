@@ -5,6 +5,7 @@
 #include "bindings/tensor.h"
 #include "cpu/dispatch.h"
 #include "cpu/kernel.h"
+#include "numeric/code8.h"
 #include "numeric/dither.h"
 
 namespace fastopt {
@@ -29,18 +30,18 @@ inline void set_array(Item& item, int array, const DLTensor& view) {
   item.dtypes[array] = static_cast<DType>(dtype_of(view));
 }
 
-// What a state's dtype says of how it is coded (numeric/code8.h).
-inline Coding coding_of(const DLTensor& view) {
-  if (view.dtype.bits != 8 || view.dtype.lanes != 1) return Coding::none;
-  if (view.dtype.code == kDLInt) return Coding::signed8;
-  return view.dtype.code == kDLUInt ? Coding::root8 : Coding::none;
+// The code that a state's tensor holds (numeric/code8.h); -1 if it holds none.
+inline int code_of(const DLTensor& view) {
+  if (view.dtype.bits != 8 || view.dtype.lanes != 1) return -1;
+  if (view.dtype.code == kDLInt) return static_cast<int>(DType::signed8);
+  return view.dtype.code == kDLUInt ? static_cast<int>(DType::root8) : -1;
 }
 
 // The dither of a step.
 inline void make_dither(double step, Dither& dither) {
   for (uint32_t i = 0; i < dither_size; ++i) {
-    dither.signed8[i] = host::dither_entry<Coding::signed8>(step, i);
-    dither.root8[i] = host::dither_entry<Coding::root8>(step, i);
+    dither.signed8[i] = host::dither_entry<DType::signed8>(step, i);
+    dither.root8[i] = host::dither_entry<DType::root8>(step, i);
   }
 }
 
@@ -60,55 +61,63 @@ inline bool has_half_states(const Item& item) {
   return false;
 }
 
-// Whether every state is in 8 bits, as such states are when they are made.
-inline bool is_all_coded(const Item& item, const AnyRule& rule) {
+// Whether every array from `first` to before `end` that is there is stored so.
+inline bool are_all(const Item& item, int first, int end, DType dtype) {
+  for (int array = first; array < end; ++array) {
+    if (item.arrays[array] != nullptr && item.dtypes[array] != dtype) return false;
+  }
+  return true;
+}
+
+// Whether every state is a code, as such states are when they are made.
+inline bool are_all_codes(const Item& item, const AnyRule& rule) {
   for (int state = 0; state < max_states; ++state) {
-    const Coding coding = rule.is_square(state) ? Coding::root8 : Coding::signed8;
-    if (item.arrays[2 + state] != nullptr && item.packing->codings[state] != coding) return false;
-  }
-  return item.packing->row > 0;
-}
-
-// Whether the parameter and what is not a state are stored so.
-inline bool is_all_but_states(const Item& item, DType dtype) {
-  for (int array : {0, 1, ema_array}) {
-    if (item.arrays[array] != nullptr && item.dtypes[array] != dtype) return false;
+    const DType code = rule.is_square(state) ? DType::root8 : DType::signed8;
+    if (!are_all(item, 2 + state, 3 + state, code)) return false;
   }
   return true;
 }
 
-// Whether all arrays but the parameter are stored so.
-inline bool are_all(const Item& item, DType dtype) {
-  for (int array = 1; array < max_arrays; ++array) {
-    if (item.arrays[array] != nullptr && item.dtypes[array] != dtype) return false;
-  }
-  return true;
+// The way of an item's arrays, where their dtypes say it all.
+inline Way plain_way_of(const Item& item) {
+  const DType param = item.dtypes[0];
+  if (param == DType::float16 || !are_all(item, 1, max_arrays, param)) return Way::mixed;
+  if (param == DType::float32) return Way::float32;
+  return param == DType::float64 ? Way::float64 : Way::bfloat16;
 }
 
-// What brings the elements of an item with a packing to its kernel.
-inline Staged staged_of(const Item& item, const AnyRule& rule) {
-  const Master master = item.packing->master;
-  if (rule.index() < 0) return target().staged;
-  const bool has_codes = item.packing->row > 0;
-  if (master == Master::none && is_all_coded(item, rule)) {
-    if (is_all_but_states(item, DType::float32)) return target().coded[rule.index()];
-    if (is_all_but_states(item, DType::bfloat16)) return target().half_coded[rule.index()];
+inline Way packed_way_of(const Item& item, const AnyRule& rule) {
+  if (item.packing->master == Master::none && are_all_codes(item, rule)) {
+    const auto others_are = [&item](DType dtype) {
+      return are_all(item, 0, 2, dtype) && are_all(item, ema_array, max_arrays, dtype);
+    };
+    if (others_are(DType::float32)) return Way::coded;
+    if (others_are(DType::bfloat16)) return Way::bfloat16_coded;
   }
-  if (master == Master::stochastic && !has_codes && are_all(item, DType::bfloat16)) {
-    return target().rounded[rule.index()];
+  const bool rounds = item.packing->master == Master::stochastic;
+  return rounds && are_all(item, 1, max_arrays, DType::bfloat16) ? Way::rounded : Way::packed;
+}
+
+// The way of what a packed item is unpacked to: float32 in place of masters and codes.
+inline Way unpacked_way_of(const Item& item) {
+  for (int array = 0; array < max_arrays; ++array) {
+    const DType dtype = item.dtypes[array];
+    if (item.arrays[array] == nullptr || dtype == DType::float32 || host::is_code(dtype)) continue;
+    if (array > 0 || item.packing->master == Master::none) return Way::mixed;
   }
-  return target().staged;
+  return Way::float32;
 }
 
 // Once all arrays are set.
 inline void set_kernel(Item& item, const AnyRule& rule) {
-  static_assert(static_cast<int>(Form::bfloat16) == static_cast<int>(DType::bfloat16));
-  const DType param = item.dtypes[0];
-  const bool is_mixed = param == DType::float16 || !are_all(item, param);
-  const Form form = is_mixed ? Form::mixed : static_cast<Form>(param);
-  item.form = form;
-  rule.set_kernel(item);
-  if (item.packing != nullptr) item.staged = staged_of(item, rule);
+  const auto kernel = [&rule](Way way) {
+    return target().kernels[static_cast<int>(way)][rule.index()];
+  };
+  const bool is_plain = item.packing == nullptr;
+  item.way = is_plain ? plain_way_of(item) : packed_way_of(item, rule);
+  if (kernel(item.way) == nullptr) item.way = is_plain ? Way::mixed : Way::packed;
+  item.kernel = kernel(item.way);
+  if (item.way == Way::packed) item.inner = kernel(unpacked_way_of(item));
 }
 
 // Makes it an item with nothing but its parameter's array set; in its place, since a copy of what

@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "bindings/checks.h"
-#include "cpu/dispatch.h"
 #include "cpu/summed.h"
 #include "cpu/traced.h"
+#include "rules/list.h"
 
 namespace py = pybind11;
 
@@ -61,14 +61,10 @@ class ProgramRule final : public AnyRule {
   explicit ProgramRule(std::shared_ptr<Definition> definition)
       : definition_(std::move(definition)) {}
 
-  int index() const override { return -1; }
+  int index() const override { return program_rule; }
   bool has_norms() const override { return definition_->has_sums; }
   bool is_program() const override { return true; }
   const char* unfit_for_devices() const override { return nullptr; }
-
-  void set_kernel(Item& item) const override {
-    item.kernel = target().programs[item.form == Form::float64 ? 1 : 0];
-  }
 
   int state_count() const override { return static_cast<int>(definition_->states.size()); }
   const char* state_name(int state) const override { return definition_->states[state].c_str(); }

@@ -8,7 +8,6 @@
 
 #include "bindings/checks.h"
 #include "bindings/program_rule.h"
-#include "cpu/dispatch.h"
 #include "rules/list.h"
 #include "simd/vec.h"
 
@@ -130,14 +129,6 @@ class RuleOf final : public AnyRule {
     return norms ? "a rule with norms is for the CPU so far" : nullptr;
   }
 
-  void set_kernel(Item& item) const override {
-    if constexpr (norms) {
-      item.normed = &target().normed[index_][static_cast<int>(item.form)];
-    } else {
-      item.kernel = kernel_of(target(), index_, item.form);
-    }
-  }
-
   int state_count() const override { return Rule<float>::state_count; }
   const char* state_name(int state) const override { return Rule<float>::states[state]; }
 
@@ -179,6 +170,7 @@ class RuleOf final : public AnyRule {
 
   BoundRule at_step(DType compute, double step, double product) override {
     BoundRule bound;
+    bound.has_norms = norms;
     if (compute == DType::float32) {
       put(bound, host::rule_at<Rule<float>>(options_, step, product));
     } else {
@@ -193,7 +185,8 @@ class RuleOf final : public AnyRule {
 
   template <class R>
   static void put(BoundRule& bound, const R& rule) {
-    static_assert(sizeof(R) <= sizeof(bound.rule) && std::is_trivially_copyable_v<R>);
+    static_assert(sizeof(R) <= max_rule_bytes, "raise max_rule_bytes in cpu/kernel.h");
+    static_assert(std::is_trivially_copyable_v<R>, "a rule is bytes to whoever hands it on");
     new (bound.rule) R(rule);
   }
 
@@ -208,14 +201,13 @@ std::unique_ptr<AnyRule> make_rule(const std::string& name) {
 #define FASTOPT_MAKE(Rule)                                                                        \
   if (name == host::Rule<float>::name) return std::make_unique<RuleOf<host::Rule, norms>>(index); \
   ++index;
+  int index = 0;
   {
     constexpr bool norms = false;
-    int index = 0;
     FASTOPT_RULES(FASTOPT_MAKE)
   }
   {
     constexpr bool norms = true;
-    int index = 0;
     FASTOPT_NORMED_RULES(FASTOPT_MAKE)
   }
 #undef FASTOPT_MAKE

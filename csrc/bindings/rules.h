@@ -18,13 +18,10 @@ class AnyRule {
  public:
   virtual ~AnyRule() = default;
 
-  virtual int index() const = 0;  // in its list (rules/list.h) and every table; -1 for a program
+  virtual int index() const = 0;                     // its place in every table (rules/list.h)
   virtual bool is_program() const { return false; }  // at_step() then holds a BoundProgram
   virtual bool has_norms() const = 0;
   virtual const char* unfit_for_devices() const = 0;  // why only the CPU has kernels, or nullptr
-
-  // Sets what steps an item of this form.
-  virtual void set_kernel(Item& item) const = 0;
 
   virtual int state_count() const = 0;
   virtual const char* state_name(int state) const = 0;

@@ -22,7 +22,7 @@ FASTOPT_HOST_DEVICE Block block_at(const Item& item, int state, int64_t i) {
   const int64_t blocks = (packing.row + block_size - 1) / block_size;
   const int64_t number = i / packing.row * blocks + i % packing.row / block_size;
   const uint32_t in_whole = static_cast<uint32_t>(number + packing.first_row * blocks);
-  const bool is_root = packing.codings[state] == Coding::root8;
+  const bool is_root = item.dtypes[2 + state] == DType::root8;
   const uint32_t* dither = is_root ? packing.dither->root8 : packing.dither->signed8;
   return {static_cast<uint8_t*>(item.arrays[2 + state]) + i, packing.scales[state] + number,
           dither + (in_whole * dither_factor >> 24)};

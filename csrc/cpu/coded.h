@@ -23,7 +23,7 @@
 FASTOPT_TARGET_BEGIN
 
 // The codes of any number of elements; not inlined, so that all rules share it.
-template <Coding coding>
+template <DType coding>
 __attribute__((noinline)) void encode_any(const float* x, float inverse, const uint32_t* dither,
                                           uint8_t* to, int count) {
   encode<coding>(x, inverse, dither, to, count);
@@ -41,11 +41,11 @@ struct WholePair {
     x.odd.store(to + Vec<float>::lanes);
   }
   FASTOPT_HOST_DEVICE void store(Pair x, bfloat16* to) const { store_in_order(x.even, x.odd, to); }
-  template <Coding coding>
+  template <DType coding>
   FASTOPT_HOST_DEVICE Pair decode(const uint8_t* codes, Vec<float> scale) const {
     return {load_coded<coding>(codes, scale), load_coded<coding>(codes + Vec<float>::lanes, scale)};
   }
-  template <Coding coding>
+  template <DType coding>
   FASTOPT_HOST_DEVICE void include(Pair x, Largest& largest) const {
     largest.include<coding>(x.even);
     largest.include<coding>(x.odd);
@@ -64,13 +64,13 @@ struct FirstOfVec {
   FASTOPT_HOST_DEVICE void store(V x, Stored* to) const {
     x.store_first(to, count);
   }
-  template <Coding coding>
+  template <DType coding>
   FASTOPT_HOST_DEVICE V decode(const uint8_t* codes, V scale) const {
     uint8_t first[V::lanes] = {};
     for (int i = 0; i < count; ++i) first[i] = codes[i];
     return load_coded<coding>(first, scale);
   }
-  template <Coding coding>
+  template <DType coding>
   FASTOPT_HOST_DEVICE void include(V x, Largest& largest) const {
     alignas(64) float first[V::lanes] = {};
     x.store_first(first, count);
@@ -128,8 +128,7 @@ class CodedLoop {
 
   template <int i>
   struct CodedState : State<i> {
-    static constexpr Coding coding =
-        (Rule::squares >> i & 1) != 0 ? Coding::root8 : Coding::signed8;
+    static constexpr DType coding = (Rule::squares >> i & 1) != 0 ? DType::root8 : DType::signed8;
   };
   template <class Act>
   FASTOPT_HOST_DEVICE static void for_coded(Act act) {
@@ -186,7 +185,7 @@ class CodedLoop {
     rule_.step(p, some.load(grad_ + i + x), s);
     for_coded([&](auto state) {
       Vector& number = s[state.index];
-      if (state.coding == Coding::root8) number = sqrt(number);
+      if (state.coding == DType::root8) number = sqrt(number);
       some.template include<state.coding>(number, largest[state.index]);
       some.store(number, now_[state.index].numbers + x);
     });
@@ -235,10 +234,5 @@ struct CodedLoops {
     if constexpr (used != 0) CodedLoop<Rule, Stored, used, averages>(item).run(begin, end);
   }
 };
-
-template <class Rule, class Stored>
-void run_coded(const Item& item, int64_t begin, int64_t end) {
-  choose_loop<Rule, CodedLoops<Rule, Stored>>(item.arrays, item, begin, end);
-}
 
 FASTOPT_TARGET_END

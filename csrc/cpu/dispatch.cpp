@@ -9,17 +9,12 @@
 
 namespace fastopt {
 
+#define FASTOPT_DECLARE_WAY(target, way) extern const Kernel way[];
 #define FASTOPT_DECLARE_TARGET(name)                         \
   namespace name {                                           \
-  extern const Kernel kernels[][compute_count];              \
-  extern const Kernel half_kernels[][half_form_count];       \
-  extern const NormedKernels normed[][form_count];           \
-  extern const Kernel programs[compute_count];               \
-  extern const Pass passes[compute_count];                   \
-  extern const Staged staged;                                \
-  extern const Staged coded[];                               \
-  extern const Staged half_coded[];                          \
-  extern const Staged rounded[];                             \
+  namespace ways {                                           \
+  FASTOPT_WAYS(FASTOPT_DECLARE_WAY, name)                    \
+  }                                                          \
   extern const Sum sums_of_squares[dtype_count];             \
   extern const Sum sum;                                      \
   extern const VectorKernels vectors[compute_count];         \
@@ -34,10 +29,10 @@ FASTOPT_DECLARE_TARGET(avx512)
 FASTOPT_DECLARE_TARGET(neon)
 #undef FASTOPT_DECLARE_TARGET
 
-#define FASTOPT_TABLES(name)                                                                   \
-  name::kernels, name::half_kernels, name::normed, name::programs, name::passes, name::staged, \
-      name::coded, name::half_coded, name::rounded, name::sums_of_squares, &name::sum,         \
-      name::vectors, name::dropouts, name::dropout_rows, name::dropout_masks, &name::philox
+#define FASTOPT_TABLE(target, way) target::ways::way,
+#define FASTOPT_TABLES(name)                                                             \
+  {FASTOPT_WAYS(FASTOPT_TABLE, name)}, name::sums_of_squares, &name::sum, name::vectors, \
+      name::dropouts, name::dropout_rows, name::dropout_masks, &name::philox
 
 const std::vector<Target>& targets() {
   static const std::vector<Target> all = {
@@ -107,12 +102,6 @@ const Target*& current() {
 }  // namespace
 
 const Target& target() { return *current(); }
-
-Kernel kernel_of(const Target& target, int rule, Form form) {
-  const int first_half = static_cast<int>(Form::bfloat16), place = static_cast<int>(form);
-  return place < first_half ? target.kernels[rule][place]
-                            : target.half_kernels[rule][place - first_half];
-}
 
 void set_target(const std::string& name) { current() = &find(name, "name"); }
 

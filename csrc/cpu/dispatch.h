@@ -14,9 +14,6 @@ const std::vector<Target>& targets();
 // The target in use: the first supported one, or the one that FASTOPT_CPU_TARGET names.
 const Target& target();
 
-// A target's kernel for a rule, by its place in FASTOPT_RULES.
-Kernel kernel_of(const Target& target, int rule, Form form);
-
 // Chooses by name. Throws std::invalid_argument if there is no such target or it cannot run here.
 void set_target(const std::string& name);
 

@@ -24,8 +24,8 @@ template <class Stored, class Vector = Vec<Stored>>
 struct ArrayOf {
   using V = Vector;
   Stored* data;
-  FASTOPT_HOST_DEVICE ArrayOf(void* const* arrays, const DType*, int array)
-      : data(static_cast<Stored*>(arrays[array])) {}
+  FASTOPT_HOST_DEVICE ArrayOf(const Item& item, int array)
+      : data(static_cast<Stored*>(item.arrays[array])) {}
   FASTOPT_HOST_DEVICE const char* at(int64_t i) const {
     return reinterpret_cast<const char*>(data + i);
   }
@@ -39,27 +39,14 @@ struct ArrayOf {
   }
 };
 
-// A bfloat16 parameter that is rounded at random, with a buffer of draws that moves along.
-struct RoundedArray : ArrayOf<bfloat16, Pair> {
-  // Where the draw of element 0 would be, by way of the place after the last array.
-  const uint16_t* const* first;
-  FASTOPT_HOST_DEVICE RoundedArray(void* const* arrays, const DType* dtypes, int array)
-      : ArrayOf<bfloat16, Pair>(arrays, dtypes, array),
-        first(static_cast<const uint16_t* const*>(arrays[max_arrays])) {}
-  template <class Act>
-  FASTOPT_HOST_DEVICE auto rounding(int64_t i, Act act) const {
-    return by_draw(data + i, *first, i, act);
-  }
-};
-
 // An array of float32, bfloat16 or float16. Its type is hidden from the compiler, which would make
 // a loop for each combination of types; branches that are always predicted cost less than that.
 struct MixedArray {
   using V = Vec<float>;
   char* data;
   DType dtype;
-  FASTOPT_HOST_DEVICE MixedArray(void* const* arrays, const DType* dtypes, int array)
-      : data(static_cast<char*>(arrays[array])), dtype(dtypes[array]) {}
+  FASTOPT_HOST_DEVICE MixedArray(const Item& item, int array)
+      : data(static_cast<char*>(item.arrays[array])), dtype(item.dtypes[array]) {}
   FASTOPT_HOST_DEVICE const char* at(int64_t i) const {
     return data + (dtype == DType::float32 ? 4 : 2) * i;
   }
@@ -95,17 +82,13 @@ struct Loop {
   const Array ema, grad;
   const Array states[max_states];
 
-  FASTOPT_HOST_DEVICE Loop(const BoundRule& bound, void* const* arrays, const DType* dtypes)
-      : rule(*reinterpret_cast<const Rule*>(bound.rule), bound.tail.grad_factor,
-             bound.tail.ema_decay),
-        param(arrays, dtypes, 0),
-        ema(arrays, dtypes, ema_array),
-        grad(arrays, dtypes, 1),
-        states{{arrays, dtypes, 2},
-               {arrays, dtypes, 3},
-               {arrays, dtypes, 4},
-               {arrays, dtypes, 5},
-               {arrays, dtypes, 6}} {}
+  FASTOPT_HOST_DEVICE Loop(const Item& item, Param param)
+      : rule(*reinterpret_cast<const Rule*>(item.rule->rule), item.rule->tail.grad_factor,
+             item.rule->tail.ema_decay),
+        param(param),
+        ema(item, ema_array),
+        grad(item, 1),
+        states{{item, 2}, {item, 3}, {item, 4}, {item, 5}, {item, 6}} {}
 
   FASTOPT_HOST_DEVICE void run(const Rounding& rounding, int64_t begin, int64_t end) const {
     while (begin < end) {
@@ -165,37 +148,30 @@ struct Loop {
 };
 
 // Finds the loop for the states that are there, one after another: Loops::run<used, averages>.
-template <class Rule, class Loops, unsigned used = 0, int state = 0, class... Args>
-void choose_loop(void* const* arrays, const Args&... args) {
+template <class Rule, class Loops, unsigned used = 0, int state = 0>
+void choose_loop(const Item& item, int64_t begin, int64_t end) {
   static_assert(Rule::state_count <= max_states, "raise max_states in cpu/packing.h");
   if constexpr (state < Rule::state_count) {
-    if (state < Rule::required || arrays[2 + state] != nullptr) {
-      return choose_loop<Rule, Loops, (used | 1u << state), state + 1>(arrays, args...);
+    if (state < Rule::required || item.arrays[2 + state] != nullptr) {
+      return choose_loop<Rule, Loops, (used | 1u << state), state + 1>(item, begin, end);
     }
     if constexpr (state >= Rule::required) {
-      return choose_loop<Rule, Loops, used, state + 1>(arrays, args...);
+      return choose_loop<Rule, Loops, used, state + 1>(item, begin, end);
     }
-  } else if (arrays[ema_array] != nullptr) {
-    Loops::template run<used, true>(args...);
+  } else if (item.arrays[ema_array] != nullptr) {
+    Loops::template run<used, true>(item, begin, end);
   } else {
-    Loops::template run<used, false>(args...);
+    Loops::template run<used, false>(item, begin, end);
   }
 }
 
-template <class Rule, class T, class Param, class Array>
+template <class Rule, class T, class Array>
 struct Loops {
   template <unsigned used, bool averages>
-  static void run(const BoundRule& bound, void* const* arrays, const DType* dtypes,
-                  const Rounding& rounding, int64_t begin, int64_t end) {
-    Loop<Rule, T, Param, Array, used, averages>(bound, arrays, dtypes).run(rounding, begin, end);
+  static void run(const Item& item, int64_t begin, int64_t end) {
+    const Loop<Rule, T, Array, Array, used, averages> loop(item, Array(item, 0));
+    loop.run(item.rounding, begin, end);
   }
 };
-
-template <class Rule, class T, class Param, class Array = Param>
-void kernel(const BoundRule& bound, void* const* arrays, const DType* dtypes,
-            const Rounding& rounding, int64_t begin, int64_t end) {
-  choose_loop<Rule, Loops<Rule, T, Param, Array>>(arrays, bound, arrays, dtypes, rounding, begin,
-                                                  end);
-}
 
 FASTOPT_TARGET_END

@@ -71,16 +71,18 @@ class Passes {
   }
 
   void measure(const Item& item, int64_t begin, int64_t end) {
-    const DType compute = item.form == Form::float64 ? DType::float64 : DType::float32;
+    const DType compute = item.way == Way::float64 ? DType::float64 : DType::float32;
     const Sum sum_of_param = target().sums_of_squares[static_cast<int>(item.dtypes[0])];
     const Sum sum_of_update = target().sums_of_squares[static_cast<int>(compute)];
     const char* const param = static_cast<const char*>(item.arrays[0]);
     const int64_t bytes = dtype_bytes[static_cast<int>(item.dtypes[0])];
     alignas(64) double update[sum_chunk];  // or floats
+    const Pass pass = {{update}};
+    Item measured = item;
+    measured.pass = &pass;
     for (int64_t i = begin; i < end; i += sum_chunk) {
       const int64_t stop = std::min(i + sum_chunk, end), chunk = chunk_at(item, i);
-      item.normed->update_states(*item.rule, item.arrays, item.dtypes, item.rounding, i, stop,
-                                 update);
+      item.kernel(measured, i, stop);
       param_squares_[chunk] = sum_of_param(param + i * bytes, stop - i);
       update_squares_[chunk] = sum_of_update(update, stop - i);
     }
@@ -94,8 +96,10 @@ class Passes {
   }
 
   void step(std::size_t i, int64_t begin, int64_t end) {
-    const Item& item = items_[i];
-    item.normed->step_by(*item.rule, item.arrays, item.dtypes, begin, end, ratios_[i]);
+    const Pass pass = {{}, ratios_[i]};
+    Item stepped = items_[i];
+    stepped.pass = &pass;
+    stepped.kernel(stepped, begin, end);
   }
 
   // The place of an element's chunk among all: only an item's last unit may lack some.

@@ -17,17 +17,14 @@ FASTOPT_TARGET_BEGIN
 template <class Rule, class T, class Array>
 class NormedLoop {
  public:
-  FASTOPT_HOST_DEVICE NormedLoop(const BoundRule& bound, void* const* arrays, const DType* dtypes)
-      : rule_(*reinterpret_cast<const Rule*>(bound.rule)),
-        update_(rule_, bound.tail.grad_factor, bound.tail.ema_decay),
-        param_(arrays, dtypes, 0),
-        grad_(arrays, dtypes, 1),
-        ema_(arrays, dtypes, ema_array),
-        states_{{arrays, dtypes, 2},
-                {arrays, dtypes, 3},
-                {arrays, dtypes, 4},
-                {arrays, dtypes, 5},
-                {arrays, dtypes, 6}} {}
+  FASTOPT_HOST_DEVICE explicit NormedLoop(const Item& item)
+      : rule_(*reinterpret_cast<const Rule*>(item.rule->rule)),
+        update_(rule_, item.rule->tail.grad_factor, item.rule->tail.ema_decay),
+        averages_(item.arrays[ema_array] != nullptr),
+        param_(item, 0),
+        grad_(item, 1),
+        ema_(item, ema_array),
+        states_{{item, 2}, {item, 3}, {item, 4}, {item, 5}, {item, 6}} {}
 
   // Leaves the update of element `begin` at updates[0].
   FASTOPT_HOST_DEVICE void update_states(const Rounding& rounding, int64_t begin, int64_t end,
@@ -40,7 +37,7 @@ class NormedLoop {
     }
   }
 
-  FASTOPT_HOST_DEVICE void step(int64_t begin, int64_t end, double ratio, bool averages) const {
+  FASTOPT_HOST_DEVICE void step(int64_t begin, int64_t end, double ratio) const {
     const V size(static_cast<T>(rule_.adapts ? rule_.lr * ratio : rule_.lr));
     each_vector<V>(end - begin, [&](int64_t k, auto load_from, auto store_to) {
       const int64_t i = begin + k;
@@ -55,7 +52,7 @@ class NormedLoop {
         s[state] = load(states_[state]);
       }
       p = p - size * direction(p, s);
-      if (averages) {
+      if (averages_) {
         prefetch(ema_, i);
         store(update_.averaged(load(ema_), p), ema_);
       }
@@ -98,22 +95,19 @@ class NormedLoop {
 
   const Rule rule_;
   const Update<Rule, T, all_states> update_;
+  const bool averages_;
   const Array param_, grad_, ema_;
   const Array states_[max_states];
 };
 
 template <class Rule, class T, class Array>
-void update_states(const BoundRule& bound, void* const* arrays, const DType* dtypes,
-                   const Rounding& rounding, int64_t begin, int64_t end, void* updates) {
-  const NormedLoop<Rule, T, Array> loop(bound, arrays, dtypes);
-  loop.update_states(rounding, begin, end, static_cast<T*>(updates));
-}
-
-template <class Rule, class T, class Array>
-void step_by(const BoundRule& bound, void* const* arrays, const DType* dtypes, int64_t begin,
-             int64_t end, double ratio) {
-  const NormedLoop<Rule, T, Array> loop(bound, arrays, dtypes);
-  loop.step(begin, end, ratio, arrays[ema_array] != nullptr);
+void run_normed_loop(const Item& item, int64_t begin, int64_t end) {
+  const NormedLoop<Rule, T, Array> loop(item);
+  if (void* updates = item.pass->summands[0]) {
+    loop.update_states(item.rounding, begin, end, static_cast<T*>(updates));
+  } else {
+    loop.step(begin, end, item.pass->ratio);
+  }
 }
 
 FASTOPT_TARGET_END

@@ -14,12 +14,7 @@ struct Bytes {
 
 // Those of one array of an item, which is there.
 inline Bytes bytes_of(const Item& item, int array) {
-  int64_t size = dtype_bytes[static_cast<int>(item.dtypes[array])];
-  if (item.packing != nullptr) {  // dtypes are those of buffers
-    const bool is_state = array >= 2 && array < ema_array;
-    if (array == 0 && item.packing->master != Master::none) size = 2;
-    if (is_state && item.packing->codings[array - 2] != Coding::none) size = 1;
-  }
+  const int64_t size = dtype_bytes[static_cast<int>(item.dtypes[array])];
   const char* begin = static_cast<const char*>(item.arrays[array]);
   return {begin, begin + item.size * size, array != 1};
 }

@@ -1,10 +1,10 @@
-// How a parameter or its states are stored where that is more than a type: plain data for
-// cpu/stage.h, cpu/coded.h, cpu/rounded.h and the bindings.
+// What dtypes do not say of how a parameter and its states are stored: plain data for
+// cpu/packed.h, cpu/coded.h, cpu/rounded.h, CUDA and the bindings.
 #pragma once
 
 #include <stdint.h>
 
-#include "numeric/coding.h"
+#include "numeric/dtype.h"
 
 namespace fastopt {
 
@@ -23,10 +23,10 @@ struct Packing {
   void* master_data = nullptr;
   uint64_t seed = 0, offset = 0, index = 0;  // of the first element's draw, for stochastic
 
-  Coding codings[max_states] = {};  // of the states
-  float* scales[max_states] = {};   // (rows, blocks of a row)
-  int64_t row = 0;                  // elements; 0 if no state is coded
-  int64_t first_row = 0;            // where the rows lie in the whole parameter
+  // Of the states that are codes.
+  float* scales[max_states] = {};  // (rows, blocks of a row)
+  int64_t row = 0;                 // elements; 0 if there are none
+  int64_t first_row = 0;           // where the rows lie in the whole parameter
   const Dither* dither = nullptr;
 };
 

@@ -52,12 +52,7 @@ void run_range(const std::vector<Item>& items, int64_t begin, int64_t end) {
   auto item = std::upper_bound(items.begin(), items.end(), begin, starts_after) - 1;
   for (; item != items.end() && item->start < end; ++item) {
     const int64_t from = cut(begin - item->start, *item), to = cut(end - item->start, *item);
-    if (from >= to) continue;
-    if (item->packing != nullptr) {
-      item->staged(*item, from, to);
-    } else {
-      item->kernel(*item->rule, item->arrays, item->dtypes, item->rounding, from, to);
-    }
+    if (from < to) item->kernel(*item, from, to);
   }
 }
 
@@ -139,9 +134,7 @@ void run(std::vector<Item>& items, int threads) {
     run_passes(items, threads, run_summed);
     return run(others, threads);
   }
-  if (!items.empty() && items[0].normed != nullptr) {
-    return run_passes(items, threads, run_normed);
-  }
+  if (!items.empty() && items[0].rule->has_norms) return run_passes(items, threads, run_normed);
   int64_t total = 0;
   for (Item& item : items) {
     item.start = total;

@@ -24,31 +24,26 @@ FASTOPT_TARGET_BEGIN
 
 static_assert(first_summand == max_arrays, "the arrays are the first places");
 
-template <class T>
+template <class T, Way way>
 class ProgramLoop {
  public:
   static constexpr int longest = 128, shortest = 64;  // elements of a strip
 
-  // `summands`: of element `begin` and those behind it, each with room for whole strips.
-  FASTOPT_HOST_DEVICE ProgramLoop(const BoundRule& bound, void* const* arrays, const DType* dtypes,
-                                  void* const* summands = nullptr)
-      : program_(*reinterpret_cast<const BoundProgram*>(bound.rule)),
+  // There is room for whole strips of each summand.
+  FASTOPT_HOST_DEVICE explicit ProgramLoop(const Item& item)
+      : program_(*reinterpret_cast<const BoundProgram*>(item.rule->rule)),
         code_(static_cast<const Instruction<T>*>(program_.code)),
-        arrays_(arrays),
-        dtypes_(dtypes),
-        factor_(static_cast<T>(bound.tail.grad_factor)),
-        decay_(static_cast<T>(bound.tail.ema_decay)),
-        growth_(static_cast<T>(1 - bound.tail.ema_decay)),
-        averages_(arrays[ema_array] != nullptr) {
+        arrays_(item.arrays),
+        dtypes_(item.dtypes),
+        factor_(static_cast<T>(item.rule->tail.grad_factor)),
+        decay_(static_cast<T>(item.rule->tail.ema_decay)),
+        growth_(static_cast<T>(1 - item.rule->tail.ema_decay)),
+        averages_(item.arrays[ema_array] != nullptr),
+        pairs_(way == Way::bfloat16 && program_.summands == 0) {
     for (int k = 0; k < max_registers; ++k) places_[first_register + k] = registers_[k];
     for (int k = 0; k < program_.summands; ++k) {
-      places_[first_summand + k] = static_cast<T*>(summands[k]);
+      places_[first_summand + k] = static_cast<T*>(item.pass->summands[k]);
     }
-    pairs_ = own == DType::float32 && program_.summands == 0;  // sums go in order
-    for_arrays([&](int array) {
-      converts_ |= dtypes[array] != own;
-      pairs_ = pairs_ && dtypes[array] == DType::bfloat16;
-    });
   }
 
   FASTOPT_HOST_DEVICE void run(const Rounding& rounding, int64_t begin, int64_t end) {
@@ -62,7 +57,7 @@ class ProgramLoop {
  private:
   using V = Vec<T>;
   using Draws = const uint16_t* const*;  // of each state
-  static constexpr DType own = sizeof(T) == 4 ? DType::float32 : DType::float64;
+  static constexpr bool converts = way == Way::bfloat16 || way == Way::mixed;
   static constexpr int64_t ahead = 1024;  // bytes, as in cpu/loop.h
 
   FASTOPT_HOST_DEVICE void run(Draws draws, int64_t begin, int64_t end) {
@@ -71,7 +66,7 @@ class ProgramLoop {
       for (; i + strip_ <= end; i += strip_) {
         for_arrays([&](int array) { enter(array, i); });
         step();
-        if (converts_) for_arrays([&](int array) { leave(array, draws, i); });
+        if constexpr (converts) for_arrays([&](int array) { leave(array, draws, i); });
       }
     }
     strip_ = shortest;
@@ -139,12 +134,15 @@ class ProgramLoop {
   // act(data) with an array's memory from element i on, by what it is stored in.
   template <class Act>
   FASTOPT_HOST_DEVICE void stored(int array, int64_t i, Act act) const {
-    const DType dtype = dtypes_[array];
     void* const data = arrays_[array];
-    if (dtype == own) return act(static_cast<T*>(data) + i);
-    if constexpr (own == DType::float32) {
-      if (dtype == DType::bfloat16) return act(static_cast<bfloat16*>(data) + i);
-      act(static_cast<float16*>(data) + i);
+    if constexpr (way == Way::bfloat16) {
+      act(static_cast<bfloat16*>(data) + i);
+    } else {
+      if constexpr (way == Way::mixed) {
+        if (dtypes_[array] == DType::bfloat16) return act(static_cast<bfloat16*>(data) + i);
+        if (dtypes_[array] == DType::float16) return act(static_cast<float16*>(data) + i);
+      }
+      act(static_cast<T*>(data) + i);
     }
   }
 
@@ -254,26 +252,17 @@ class ProgramLoop {
   const DType* const dtypes_;
   const T factor_, decay_, growth_;
   const bool averages_;
+  const bool pairs_;  // sums go in order
   int strip_ = longest;
-  bool converts_ = false;  // some array
-  bool pairs_;             // of all arrays
   T* places_[first_register + max_registers];
   alignas(64) T registers_[max_registers][longest];
   alignas(64) T buffers_[max_arrays][longest];  // of arrays that are converted
   alignas(64) T grad_[longest];                 // times its factor
 };
 
-template <class T>
-void run_program(const BoundRule& bound, void* const* arrays, const DType* dtypes,
-                 const Rounding& rounding, int64_t begin, int64_t end) {
-  ProgramLoop<T>(bound, arrays, dtypes).run(rounding, begin, end);
-}
-
-// The pass before a sum, which writes to no array.
-template <class T>
-void run_pass(const BoundRule& bound, void* const* arrays, const DType* dtypes, int64_t begin,
-              int64_t end, void* const* summands) {
-  ProgramLoop<T>(bound, arrays, dtypes, summands).run(Rounding{}, begin, end);
+template <class T, Way way>
+void run_program(const Item& item, int64_t begin, int64_t end) {
+  ProgramLoop<T, way>(item).run(item.rounding, begin, end);
 }
 
 FASTOPT_TARGET_END

@@ -14,6 +14,17 @@
 
 FASTOPT_TARGET_BEGIN
 
+// The parameter, with a buffer of draws that moves along.
+struct RoundedArray : ArrayOf<bfloat16, Pair> {
+  const uint16_t* const* first;  // where the draw of element 0 would be
+  FASTOPT_HOST_DEVICE RoundedArray(const Item& item, const uint16_t* const* first)
+      : ArrayOf<bfloat16, Pair>(item, 0), first(first) {}
+  template <class Act>
+  FASTOPT_HOST_DEVICE auto rounding(int64_t i, Act act) const {
+    return by_draw(data + i, *first, i, act);
+  }
+};
+
 template <class Rule>
 struct RoundedLoops {
   template <unsigned used, bool averages>
@@ -24,11 +35,8 @@ struct RoundedLoops {
     RoundingDraws draws(packing.seed, packing.offset, packing.index + begin);
     alignas(64) uint16_t numbers[piece];
     const uint16_t* first;
-    void* arrays[max_arrays + 1];
-    for (int array = 0; array < max_arrays; ++array) arrays[array] = item.arrays[array];
-    arrays[max_arrays] = &first;
-    const Loop<Rule, float, RoundedArray, Array, used, averages> loop(*item.rule, arrays,
-                                                                      item.dtypes);
+    const Loop<Rule, float, RoundedArray, Array, used, averages> loop(item,
+                                                                      RoundedArray(item, &first));
     for (int64_t i = begin; i < end; i += piece) {
       draws.next(numbers);
       first = numbers - i;
@@ -36,10 +44,5 @@ struct RoundedLoops {
     }
   }
 };
-
-template <class Rule>
-void run_rounded(const Item& item, int64_t begin, int64_t end) {
-  choose_loop<Rule, RoundedLoops<Rule>>(item.arrays, item, begin, end);
-}
 
 FASTOPT_TARGET_END

@@ -25,11 +25,9 @@ class Stages {
         program_(*item.rule->summed->program),
         numbers_(item.rule->summed->numbers),
         bound_(*item.rule),
-        compute_(item.form == Form::float64 ? DType::float64 : DType::float32) {
+        compute_(item.way == Way::float64 ? DType::float64 : DType::float32) {
     numbers_[program_.given()] = static_cast<double>(item.size);
     next_sum_ = program_.given() + 1;
-    std::copy_n(item.arrays, max_arrays, arrays_);
-    arrays_[ema_array] = nullptr;
     bind();
   }
 
@@ -61,7 +59,9 @@ class Stages {
 
  private:
   void run_last(int64_t begin, int64_t end) {
-    item_.kernel(bound_, item_.arrays, item_.dtypes, item_.rounding, begin, end);
+    Item last = item_;
+    last.rule = &bound_;
+    last.kernel(last, begin, end);
   }
 
   void bind() {
@@ -81,10 +81,15 @@ class Stages {
 
   void measure(int64_t begin, int64_t end) {
     alignas(64) static thread_local double room[max_summands][sum_chunk];  // or floats
-    void* summands[max_summands];
-    for (int k = 0; k < max_summands; ++k) summands[k] = room[k];
+    Pass pass;
+    for (int k = 0; k < max_summands; ++k) pass.summands[k] = room[k];
+    Item measured = item_;
+    measured.rule = &bound_;
+    measured.pass = &pass;
+    measured.arrays[ema_array] = nullptr;  // which is of the step
+    measured.rounding = {};
+    measured.kernel(measured, begin, end);
     const int compute = static_cast<int>(compute_);
-    target().passes[compute](bound_, arrays_, item_.dtypes, begin, end, summands);
     const std::vector<bool>& squares = program_.stages[stage_].squares;
     for (std::size_t k = 0; k < squares.size(); ++k) {
       partials_[k][begin / sum_chunk] =
@@ -106,7 +111,6 @@ class Stages {
   std::vector<double> numbers_;
   BoundRule bound_;
   const DType compute_;
-  void* arrays_[max_arrays];  // of the passes, which do not average
   std::size_t stage_ = 0;
   bool is_due_ = true;
   int next_sum_;

@@ -52,10 +52,10 @@ struct CudaItem {
   int64_t first;               // for states in 16 bits: of its elements in the whole parameter
   uint32_t first_chunk;        // of the launch; the library sets it
   uint8_t dtypes[max_arrays];  // DType
-  uint8_t form;                // Form
+  uint8_t way;                 // Way; packed where there is a packing
 };
 
-// One whose storage is more than its types.
+// One with a packing.
 struct CudaPackedItem : CudaItem {
   Packing packing;           // with no dither
   const uint64_t* rounding;  // on the device: a seed in packing's place, and what its offset lacks

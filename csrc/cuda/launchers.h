@@ -1,24 +1,18 @@
 // The tables of kernels, between the files that compile them and library.cu.
 #pragma once
 
-#include "cuda/table.h"
+#include "cuda/face.h"
 
 namespace fastopt {
 namespace FASTOPT_TARGET {
 
-// Launches a rule's kernel for the states in `wanted`, one bit each.
-using StepLauncher = const char* (*)(const StepTable& table, unsigned wanted, int64_t blocks,
-                                     void* stream);
+// Launches a rule's kernel over those of a step's items that are stored in one way and keep these
+// states, a bit each.
+using StepLauncher = const char* (*)(const CudaStep& step, unsigned states, void* stream);
 
-using PackedLauncher = const char* (*)(const PackedTable& table, unsigned wanted, int64_t blocks,
-                                       void* stream);
-extern const PackedLauncher packed_launchers[];  // [rule]
-int64_t packed_chunks(const CudaPackedItem& item);
-
-constexpr int form_count = compute_count + half_form_count;
-
-extern const StepLauncher step_launchers[][compute_count];  // [rule][Form]
-extern const StepLauncher half_step_launchers[][half_form_count];
+namespace ways {  // each by rule
+extern const StepLauncher float32[], float64[], bfloat16[], mixed[], packed[];
+}
 
 // As in CudaFace.
 const char* run_program(const BoundProgram& program, DType compute, const CudaStep& step,

@@ -1,6 +1,8 @@
-// The library's face: groups cut into launches.
+// The library's face: what a step works on, kernel by kernel.
 #include "cuda/launchers.h"
-#include "rules/list.h"
+#include "cuda/step.h"
+#include "cuda/table.h"
+#include "rules/sgd.h"
 
 #ifndef __CUDACC__
 namespace fastopt {
@@ -21,101 +23,39 @@ namespace fastopt {
 namespace FASTOPT_TARGET {
 namespace {
 
-#define FASTOPT_OPTIONS_SIZE(Rule) sizeof(Rule<float>::Options),
-constexpr std::size_t options_sizes[] = {FASTOPT_RULES(FASTOPT_OPTIONS_SIZE)};
+static_assert(static_cast<int>(Way::packed) == 7);
+// [Way][rule]. The special ways of packings are packed here.
+constexpr const StepLauncher* launchers[way_count] = {ways::float32, ways::float64, ways::bfloat16,
+                                                      ways::mixed,   nullptr,       nullptr,
+                                                      nullptr,       ways::packed};
 
-// Which kernel of its rule an item takes: by its form and the states that are there.
-constexpr unsigned state_sets = 1u << max_states;
-constexpr unsigned kind_count = form_count * state_sets;
+// Which ways and sets of states there are among items.
+struct Kinds {
+  static constexpr unsigned state_sets = 1u << max_states;
+  bool there[way_count][state_sets] = {};
 
-template <class Item>
-unsigned kind_of(const Item& item) {
-  unsigned states = 0;
-  for (int k = 0; k < max_states; ++k) states |= unsigned{item.arrays[2 + k] != nullptr} << k;
-  return item.form * state_sets + states;
-}
-
-// The items of a step that one kernel takes, gathered until a table is full.
-template <class Item>
-class Batch {
- public:
-  Batch(const CudaStep& step, const CudaPlace& place, unsigned kind)
-      : step_(step),
-        stream_(place.stream),
-        form_(static_cast<int>(kind / state_sets)),
-        wanted_(kind % state_sets) {
-    __builtin_memcpy(table_.options, step.options, options_sizes[step.rule]);
-    table_.lr = step.lr;
-    table_.grad_factor = step.grad_factor;
-    table_.ema_decay = step.ema_decay;
-    table_.found_inf = step.found_inf;
-    table_.count = 0;
-  }
-
-  const char* add(const Item& item) {
-    Item& entry = table_.items[table_.count++];
-    entry = item;
-    entry.first_chunk = static_cast<uint32_t>(chunks_);
-    chunks_ += chunks(item);
-    return table_.count == TableOf<Item>::capacity || step_.one_by_one ? flush() : nullptr;
-  }
-
-  const char* flush() {
-    if (table_.count == 0) return nullptr;
-    const char* error = launch(table_);
-    table_.count = 0;
-    chunks_ = 0;
-    return error;
-  }
-
- private:
-  static int64_t chunks(const CudaItem& item) { return chunks_of(item); }
-  static int64_t chunks(const CudaPackedItem& item) { return packed_chunks(item); }
-
-  const char* launch(const StepTable& table) const {
-    const StepLauncher of_form = form_ < compute_count
-                                     ? step_launchers[step_.rule][form_]
-                                     : half_step_launchers[step_.rule][form_ - compute_count];
-    return of_form(table, wanted_, chunks_, stream_);
-  }
-  const char* launch(const PackedTable& table) const {
-    return packed_launchers[step_.rule](table, wanted_, chunks_, stream_);
-  }
-
-  const CudaStep& step_;
-  void* const stream_;
-  const int form_;
-  const unsigned wanted_;
-  TableOf<Item> table_;
-  int64_t chunks_ = 0;
-};
-
-// All items of a list, kernel by kernel.
-template <class Item>
-const char* run_items(const CudaStep& step, const Item* items, int64_t count,
-                      const CudaPlace& place) {
-  bool there[kind_count] = {};
-  for (int64_t i = 0; i < count; ++i) {
-    if (items[i].size > 0) there[kind_of(items[i])] = true;
-  }
-  for (unsigned kind = 0; kind < kind_count; ++kind) {
-    if (!there[kind]) continue;
-    Batch<Item> batch(step, place, kind);
-    const char* error = nullptr;
-    for (int64_t i = 0; i < count && error == nullptr; ++i) {
-      if (items[i].size > 0 && kind_of(items[i]) == kind) error = batch.add(items[i]);
+  template <class Item>
+  void add(const Item* items, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      if (items[i].size > 0) there[items[i].way][states_of(items[i])] = true;
     }
-    if (error == nullptr) error = batch.flush();
-    if (error != nullptr) return error;
   }
-  return nullptr;
-}
+};
 
 const char* run_step(const CudaStep& step, const CudaPlace& place) {
   const OnDevice device(place.device);
   if (device.error() != nullptr) return device.error();
-  const char* error = run_items(step, step.items, step.count, place);
-  return error != nullptr ? error : run_items(step, step.packed, step.packed_count, place);
+  Kinds kinds;
+  kinds.add(step.items, step.count);
+  kinds.add(step.packed, step.packed_count);
+  for (int way = 0; way < way_count; ++way) {
+    for (unsigned states = 0; states < Kinds::state_sets; ++states) {
+      if (!kinds.there[way][states]) continue;
+      const char* error = launchers[way][step.rule](step, states, place.stream);
+      if (error != nullptr) return error;
+    }
+  }
+  return nullptr;
 }
 
 const char* trouble(const CudaPlace& place) {
@@ -125,7 +65,7 @@ const char* trouble(const CudaPlace& place) {
   StepTable table{};
   table.count = 1;  // of no elements, at a multiple of every packet
   for (void*& array : table.items[0].arrays) array = reinterpret_cast<void*>(uintptr_t{256});
-  return step_launchers[0][0](table, 0, 1, place.stream);
+  return launch<StepKernel<SGD<float>, float, ArrayOf<float>, 0>>(table, 1, place.stream);
 }
 
 int64_t launches() { return launches_so_far; }

@@ -123,12 +123,12 @@ struct PackedKernel {
     bound.step(p, g, s);
     for_states<used>([&](auto state) {
       constexpr int k = state.index;
-      const Coding coding = item.packing.codings[k];
-      if (coding == Coding::none) {
+      const DType dtype = static_cast<DType>(item.dtypes[2 + k]);
+      if (!is_code(dtype)) {
         const HalfDraws draws{read(item.dither_step), item.first + i, k};
         MixedArray(item, 2 + k, i).store(one, &s[k], draws);
       } else {
-        shared.numbers[k][thread] = (coding == Coding::root8 ? sqrt(s[k]) : s[k]).value;
+        shared.numbers[k][thread] = (dtype == DType::root8 ? sqrt(s[k]) : s[k]).value;
       }
     });
     if (item.arrays[ema_array] != nullptr) {
@@ -188,11 +188,11 @@ struct PackedKernel {
   static FASTOPT_DEVICE V load_state(const CudaPackedItem& item, int k, const Piece& piece,
                                      int64_t i) {
     const uint8_t* codes = static_cast<const uint8_t*>(item.arrays[2 + k]);
-    switch (item.packing.codings[k]) {
-      case Coding::signed8:
-        return decoded<Coding::signed8>(codes[i], item.packing.scales[k][piece.number]);
-      case Coding::root8:
-        return decoded<Coding::root8>(codes[i], item.packing.scales[k][piece.number]);
+    switch (static_cast<DType>(item.dtypes[2 + k])) {
+      case DType::signed8:
+        return decoded<DType::signed8>(codes[i], item.packing.scales[k][piece.number]);
+      case DType::root8:
+        return decoded<DType::root8>(codes[i], item.packing.scales[k][piece.number]);
       default:
         V s;
         MixedArray(item, 2 + k, i).load(Packets<1, 1>{0, 1}, &s);
@@ -216,16 +216,16 @@ struct PackedKernel {
   static FASTOPT_DEVICE void encode(const CudaPackedItem& item, const Piece& piece,
                                     const Shared& shared, int thread) {
     for_states<used>([&](auto state) {
-      const Coding coding = item.packing.codings[state.index];
-      if (coding == Coding::signed8) {
-        store_code<Coding::signed8>(item, state.index, piece, shared, thread);
-      } else if (coding == Coding::root8) {
-        store_code<Coding::root8>(item, state.index, piece, shared, thread);
+      const DType dtype = static_cast<DType>(item.dtypes[2 + state.index]);
+      if (dtype == DType::signed8) {
+        store_code<DType::signed8>(item, state.index, piece, shared, thread);
+      } else if (dtype == DType::root8) {
+        store_code<DType::root8>(item, state.index, piece, shared, thread);
       }
     });
   }
 
-  template <Coding coding>
+  template <DType coding>
   static FASTOPT_DEVICE void store_code(const CudaPackedItem& item, int k, const Piece& piece,
                                         const Shared& shared, int thread) {
     const Packing& packing = item.packing;

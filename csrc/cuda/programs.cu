@@ -79,13 +79,10 @@ void put_code(const CudaStage& stage, int n, ProgramTable<T>& table) {
   table.numbers[n][1] = static_cast<int16_t>(it.t);
 }
 
-bool is_mixed(const CudaItem& item, DType compute) {
-  for (int array = 0; array < max_arrays; ++array) {
-    if (item.arrays[array] != nullptr && item.dtypes[array] != static_cast<int>(compute)) {
-      return true;
-    }
-  }
-  return false;
+// Whether some array is stored otherwise than it is computed in.
+bool is_mixed(const CudaItem& item) {
+  const Way way = static_cast<Way>(item.way);
+  return way != Way::float32 && way != Way::float64;
 }
 
 // What one launch after another takes of the items that are stored in what is computed in, or of
@@ -131,8 +128,7 @@ const char* run_items(ProgramTable<T>& table, int places, bool is_pass, bool mix
                       const CudaStep& step, Its its, void* stream) {
   ProgramBatch<T, Array> batch(table, places, is_pass, stream);
   for (int64_t i = 0; i < step.count; ++i) {
-    constexpr DType compute = sizeof(T) == 8 ? DType::float64 : DType::float32;
-    if (step.items[i].size == 0 || is_mixed(step.items[i], compute) != mixed) continue;
+    if (step.items[i].size == 0 || is_mixed(step.items[i]) != mixed) continue;
     if (const char* error = batch.add(its(i), step.one_by_one)) return error;
   }
   return batch.flush();

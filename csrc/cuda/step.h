@@ -11,7 +11,6 @@
 #include <new>
 
 #include "cuda/arrays.h"
-#include "cuda/choose.h"
 #include "cuda/launch.h"
 #include "cuda/table.h"
 #include "rules/update.h"
@@ -133,10 +132,5 @@ struct StepKernels {
   template <unsigned used>
   using Of = StepKernel<Rule, T, Array, used>;
 };
-
-template <template <class> class Rule, class T, class Array>
-const char* launch_step(const StepTable& table, unsigned wanted, int64_t blocks, void* stream) {
-  return launch_kernel<Rule<T>, StepKernels<Rule<T>, T, Array>>(table, wanted, blocks, stream);
-}
 
 FASTOPT_TARGET_END

@@ -12,7 +12,7 @@
 namespace fastopt {
 
 constexpr int parameter_bytes = 32764;  // of a launch, since CUDA 12.1 on compute capability 7.0
-constexpr int max_options = 64;         // bytes
+constexpr int max_options = 128;        // bytes
 constexpr int chunk_size = 8192;        // elements: a block's work; a multiple of every packet
 
 template <class Item>
@@ -32,6 +32,13 @@ static_assert(sizeof(StepTable) <= parameter_bytes && sizeof(PackedTable) <= par
 }  // namespace fastopt
 
 FASTOPT_TARGET_BEGIN
+
+// A bit for each state that an item keeps.
+inline unsigned states_of(const CudaItem& item) {
+  unsigned states = 0;
+  for (int k = 0; k < max_states; ++k) states |= unsigned{item.arrays[2 + k] != nullptr} << k;
+  return states;
+}
 
 inline int64_t chunks_of(const CudaItem& item) { return (item.size + chunk_size - 1) / chunk_size; }
 
@@ -53,7 +60,7 @@ FASTOPT_DEVICE void set_lr(Options&, double, long) {}
 // The rule of an item's step.
 template <class Rule, class Table>
 FASTOPT_DEVICE Rule rule_of(const Table& table, const CudaItem& item) {
-  static_assert(sizeof(typename Rule::Options) <= max_options);
+  static_assert(sizeof(typename Rule::Options) <= max_options, "raise max_options");
   typename Rule::Options options;
   __builtin_memcpy(&options, table.options, sizeof options);
   if (table.lr.type != CudaNumber::Type::value) set_lr(options, read(table.lr), 0);

@@ -12,19 +12,23 @@
 
 #include <stdint.h>
 
-#include "numeric/coding.h"
+#include "numeric/dtype.h"
 #include "numeric/storage.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
 
-template <Coding coding>
+template <DType coding>
 struct CodeOf {
-  static_assert(coding != Coding::none);
-  static constexpr bool is_root = coding == Coding::root8;
+  static_assert(coding == DType::signed8 || coding == DType::root8);
+  static constexpr bool is_root = coding == DType::root8;
   static constexpr int shift = is_root ? 18 : 19;
   static constexpr float largest = is_root ? 502.0f : 494.0f;  // of x / scale
 };
+
+FASTOPT_HOST_DEVICE bool is_code(DType dtype) {
+  return dtype == DType::signed8 || dtype == DType::root8;
+}
 
 // The formulas below hold for a number and, lane by lane, for a vector of them (simd/words.h).
 FASTOPT_HOST_DEVICE uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
@@ -34,7 +38,7 @@ FASTOPT_HOST_DEVICE uint32_t shifted_left(uint32_t a) {
 }
 
 // A code's byte, extended by its sign if it has one, to what it stands for.
-template <Coding coding, class Bits, class Number>
+template <DType coding, class Bits, class Number>
 FASTOPT_HOST_DEVICE Number number_of(Bits code, Number scale) {
   using Code = CodeOf<coding>;
   const Bits two = 0x40000000u;
@@ -49,7 +53,7 @@ FASTOPT_HOST_DEVICE Number number_of(Bits code, Number scale) {
   }
 }
 
-template <Coding coding>
+template <DType coding>
 FASTOPT_HOST_DEVICE float decoded(uint8_t code, float scale) {
   const int extended = CodeOf<coding>::is_root ? code : static_cast<int8_t>(code);
   return number_of<coding>(static_cast<uint32_t>(extended), scale);
@@ -57,7 +61,7 @@ FASTOPT_HOST_DEVICE float decoded(uint8_t code, float scale) {
 
 // The float that the code is cut from. `x` is the root where the code keeps that; `dither` is
 // uniform in [0, 2^shift).
-template <Coding coding, class Number, class Bits>
+template <DType coding, class Number, class Bits>
 FASTOPT_HOST_DEVICE Bits dithered(Number x, Number inverse, Bits dither) {
   const Number y = x * inverse;
   if constexpr (CodeOf<coding>::is_root) {
@@ -68,14 +72,14 @@ FASTOPT_HOST_DEVICE Bits dithered(Number x, Number inverse, Bits dither) {
   }
 }
 
-template <Coding coding>
+template <DType coding>
 FASTOPT_HOST_DEVICE uint8_t code_of(uint32_t float_bits) {
   const uint32_t code = float_bits >> CodeOf<coding>::shift;
   if constexpr (CodeOf<coding>::is_root) return static_cast<uint8_t>(code);
   return static_cast<uint8_t>((code & 0x7fu) | (float_bits >> 24 & 0x80u));
 }
 
-template <Coding coding>
+template <DType coding>
 FASTOPT_HOST_DEVICE uint8_t encoded(float x, float inverse, uint32_t dither) {
   return code_of<coding>(dithered<coding>(x, inverse, dither));
 }
@@ -87,7 +91,7 @@ struct BlockScale {
 
 // From the largest magnitude's bits, which compare as the magnitudes do, NaN above all. One that is
 // not finite gives 0 for the inverse; the numbers must then be taken for 0.
-template <Coding coding>
+template <DType coding>
 FASTOPT_HOST_DEVICE BlockScale block_scale(uint32_t largest) {
   if (largest >= 0x7f800000u) return {float_of(0x7fc00000u), 0};
   const float top = float_of(largest), least = 0x1p-100f;
@@ -95,28 +99,28 @@ FASTOPT_HOST_DEVICE BlockScale block_scale(uint32_t largest) {
   return {scale, (1.0f - 0x1p-20f) / scale};
 }
 
-template <Coding coding>
+template <DType coding>
 FASTOPT_HOST_DEVICE void decode(const uint8_t* __restrict from, float scale, float* __restrict to,
                                 int count) {
   for (int i = 0; i < count; ++i) to[i] = decoded<coding>(from[i], scale);
 }
 
 // The scale of a block, from the largest magnitude; its numbers become 0 where that is NaN.
-template <Coding coding>
+template <DType coding>
 FASTOPT_HOST_DEVICE BlockScale scaled(float* x, int count, uint32_t largest) {
   const BlockScale scale = block_scale<coding>(largest);
   if (scale.inverse == 0) __builtin_memset(x, 0, count * sizeof *x);
   return scale;
 }
 
-template <Coding coding>
+template <DType coding>
 FASTOPT_HOST_DEVICE BlockScale measure(float* x, int count) {
   uint32_t largest = 0;
   for (int i = 0; i < count; ++i) largest = larger(largest, bits_of(x[i]) & 0x7fffffffu);
   return scaled<coding>(x, count, largest);
 }
 
-template <Coding coding>
+template <DType coding>
 FASTOPT_HOST_DEVICE void encode(const float* __restrict x, float inverse,
                                 const uint32_t* __restrict dither, uint8_t* __restrict to,
                                 int count) {

@@ -3,7 +3,7 @@
 
 #include <stdint.h>
 
-#include "numeric/coding.h"
+#include "numeric/dtype.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
@@ -17,10 +17,10 @@ FASTOPT_HOST_DEVICE uint32_t dither_hash(double step, uint32_t kind, uint32_t nu
   return h ^ h >> 16;
 }
 
-// Of a step's table (numeric/coding.h): in [0, 2^19) for signed8 and in [0, 2^18) for root8.
-template <Coding coding>
+// Of a step's table (numeric/dtype.h): in [0, 2^19) for signed8 and in [0, 2^18) for root8.
+template <DType coding>
 FASTOPT_HOST_DEVICE uint32_t dither_entry(double step, uint32_t entry) {
-  constexpr bool is_root = coding == Coding::root8;
+  constexpr bool is_root = coding == DType::root8;
   return dither_hash(step, is_root ? 0xC2B2AE3Du : 0u, entry) >> (is_root ? 14 : 13);
 }
 

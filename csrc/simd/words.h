@@ -24,7 +24,7 @@
 
 FASTOPT_TARGET_BEGIN
 
-template <Coding coding>
+template <DType coding>
 FASTOPT_HOST_DEVICE Vec<float> load_coded(const uint8_t* codes, Vec<float> scale) {
   if constexpr (CodeOf<coding>::is_root) {
     return number_of<coding>(Words::extended(codes), scale);
@@ -34,7 +34,7 @@ FASTOPT_HOST_DEVICE Vec<float> load_coded(const uint8_t* codes, Vec<float> scale
 }
 
 // Two vectors at once, as it takes fewer instructions to move the bytes of both together.
-template <Coding coding>
+template <DType coding>
 FASTOPT_HOST_DEVICE void store_coded(const float* x, Vec<float> inverse, const uint32_t* dither,
                                      uint8_t* to) {
   constexpr int lanes = Vec<float>::lanes;
@@ -47,7 +47,7 @@ FASTOPT_HOST_DEVICE void store_coded(const float* x, Vec<float> inverse, const u
 // The bits of the largest magnitude so far, NaN above all. A root has no sign, unless it is a NaN.
 struct Largest {
   Words bits = 0u;
-  template <Coding coding>
+  template <DType coding>
   FASTOPT_HOST_DEVICE void include(Vec<float> x) {
     const Words all = bits_of(x);
     bits = larger(bits, CodeOf<coding>::is_root ? all : all & 0x7fffffffu);

@@ -39,7 +39,7 @@ struct Words {
   FASTOPT_HOST_DEVICE uint32_t largest() const { return _mm512_reduce_max_epu32(value); }
 
   // Packing works on each 128 bits apart: they hold 4 codes of `a`, 4 of `b`, and both again.
-  template <Coding coding>
+  template <DType coding>
   FASTOPT_HOST_DEVICE static void store_codes(Words a, Words b, uint8_t* to) {
     constexpr int shift = CodeOf<coding>::shift;
     __m512i halves =

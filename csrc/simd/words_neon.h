@@ -36,7 +36,7 @@ struct Words {
   friend FASTOPT_HOST_DEVICE Words larger(Words a, Words b) { return vmaxq_u32(a.value, b.value); }
   FASTOPT_HOST_DEVICE uint32_t largest() const { return vmaxvq_u32(value); }
 
-  template <Coding coding>
+  template <DType coding>
   FASTOPT_HOST_DEVICE static void store_codes(Words a, Words b, uint8_t* to) {
     const uint16x8_t upper =
         vuzp2q_u16(vreinterpretq_u16_u32(a.value), vreinterpretq_u16_u32(b.value));

@@ -26,7 +26,7 @@ struct Words {
   friend FASTOPT_HOST_DEVICE Words larger(Words a, Words b) { return larger(a.value, b.value); }
   FASTOPT_HOST_DEVICE uint32_t largest() const { return value; }
 
-  template <Coding coding>
+  template <DType coding>
   FASTOPT_HOST_DEVICE static void store_codes(Words a, Words b, uint8_t* to) {
     to[0] = code_of<coding>(a.value);
     to[1] = code_of<coding>(b.value);

@@ -29,7 +29,7 @@ namespace {
 
 using fastopt::DType;
 using fastopt::dtype_bytes;
-using fastopt::Form;
+using fastopt::Way;
 using fastopt::host::Range;
 using fastopt_test::computed;
 using fastopt_test::hash;
@@ -80,17 +80,17 @@ struct Case {
 // What param, grad and the states are stored in, by the name in the file.
 struct Stored {
   const char* name;
-  Form form;
+  Way way;
   DType dtypes[fastopt::max_arrays];
 };
 
 constexpr DType f32 = DType::float32, f64 = DType::float64, b16 = DType::bfloat16,
                 f16 = DType::float16;
 constexpr Stored stores[] = {
-    {"float32", Form::float32, {f32, f32, f32, f32, f32}},
-    {"float64", Form::float64, {f64, f64, f64, f64, f64}},
-    {"bfloat16", Form::bfloat16, {b16, b16, b16, b16, b16}},
-    {"mixed", Form::mixed, {b16, f16, f32, b16, f16}},
+    {"float32", Way::float32, {f32, f32, f32, f32, f32}},
+    {"float64", Way::float64, {f64, f64, f64, f64, f64}},
+    {"bfloat16", Way::bfloat16, {b16, b16, b16, b16, b16}},
+    {"mixed", Way::mixed, {b16, f16, f32, b16, f16}},
 };
 
 // An array that starts `offset` elements into its buffer; guards on both sides.
@@ -170,12 +170,8 @@ uint64_t run_case(const Case& c, const Stored& types, int index, const fastopt::
 
   std::vector<Buffer> buffers;
   fastopt::Item item{};
-  item.form = types.form;
-  if (norms) {
-    item.normed = &target.normed[index][static_cast<int>(types.form)];
-  } else {
-    item.kernel = fastopt::kernel_of(target, index, types.form);
-  }
+  item.way = norms && types.way == Way::bfloat16 ? Way::mixed : types.way;
+  item.kernel = target.kernels[static_cast<int>(item.way)][index];
   item.size = c.size;
   for (int array = 0; array < 2 + states; ++array) {
     if (array >= 2 && !Rule<T>::uses(options, array - 2)) continue;
@@ -189,6 +185,7 @@ uint64_t run_case(const Case& c, const Stored& types, int index, const fastopt::
   for (double step = c.step; step < c.step + 2; ++step) {
     fastopt_test::fill(dither, step);
     fastopt::BoundRule bound;
+    bound.has_norms = norms;
     new (bound.rule) Rule<T>(fastopt::host::rule_at<Rule<T>>(options, step, product));
     item.rule = &bound;
     std::vector<fastopt::Item> items = {item};
@@ -210,20 +207,19 @@ uint64_t run_any(const Case& c, const fastopt::Target& target, int offset, int t
   const auto run = [&](auto run_case, int index) {
     return run_case(c, *types, index, target, offset, threads);
   };
-#define FASTOPT_RUN(R)                                                                          \
-  if (c.rule == fastopt::host::R<float>::name) {                                                \
-    return types->form == Form::float64 ? run(run_case<fastopt::host::R, double, norms>, index) \
-                                        : run(run_case<fastopt::host::R, float, norms>, index); \
-  }                                                                                             \
+#define FASTOPT_RUN(R)                                                                        \
+  if (c.rule == fastopt::host::R<float>::name) {                                              \
+    return types->way == Way::float64 ? run(run_case<fastopt::host::R, double, norms>, index) \
+                                      : run(run_case<fastopt::host::R, float, norms>, index); \
+  }                                                                                           \
   ++index;
+  int index = 0;
   {
     constexpr bool norms = false;
-    int index = 0;
     FASTOPT_RULES(FASTOPT_RUN)
   }
   {
     constexpr bool norms = true;
-    int index = 0;
     FASTOPT_NORMED_RULES(FASTOPT_RUN)
   }
 #undef FASTOPT_RUN

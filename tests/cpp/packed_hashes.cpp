@@ -3,11 +3,14 @@
 //
 //     packed_hashes tests/data/packed_hashes.txt
 //
-// As kernel_hashes.cpp does for the rules; tests/installed/test_packed_hashes.py writes and checks the file.
-// Each line names a kind, the shape of a parameter, where it begins in a whole one, and a hash.
+// As kernel_hashes.cpp does for the rules; tests/installed/test_packed_hashes.py writes and checks
+// the file. Each line names a kind, the shape of a parameter, where it begins in a whole one, and a
+// hash.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <istream>
+#include <iterator>
 #include <limits>
 #include <new>
 #include <string>
@@ -24,10 +27,9 @@
 namespace {
 
 using fastopt::block_size;
-using fastopt::Coding;
 using fastopt::DType;
-using fastopt::Form;
 using fastopt::Master;
+using fastopt::Way;
 using fastopt::host::bfloat16;
 using fastopt_test::computed;
 using fastopt_test::finite_input;
@@ -51,6 +53,10 @@ struct Case {
 };
 
 constexpr uint64_t seed = 0x9e3779b97f4a7c15u;
+
+fastopt::Kernel kernel_of(const fastopt::Target& target, Way way, int rule) {
+  return target.kernels[static_cast<int>(way)][rule];
+}
 
 int index_of_adam() {
   const std::string names[] = {
@@ -115,28 +121,28 @@ uint64_t run_codes(const Case& c, const fastopt::Target& target, int index, int 
   Array<unsigned char> first(c.size(), shift), second(c.size(), shift);
   Array<float> first_scales(c.blocks(), shift), second_scales(c.blocks(), shift);
   fastopt::Packing packing;
-  packing.codings[0] = Coding::signed8;
-  packing.codings[1] = Coding::root8;
   packing.scales[0] = first_scales.data();
   packing.scales[1] = second_scales.data();
   packing.row = c.row;
   packing.first_row = c.first_row;
   fastopt::Item item{};
-  item.form = is_half ? Form::mixed : Form::float32;
-  item.kernel = fastopt::kernel_of(target, index, item.form);
-  item.staged = (is_half ? target.half_coded : target.coded)[index];
+  item.way = is_half ? Way::bfloat16_coded : Way::coded;
+  item.kernel = kernel_of(target, item.way, index);
   item.packing = &packing;
   item.size = c.size();
   item.arrays[0] = param.data();
   item.arrays[1] = grad.data();
   item.arrays[2] = first.data();
   item.arrays[3] = second.data();
+  const DType number = is_half ? DType::bfloat16 : DType::float32;
+  const DType dtypes[] = {number, number, DType::signed8, DType::root8};
+  std::copy(std::begin(dtypes), std::end(dtypes), item.dtypes);
   fastopt::Dither dither;
   packing.dither = &dither;
   take_steps(item, threads, [&](int step) {
     for (uint32_t i = 0; i < fastopt::dither_size; ++i) {
-      dither.signed8[i] = fastopt::host::dither_entry<Coding::signed8>(step, i);
-      dither.root8[i] = fastopt::host::dither_entry<Coding::root8>(step, i);
+      dither.signed8[i] = fastopt::host::dither_entry<DType::signed8>(step, i);
+      dither.root8[i] = fastopt::host::dither_entry<DType::root8>(step, i);
     }
   });
   uint64_t h = add(hash_start, param);
@@ -159,15 +165,15 @@ uint64_t run_halves(const Case& c, const fastopt::Target& target, int index, int
   packing.seed = seed;
   packing.index = c.first_row * c.row;
   fastopt::Item item{};
-  item.form = Form::mixed;
-  item.kernel = fastopt::kernel_of(target, index, item.form);
-  item.staged = is_split ? target.staged : target.rounded[index];
+  item.way = is_split ? Way::packed : Way::rounded;
+  item.kernel = kernel_of(target, item.way, index);
+  item.inner = kernel_of(target, Way::mixed, index);
   item.packing = &packing;
   item.size = c.size();
   void* const arrays[] = {param.data(), grad.data(), first.data(), second.data()};
   for (int array = 0; array < 4; ++array) {
     item.arrays[array] = arrays[array];
-    item.dtypes[array] = array == 0 ? DType::float32 : DType::bfloat16;
+    item.dtypes[array] = DType::bfloat16;
   }
   fastopt::HalfDither dither;
   item.rounding = {&dither, c.first_row * c.row};

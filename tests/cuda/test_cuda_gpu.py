@@ -177,7 +177,7 @@ def test_the_norm_has_the_cpus_bits() -> None:
 
 
 def test_lists_of_every_length(cpu: Any) -> None:
-    for count in (1, 300, 313, 314, 2000):
+    for count in (1, 225, 226, 227, 2000):
         run: dict[str, Any] = {
             "shapes": [(17,), (64, 65)] * (count // 2) + [(3,)] * (count % 2),
             "steps": 2,

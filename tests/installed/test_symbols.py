@@ -113,40 +113,54 @@ def numerics_flags() -> list[str]:
     return re.findall(r"^\s*(-f[\w=-]+)\s*$", cmake("Numerics.cmake"), re.M)
 
 
+def ways() -> list[str]:
+    """The ways of storing, each of which is compiled once for a target."""
+    found = re.search(r"set\(FASTOPT_WAYS ([\w\s]+)\)", cmake("Targets.cmake"))
+    return found[1].split() if found else []
+
+
 SOURCES = sorted((ROOT / "csrc/cpu").glob("target*.cpp"))
+WAY = ROOT / "csrc/cpu/way.cpp"
+OBJECTS = {source.stem: (source, "") for source in SOURCES} | {way: (WAY, way) for way in ways()}
 
 
 def tables() -> set[str]:
-    """What the dispatch takes from each target."""
+    """What the dispatch takes from each target, `ways::way` for the rows of every way."""
     dispatch = (ROOT / "csrc/cpu/dispatch.cpp").read_text()
     return set(re.findall(r"extern const \w+ (\w+)", dispatch))
 
 
-def tables_of(source: Path) -> set[str]:
-    """What one of a target's files defines of them."""
-    return set(re.findall(r"^extern const \w+ (\w+)", source.read_text(), re.M))
+def tables_of(source: Path, way: str) -> set[str]:
+    """What one of a target's object files defines of them."""
+    defined = re.findall(r"^extern const \w+ (\w+)", source.read_text(), re.M)
+    return {f"ways::{way}" if table == "FASTOPT_WAY" else table for table in defined}
 
 
 @needs_compiler
 def test_flags_and_tables_are_found() -> None:
-    assert "kernels" in tables()
-    assert tables() == {table for source in SOURCES for table in tables_of(source)}
-    assert all(source.name in cmake("Targets.cmake") for source in SOURCES)
+    assert tables() - {"way"} == {table for source in SOURCES for table in tables_of(source, "")}
+    assert tables_of(WAY, "mixed") == {"ways::mixed"}
+    listed = re.findall(r"X\(target, (\w+)\)", (ROOT / "csrc/cpu/kernel.h").read_text())
+    assert ways() == listed
+    assert len(ways()) > 1
+    assert all(source.name in cmake("Targets.cmake") for source in [*SOURCES, WAY])
     assert {"-ffp-contract=off", "-fno-math-errno"} <= set(numerics_flags())
     assert set(target_flags()) == set(_C.cpu_targets())
 
 
-def built(source: Path, name: str) -> Path | None:
+def built(source: Path, way: str, name: str) -> Path | None:
     """The object file that an installation from here left in build/, unless something is newer."""
-    pattern = f"build/cp*-cp*-*/CMakeFiles/fastopt_target_{name}.dir/csrc/cpu/{source.name}.o"
+    library = f"fastopt_{name}_{way}" if way else f"fastopt_{name}"
+    pattern = f"build/cp*-cp*-*/CMakeFiles/{library}.dir/csrc/cpu/{source.name}.o"
     found = max(ROOT.glob(pattern), key=lambda it: it.stat().st_mtime, default=None)
     made_of = [it for folder in ("csrc", "cmake") for it in (ROOT / folder).rglob("*") if it.is_file()]
     newest = max(it.stat().st_mtime for it in made_of)
     return found if found is not None and found.stat().st_mtime > newest else None
 
 
-def compiled(source: Path, name: str, binary: Path) -> Path:
+def compiled(source: Path, way: str, name: str, binary: Path) -> Path:
     definitions = [f"-DFASTOPT_TARGET={name}", f"-DFASTOPT_SIMD_{name.upper()}"]
+    definitions += [f"-DFASTOPT_WAY={way}"] if way else []
     standard = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", f"-I{ROOT / 'csrc'}"]
     flags = [*standard, *numerics_flags(), *target_flags()[name], *definitions]
     output_of(COMPILER, *flags, "-c", source, "-o", binary)
@@ -157,12 +171,13 @@ def compiled(source: Path, name: str, binary: Path) -> Path:
 @needs_objdump
 @needs_compiler
 @pytest.mark.parametrize("name", target_flags())
-@pytest.mark.parametrize("source", SOURCES, ids=[source.stem for source in SOURCES])
-def test_a_target_is_its_tables_and_nothing_else(source: Path, name: str, tmp_path: Path) -> None:
-    binary = built(source, name) or compiled(source, name, tmp_path / f"{name}.o")
+@pytest.mark.parametrize("part", OBJECTS)
+def test_a_target_is_its_tables_and_nothing_else(part: str, name: str, tmp_path: Path) -> None:
+    source, way = OBJECTS[part]
+    binary = built(source, way, name) or compiled(source, way, name, tmp_path / f"{name}.o")
 
     defined = symbols(binary, "--extern-only", "--defined-only")
-    assert defined.keys() == {f"fastopt::{name}::{table}" for table in tables_of(source)}
+    assert defined.keys() == {f"fastopt::{name}::{table}" for table in tables_of(source, way)}
     assert set(defined.values()) <= {"D", "R"}, "constant data, neither weak nor unique"
     from_libc = {"memcpy", "memmove", "memset"}
     assert not symbols(binary, "--undefined-only").keys() - {"_GLOBAL_OFFSET_TABLE_"} - from_libc

@@ -66,13 +66,14 @@ void States::read_rule_state(int i) {
     if (memory_.dry()) return;
     view = reading_.place.laid_out(entries_.convert(kept_.states[i]), name, true);
   }
-  const Coding coding = coding_of(view);
-  if (coding == Coding::none) {
+  const int code = code_of(view);
+  if (code < 0) {
     set_like_param(reading_, 2 + i, view, name);
     reading_.has_halves |= dtype_bytes[static_cast<int>(reading_.item.dtypes[2 + i])] == 2;
   } else {
     reading_.item.arrays[2 + i] = data_of(view);
-    read_codes(i, coding, is_new);
+    reading_.item.dtypes[2 + i] = static_cast<DType>(code);
+    read_codes(i, is_new);
   }
 }
 

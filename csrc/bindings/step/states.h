@@ -34,7 +34,7 @@ class States {
   // How a parameter and its states are stored where that is more than a type (storage.cpp).
   bool is_stored_otherwise(int i, const View& view);
   void drop_masters(PyObject* kept);
-  void read_codes(int i, Coding coding, bool is_new);
+  void read_codes(int i, bool is_new);
   float* scales_of(PyObject* tensor);
   void read_master();
   void read_rounding();

@@ -29,7 +29,7 @@ int storage_type(const py::object& dtype) {
 // or codes where those cannot be. Nothing else is asked of float64 and of what the kernels lack.
 bool States::is_stored_otherwise(int i, const View& view) {
   const int stored = dtype_of(view), param = dtype_of(reading_.place.view);
-  const bool is_code = coding_of(view) != Coding::none;
+  const bool is_code = code_of(view) >= 0;
   if (is_code && entries_.find(kept_.scales[i]) == nullptr) return false;  // refused for that
   if (param < 0 || static_cast<DType>(param) == DType::float64) return false;
   if (!is_code && (stored < 0 || static_cast<DType>(stored) == DType::float64)) return false;
@@ -68,7 +68,7 @@ void States::drop_masters(PyObject* kept) {
 }
 
 // A state in 8 bits has a second tensor for its blocks' scales.
-void States::read_codes(int i, Coding coding, bool is_new) {
+void States::read_codes(int i, bool is_new) {
   const std::string name = plan_.rule->state_name(i);
   const View& param = reading_.place.view;
   if (plan_.has_norms) throw Unfit{name + " in 8 bits, of a rule with norms"};
@@ -87,7 +87,6 @@ void States::read_codes(int i, Coding coding, bool is_new) {
   int64_t row = 1;
   for (int k = 1; k < param.ndim; ++k) row *= param.shape[k];
   if (row == 0) return;
-  packing().codings[i] = coding;
   packing().row = row;
   packing().first_row = static_cast<int64_t>(first_index()) / row;
   if (reading_.place.distribution && is_dtensor(scales)) scales = memory_.hold(local_part(scales));
@@ -121,7 +120,6 @@ void States::read_master() {
   if (!fits) throw Unfit{"its master's dtype is " + dtype_name(view)};
   packing().master = is_bfloat ? Master::low_half : Master::whole;
   packing().master_data = data_of(view);
-  reading_.item.dtypes[0] = DType::float32;
   drop_masters(is_bfloat ? kept_.param_low : kept_.master);
 }
 
@@ -152,7 +150,6 @@ void States::read_rounding() {
     packing().offset |= count;
     reading_.counts.add(Count{numbers + 1, Count::int64, static_cast<double>(count)});
   }
-  reading_.item.dtypes[0] = DType::float32;
 }
 
 // Where the elements of this process lie in the whole parameter; nothing if they are no range of

@@ -1,4 +1,4 @@
-// How numbers are kept in 8 bits, and by what numbers are rounded to 8 or 16, as plain data:
+// What numbers are stored in, and by what they are rounded to 8 or 16 bits, as plain data:
 // numeric/code8.h, numeric/storage.h and numeric/dither.h have the arithmetic.
 #pragma once
 
@@ -6,11 +6,19 @@
 
 namespace fastopt {
 
-enum class Coding : int {
-  none,
+// What an array is stored in. The first two are also what kernels compute in; the codes, of 8 bits,
+// are for states.
+enum class DType : int {
+  float32,
+  float64,
+  bfloat16,
+  float16,
   signed8,  // a sign, 3 bits of exponent and 4 of the fraction
   root8,    // the root of what is never negative: 3 bits of exponent and 5 of the fraction
 };
+constexpr int compute_count = 2;
+constexpr int dtype_count = 4;  // without the codes
+constexpr int64_t dtype_bytes[] = {4, 8, 2, 2, 1, 1};
 
 constexpr int64_t block_size = 256;  // elements that share a scale; within a row
 constexpr int dither_size = 2 * block_size;

@@ -1,8 +1,8 @@
-// The loop for parameters and states whose storage is more than a type.
+// The loop for whatever a Packing says: parameters with masters, rounded at random, with codes.
 //
-// A stage of elements is unpacked into buffers in the first-level cache, the rule's kernel works on
-// those, and what it has written is packed again. So rules and kernels know nothing of masters,
-// random rounding and codes.
+// A buffer's length of elements is unpacked to the first-level cache, the rule's inner kernel works
+// on that, and what it has written is packed again. So rules and other loops know nothing of
+// packings.
 #pragma once
 
 #include <stdint.h>
@@ -17,15 +17,21 @@
 
 FASTOPT_TARGET_BEGIN
 
-constexpr int stage_size = 1024;
+constexpr int buffer_size = 1024;
 
-class Stage {
+class PackedLoop {
  public:
-  FASTOPT_HOST_DEVICE explicit Stage(const Item& item) : item_(item), packing_(*item.packing) {}
+  FASTOPT_HOST_DEVICE explicit PackedLoop(const Item& item)
+      : item_(item), packing_(*item.packing), unpacked_(item) {
+    if (packing_.master != Master::none) set_buffer(0, param_);
+    for (int state = 0; state < max_states; ++state) {
+      if (is_coded(state)) set_buffer(2 + state, states_[state]);
+    }
+  }
 
   FASTOPT_HOST_DEVICE void run(int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end;) {
-      int64_t count = end - i < stage_size ? end - i : stage_size;
+      int64_t count = end - i < buffer_size ? end - i : buffer_size;
       if (packing_.row > 0) {
         const int64_t rest_of_row = packing_.row - i % packing_.row;
         if (rest_of_row < count) count = rest_of_row;
@@ -36,27 +42,29 @@ class Stage {
   }
 
  private:
+  FASTOPT_HOST_DEVICE bool is_coded(int state) const { return is_code(item_.dtypes[2 + state]); }
+
+  FASTOPT_HOST_DEVICE void set_buffer(int array, float* buffer) {
+    unpacked_.arrays[array] = buffer;
+    unpacked_.dtypes[array] = DType::float32;
+  }
+
   FASTOPT_HOST_DEVICE void step(int64_t i, int count) {
-    void* at[max_arrays];
     for (int array = 0; array < max_arrays; ++array) {
       char* const data = static_cast<char*>(item_.arrays[array]);
-      const int64_t bytes = dtype_bytes[static_cast<int>(item_.dtypes[array])];
-      at[array] = data == nullptr ? nullptr : data + i * bytes;
+      const DType dtype = item_.dtypes[array];
+      if (data == nullptr || unpacked_.dtypes[array] != dtype) continue;  // or a buffer
+      unpacked_.arrays[array] = data + i * dtype_bytes[static_cast<int>(dtype)];
     }
-    if (packing_.master != Master::none) {
-      unpack_param(i, count);
-      at[0] = param_;
-    }
+    unpacked_.rounding.first = item_.rounding.first + i;
+    if (packing_.master != Master::none) unpack_param(i, count);
     for (int state = 0; state < max_states; ++state) {
-      if (packing_.codings[state] == Coding::none) continue;
-      decode_state(state, i, count);
-      at[2 + state] = states_[state];
+      if (is_coded(state)) decode_state(state, i, count);
     }
-    const Rounding rounding{item_.rounding.dither, item_.rounding.first + i};
-    item_.kernel(*item_.rule, at, item_.dtypes, rounding, 0, count);
+    item_.inner(unpacked_, 0, count);
     if (packing_.master != Master::none) pack_param(i, count);
     for (int state = 0; state < max_states; ++state) {
-      if (packing_.codings[state] != Coding::none) encode_state(state, i, count);
+      if (is_coded(state)) encode_state(state, i, count);
     }
   }
 
@@ -106,29 +114,29 @@ class Stage {
   }
 
   FASTOPT_HOST_DEVICE void decode_state(int state, int64_t i, int count) {
-    const bool is_root = packing_.codings[state] == Coding::root8;
+    const bool is_root = item_.dtypes[2 + state] == DType::root8;
     for_blocks(state, i, count, [is_root](const Block& block, float* numbers, int length) {
       if (is_root) {
-        decode<Coding::root8>(block.codes, *block.scale, numbers, length);
+        decode<DType::root8>(block.codes, *block.scale, numbers, length);
       } else {
-        decode<Coding::signed8>(block.codes, *block.scale, numbers, length);
+        decode<DType::signed8>(block.codes, *block.scale, numbers, length);
       }
     });
   }
 
   FASTOPT_HOST_DEVICE void encode_state(int state, int64_t i, int count) {
-    const bool is_root = packing_.codings[state] == Coding::root8;
+    const bool is_root = item_.dtypes[2 + state] == DType::root8;
     for_blocks(state, i, count, [is_root](const Block& block, float* numbers, int length) {
       if (is_root) {
         for (int k = 0; k < length; ++k) numbers[k] = __builtin_sqrtf(numbers[k]);
-        encode_block<Coding::root8>(block, numbers, length);
+        encode_block<DType::root8>(block, numbers, length);
       } else {
-        encode_block<Coding::signed8>(block, numbers, length);
+        encode_block<DType::signed8>(block, numbers, length);
       }
     });
   }
 
-  template <Coding coding>
+  template <DType coding>
   FASTOPT_HOST_DEVICE static void encode_block(const Block& block, float* numbers, int length) {
     const BlockScale scale = measure<coding>(numbers, length);
     *block.scale = scale.scale;
@@ -137,11 +145,12 @@ class Stage {
 
   const Item& item_;
   const Packing& packing_;
-  alignas(64) float param_[stage_size];
-  alignas(64) float states_[max_states][stage_size];
-  alignas(64) uint16_t draws_[stage_size];
+  Item unpacked_;
+  alignas(64) float param_[buffer_size];
+  alignas(64) float states_[max_states][buffer_size];
+  alignas(64) uint16_t draws_[buffer_size];
 };
 
-void run_staged(const Item& item, int64_t begin, int64_t end) { Stage(item).run(begin, end); }
+void run_packed(const Item& item, int64_t begin, int64_t end) { PackedLoop(item).run(begin, end); }
 
 FASTOPT_TARGET_END
