@@ -26,15 +26,15 @@ class AnyRule {
   virtual int state_count() const = 0;
   virtual const char* state_name(int state) const = 0;
 
-  // Sets every option: from `group` or, where that lacks it, to its default, as is a rate that lies
-  // on a device; with Checks::none none may be lacking. A product may be among them. Throws
-  // pybind11::type_error, value_error or key_error that names the option.
+  // Sets every option from `group`; what that lacks, and a rate that lies on a device, to its
+  // default. With Checks::none an option that is lacking is refused, but for a product, which a
+  // state keeps. Throws pybind11::type_error, value_error or key_error that names the option.
   virtual void read_options(pybind11::handle group, Checks checks, bool lr_on_device = false) = 0;
 
   virtual std::shared_ptr<const void> options() const = 0;  // a copy of the rule's Options
 
   virtual bool uses(int state) const = 0;         // with these options
-  virtual bool always_uses(int state) const = 0;  // with the default ones
+  virtual bool always_uses(int state) const = 0;  // whatever they are
   virtual bool is_square(int state) const = 0;    // never negative
   virtual bool counts_steps() const = 0;
 

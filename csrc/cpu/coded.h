@@ -16,8 +16,8 @@
 #include "cpu/loop.h"
 #include "numeric/code8.h"
 #include "rules/update.h"
+#include "simd/codes.h"
 #include "simd/pair.h"
-#include "simd/words.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
@@ -40,7 +40,9 @@ struct WholePair {
     x.even.store(to);
     x.odd.store(to + Vec<float>::lanes);
   }
-  FASTOPT_HOST_DEVICE void store(Pair x, bfloat16* to) const { store_in_order(x.even, x.odd, to); }
+  FASTOPT_HOST_DEVICE void store(Pair x, bfloat16* to) const {
+    BfloatPairs::store_in_order(x.even, x.odd, to);
+  }
   template <DType coding>
   FASTOPT_HOST_DEVICE Pair decode(const uint8_t* codes, Vec<float> scale) const {
     return {load_coded<coding>(codes, scale), load_coded<coding>(codes + Vec<float>::lanes, scale)};

@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #include "cpu/dropout.h"
-#include "numeric/storage.h"
+#include "numeric/half.h"
 #include "rules/dropout.h"
 #include "simd/draws.h"
 #include "simd/vec.h"
@@ -168,9 +168,7 @@ class DropoutLoop {
 
   template <bool streams>
   FASTOPT_HOST_DEVICE void whole_tile(int64_t i, const TileBits& bits, const T* bias) const {
-#ifdef FASTOPT_BFLOAT_PAIRS
-    if constexpr (in_pairs) return pairs<streams>(i, bits);
-#endif
+    if constexpr (in_pairs) return pairs<streams, BfloatPairs>(i, bits);
     constexpr int step = V::lanes < 32 ? 32 : V::lanes;  // so that mask_at knows i % 32
     for (int j = 0; j < tile; j += step) {
 #pragma GCC unroll 16
@@ -201,17 +199,16 @@ class DropoutLoop {
     }
   }
 
-#ifdef FASTOPT_BFLOAT_PAIRS
-  static constexpr bool in_pairs = is_bfloat16<T> && Rule::drops_input;
+  static constexpr bool in_pairs = is_bfloat16<T> && Rule::drops_input && BfloatPairs::loads_kept;
 
-  template <bool streams>
+  template <bool streams, class Pairs>
   FASTOPT_HOST_DEVICE void pairs(int64_t i, const TileBits& bits) const {
 #pragma GCC unroll 2
-    for (int j = 0; j < tile; j += BfloatPairs::count) {
-      const BfloatPairs x = BfloatPairs::load_kept(x_ + i + j, bits.bytes + j / 8);
-      BfloatPairs r;
-      if constexpr (Rule::has_residual) r = BfloatPairs::load(residual_ + i + j);
-      const BfloatPairs y{rule_(x.even, r.even), rule_(x.odd, r.odd)};
+    for (int j = 0; j < tile; j += Pairs::count) {
+      const Pairs x = Pairs::load_kept(x_ + i + j, bits.bytes + j / 8);
+      Pairs r;
+      if constexpr (Rule::has_residual) r = Pairs::load(residual_ + i + j);
+      const Pairs y{rule_(x.even, r.even), rule_(x.odd, r.odd)};
       if (streams) {
         y.stream(out_ + i + j);
       } else {
@@ -219,7 +216,6 @@ class DropoutLoop {
       }
     }
   }
-#endif
 
   template <class Load>
   FASTOPT_HOST_DEVICE V update(int64_t i, int j, typename V::Mask kept, const T* bias,

@@ -5,7 +5,7 @@
 
 #include "cpu/kernel.h"
 #include "numeric/dither.h"
-#include "numeric/storage.h"
+#include "numeric/half.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN

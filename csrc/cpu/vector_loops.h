@@ -26,7 +26,7 @@ FASTOPT_HOST_DEVICE V load_rest(const T* from, int64_t rest) {
 
 // Sums of up to `sums` values per element at once: value(s, i, load) is the s-th of the vector at
 // element i. The lanes of cpu/sum.h are taken a few vectors at a time, so that all sums stay in
-// registers; a chunk is then walked several times, each time over other cache lines of it.
+// registers; a chunk is then read several times, each time in other cache lines of it.
 template <int sums, class Value>
 FASTOPT_HOST_DEVICE void sum_values(int64_t count, double* out, Value value) {
   using V = Vec<double>;

@@ -5,7 +5,7 @@
 
 #include "cuda/launch.h"
 #include "numeric/dither.h"
-#include "simd/vec_scalar.h"
+#include "simd/scalar.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN

@@ -8,10 +8,10 @@
 #include "cuda/divide.h"
 #include "cuda/face.h"
 #include "cuda/launch.h"
+#include "numeric/half.h"
 #include "numeric/philox.h"
-#include "numeric/storage.h"
 #include "rules/dropout.h"
-#include "simd/vec_scalar.h"
+#include "simd/scalar.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
@@ -86,10 +86,10 @@ struct Eight {
   static constexpr int packet = 16 / sizeof(T);
   using V = Vec<typename ComputeType<T>::type>;
   int count;
-  bool packed;
+  bool at_once;
 
   FASTOPT_DEVICE void load(const T* from, V* to) const {
-    if (packed) {
+    if (at_once) {
       for (int k = 0; k < eight; k += packet) {
         alignas(16) T elements[packet];
         __builtin_memcpy(elements, aligned<16>(from + k), sizeof elements);
@@ -103,7 +103,7 @@ struct Eight {
   }
 
   FASTOPT_DEVICE void store(const V* from, T* to) const {
-    if (packed) {
+    if (at_once) {
       for (int k = 0; k < eight; k += packet) {
         alignas(16) T elements[packet];
         for (int j = 0; j < packet; ++j) from[k + j].store(elements + j);
@@ -118,7 +118,7 @@ struct Eight {
 };
 
 // Whether what is there begins at a multiple of 16 bytes.
-FASTOPT_DEVICE bool is_packed(const void* array) {
+FASTOPT_DEVICE bool is_aligned(const void* array) {
   return reinterpret_cast<uintptr_t>(array) % 16 == 0;
 }
 
@@ -149,15 +149,15 @@ struct DropoutElements {
                                                           static_cast<const T*>(call.bias);
     const T* const residual = static_cast<const T*>(call.residual);
     T* const out = static_cast<T*>(call.out);
-    const bool packed = is_packed(x) && is_packed(out) && is_packed(residual);
-    const bool packed_bias = is_packed(bias) && call.columns % eight == 0;
+    const bool at_once = is_aligned(x) && is_aligned(out) && is_aligned(residual);
+    const bool bias_at_once = is_aligned(bias) && call.columns % eight == 0;
     for_eights(call, block, [&](int64_t i, int count) {
-      const Eight<T> at{count, packed && count == eight};
+      const Eight<T> at{count, at_once && count == eight};
       V v[eight], b[eight], r[eight];
       if (call.inner == 1) at.load(x + i, v);  // on its way while the bits are drawn
       if constexpr (Rule::has_residual) at.load(residual + i, r);
       if constexpr (Rule::has_bias) {
-        load_bias(bias, call.columns, i, Eight<T>{count, packed_bias && count == eight}, b);
+        load_bias(bias, call.columns, i, Eight<T>{count, bias_at_once && count == eight}, b);
       }
       const unsigned bits = kept.at(i, count);
       if (call.inner > 1 && bits != 0) at.load(x + i, v);  // a dropped row is not read
@@ -170,7 +170,7 @@ struct DropoutElements {
   static FASTOPT_DEVICE void load_bias(const T* bias, int64_t columns, int64_t i, Eight<T> at,
                                        V* to) {
     int64_t column = remainder(i, columns);
-    if (at.packed) return at.load(bias + column, to);
+    if (at.at_once) return at.load(bias + column, to);
     for (int k = 0; k < eight; ++k) {
       if (k < at.count) to[k] = V::load(bias + column);
       if (++column == columns) column = 0;
@@ -195,12 +195,12 @@ struct MaskOfBytes {
   static FASTOPT_DEVICE void run(const CudaDropout& call, Shared&, const Block& block) {
     const Kept kept(call);
     unsigned char* const out = static_cast<unsigned char*>(call.out);
-    const bool packed = reinterpret_cast<uintptr_t>(out) % eight == 0;
+    const bool at_once = reinterpret_cast<uintptr_t>(out) % eight == 0;
     for_eights(call, block, [&](int64_t i, int count) {
       const unsigned bits = kept.at(i, count);
       alignas(eight) unsigned char bytes[eight];
       for (int k = 0; k < eight; ++k) bytes[k] = bits >> k & 1;
-      if (packed && count == eight) {
+      if (at_once && count == eight) {
         __builtin_memcpy(aligned<eight>(out + i), bytes, sizeof bytes);
       } else {
         for (int k = 0; k < eight; ++k) {

@@ -1,4 +1,4 @@
-// The CUDA kernel of parameters and states whose storage is more than a type (cpu/packing.h).
+// The CUDA kernel of parameters with a packing (cpu/packing.h).
 //
 // A parameter is cut into pieces of 256 elements within its rows, as the blocks of states in 8 bits
 // are, and a thread takes one element of a piece. What a block's threads need of each other goes

@@ -14,7 +14,7 @@
 #include "cuda/table.h"
 #include "rules/program.h"
 #include "rules/program_results.h"
-#include "simd/vec_scalar.h"
+#include "simd/scalar.h"
 #include "target.h"
 
 namespace fastopt {
@@ -156,7 +156,7 @@ struct ProgramKernel {
 
   struct Shared {
     Chunk chunk;
-    int head, packed;  // elements before the packets, and in them
+    int head, in_packets;  // elements: those before the packets, and those in them
     double dither_step;
     T factor, decay, growth;
     ProgramNumbers<T> numbers;
@@ -183,7 +183,7 @@ struct ProgramKernel {
     shared.growth = static_cast<T>(1 - table.ema_decay);
     if (table.found_inf != nullptr && *table.found_inf != 0) shared.chunk.size = 0;
     shared.head = head_of<Array, width>(item, shared.chunk.size);
-    shared.packed = (shared.chunk.size - shared.head) / width * width;
+    shared.in_packets = (shared.chunk.size - shared.head) / width * width;
   }
 
   // A thread's way through its chunk.
@@ -199,7 +199,7 @@ struct ProgramKernel {
 
     // The packets, then single elements before and behind them.
     FASTOPT_DEVICE void run() {
-      const int head = shared_.head, behind = head + shared_.packed, end = shared_.chunk.size;
+      const int head = shared_.head, behind = head + shared_.in_packets, end = shared_.chunk.size;
       for (int part = 0; part < 3; ++part) {
         const int from = part == 0 ? head : part == 1 ? 0 : behind;
         const int to = part == 0 ? behind : part == 1 ? head : end;

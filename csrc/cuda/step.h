@@ -27,7 +27,7 @@ struct StepKernel {
   struct Shared {
     alignas(Bound) unsigned char bound[sizeof(Bound)];
     Chunk chunk;
-    int head, packed;  // elements before the packets, and in them
+    int head, in_packets;  // elements: those before the packets, and those in them
     double dither_step;
   };
 
@@ -37,7 +37,7 @@ struct StepKernel {
     });
     block.each([&](int thread) {
       const Worker worker(table.items[shared.chunk.item], shared);
-      const int head = shared.head, behind = head + shared.packed, end = shared.chunk.size;
+      const int head = shared.head, behind = head + shared.in_packets, end = shared.chunk.size;
       worker.template elements<packet, depth>(head, behind, thread);
       for (int edge = 0; edge < 2; ++edge) {
         worker.template elements<1, packet * depth>(edge == 0 ? 0 : behind, edge == 0 ? head : end,
@@ -59,7 +59,7 @@ struct StepKernel {
     shared.dither_step = read(item.dither_step);
     if (table.found_inf != nullptr && *table.found_inf != 0) shared.chunk.size = 0;
     shared.head = head_of<Array, packet>(item, shared.chunk.size);
-    shared.packed = (shared.chunk.size - shared.head) / packet * packet;
+    shared.in_packets = (shared.chunk.size - shared.head) / packet * packet;
     new (shared.bound) Bound(rule_of<Rule>(table, item), read(table.grad_factor), table.ema_decay);
   }
 

@@ -8,7 +8,7 @@
 #include "cuda/launch.h"
 #include "cuda/table.h"
 #include "numeric/clip.h"
-#include "simd/vec_scalar.h"
+#include "simd/scalar.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN

@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 #include "numeric/dtype.h"
-#include "numeric/storage.h"
+#include "numeric/half.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
@@ -30,7 +30,7 @@ FASTOPT_HOST_DEVICE bool is_code(DType dtype) {
   return dtype == DType::signed8 || dtype == DType::root8;
 }
 
-// The formulas below hold for a number and, lane by lane, for a vector of them (simd/words.h).
+// The formulas below hold for a number and, lane by lane, for a vector of them (simd/codes.h).
 FASTOPT_HOST_DEVICE uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
 template <int bits>
 FASTOPT_HOST_DEVICE uint32_t shifted_left(uint32_t a) {

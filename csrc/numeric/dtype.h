@@ -1,5 +1,5 @@
 // What numbers are stored in, and by what they are rounded to 8 or 16 bits, as plain data:
-// numeric/code8.h, numeric/storage.h and numeric/dither.h have the arithmetic.
+// numeric/code8.h, numeric/half.h and numeric/dither.h have the arithmetic.
 #pragma once
 
 #include <stdint.h>

@@ -9,7 +9,7 @@
 // by someone who does not know of lo (a zero, say), and it stands alone.
 #pragma once
 
-#include "numeric/storage.h"
+#include "numeric/half.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN

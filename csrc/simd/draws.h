@@ -25,7 +25,7 @@ class Draws {
         block_(index / draws_per_block),
         skipped_(static_cast<int>(index % draws_per_block)),
         limit_(threshold),
-        threshold_(Wide::threshold(threshold)) {
+        threshold_(Words64::threshold(threshold)) {
     const bool nothing_to_draw = threshold == 0 || threshold > 0xffffu;
     if (skipped_ != 0 && !nothing_to_draw) draw(*this, ahead_);
   }
@@ -45,15 +45,15 @@ class Draws {
   // The four words of a block, as the vectors' first lane has them.
   FASTOPT_HOST_DEVICE static void block_words(uint64_t seed, uint64_t offset, uint64_t block,
                                               uint32_t* four) {
-    Wide pairs[Wide::lockstep][2];
-    Lockstep<dropout_rounds>(seed, offset, block).run<Wide::lockstep>(block, pairs);
+    Words64 pairs[Words64::lockstep][2];
+    Lockstep<dropout_rounds>(seed, offset, block).run<Words64::lockstep>(block, pairs);
     __builtin_memcpy(four, &pairs[0][0], 8);
     __builtin_memcpy(four + 2, &pairs[0][1], 8);
   }
 
  private:
   static constexpr int blocks = tile / draws_per_block;
-  static constexpr int blocks_in_lockstep = Wide::lanes * Wide::lockstep;
+  static constexpr int blocks_in_lockstep = Words64::lanes * Words64::lockstep;
 
   // A tile that starts within a block takes its last bits from the tile drawn after it.
   FASTOPT_HOST_DEVICE void next_shifted(TileBits& bits) {
@@ -95,11 +95,11 @@ class Draws {
   }
 
   FASTOPT_HOST_DEVICE void draw_in_lockstep(uint64_t first_block, unsigned char* bits) const {
-    Wide pairs[Wide::lockstep][2];
-    rounds_.run<Wide::lockstep>(first_block, pairs);
+    Words64 pairs[Words64::lockstep][2];
+    rounds_.run<Words64::lockstep>(first_block, pairs);
 #pragma GCC unroll 8
-    for (int k = 0; k < Wide::lockstep; ++k) {
-      Wide::store_kept(pairs[k][0], pairs[k][1], threshold_, bits + k * Wide::lanes);
+    for (int k = 0; k < Words64::lockstep; ++k) {
+      Words64::store_kept(pairs[k][0], pairs[k][1], threshold_, bits + k * Words64::lanes);
     }
   }
 
@@ -107,7 +107,7 @@ class Draws {
   uint64_t block_;  // the next to draw
   int skipped_;     // draws of the first block that belong to elements before the first
   const uint32_t limit_;
-  const Wide threshold_;
+  const Words64 threshold_;
   TileBits ahead_;  // already drawn
 };
 

@@ -1,9 +1,9 @@
-// The tail of an array, lane by lane, for vectors without masked loads and stores.
+// The last elements of an array, lane by lane, for vectors without masked loads and stores.
 #pragma once
 
 #include <stdint.h>
 
-#include "numeric/storage.h"
+#include "numeric/half.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN

@@ -1,26 +1,16 @@
 // Philox's blocks of consecutive numbers, several vectors of them at a time.
 //
-// A vector, Wide, has a block's 32-bit word in each 64-bit lane, because the multiplications give
-// 64 bits; the upper half may hold anything, as times() does not look at it. Several vectors go
-// through the rounds in lockstep to hide the multiplications' latency. Every Wide offers: lanes,
-// lockstep, count_from, threshold, times, high (the upper halves moved down), ^, both_words (of the
-// last round: high(product) ^ other ^ key below the product's lower half), store_draws and
-// store_kept: its blocks' sixteen draws for rounding, or the bits of their eight for dropout, in
-// order.
+// Words64 has a block's 32-bit word in each 64-bit lane; the upper half may hold anything, as
+// times() does not look at it. Several vectors go through the rounds in lockstep to hide the
+// multiplications' latency. Words64 offers: lanes, lockstep, count_from, threshold, times, high
+// (the upper halves moved down), ^, both_words (of the last round: high(product) ^ other ^ key
+// below the product's lower half), store_draws and store_kept: its blocks' sixteen draws for
+// rounding, or the bits of their eight for dropout, in order.
 #pragma once
 
 #include "numeric/philox.h"
+#include "simd/vec.h"
 #include "target.h"
-
-#if defined(FASTOPT_SIMD_AVX512)
-#include "simd/wide_avx512.h"
-#elif defined(FASTOPT_SIMD_AVX2)
-#include "simd/wide_avx2.h"
-#elif defined(FASTOPT_SIMD_NEON)
-#include "simd/wide_neon.h"
-#else
-#include "simd/wide_scalar.h"
-#endif
 
 FASTOPT_TARGET_BEGIN
 
@@ -31,8 +21,8 @@ class Lockstep {
       : seed_(seed), offset_(offset) {
     uint32_t key0 = Philox::low(seed), key1 = Philox::high(seed);
     for (int round = 0; round < rounds; ++round) {
-      key0_[round] = Wide(key0);
-      key1_[round] = Wide(key1);
+      key0_[round] = Words64(key0);
+      key1_[round] = Words64(key1);
       key0 += philox_step0;
       key1 += philox_step1;
     }
@@ -47,10 +37,10 @@ class Lockstep {
     const uint32_t word0 = Philox::high(b) ^ Philox::high(block) ^ key0;
     const uint64_t a = uint64_t{philox_multiplier0} * word0;
     block_high_ = Philox::high(block);
-    first_ = Wide(Philox::high(offset_) ^ key1);
-    second0_ = Wide(Philox::low(b) ^ (key0 + philox_step0));
-    second2_ = Wide(Philox::high(a) ^ (key1 + philox_step1));
-    third_ = Wide(Philox::low(a) ^ (key1 + 2 * philox_step1));
+    first_ = Words64(Philox::high(offset_) ^ key1);
+    second0_ = Words64(Philox::low(b) ^ (key0 + philox_step0));
+    second2_ = Words64(Philox::high(a) ^ (key1 + philox_step1));
+    third_ = Words64(Philox::low(a) ^ (key1 + 2 * philox_step1));
   }
 
   // Whether what was started holds for a block; else it is to be taken alone.
@@ -64,21 +54,21 @@ class Lockstep {
 
   // A lane of pairs[k] holds words 0 and 1, and 2 and 3, of its block.
   template <int n>
-  FASTOPT_HOST_DEVICE void run(uint64_t first_block, Wide (*pairs)[2]) const {
+  FASTOPT_HOST_DEVICE void run(uint64_t first_block, Words64 (*pairs)[2]) const {
     constexpr int last = rounds - 1;
     constexpr uint32_t m0 = philox_multiplier0, m1 = philox_multiplier1;
-    Wide word0[n], word1[n], word2[n], word3[n];
+    Words64 word0[n], word1[n], word2[n], word3[n];
 #pragma GCC unroll 8
     for (int k = 0; k < n; ++k) {
-      const Wide a = times(Wide::count_from(first_block + k * Wide::lanes), m0);
-      const Wide b = times(high(a) ^ first_, m1);
+      const Words64 a = times(Words64::count_from(first_block + k * Words64::lanes), m0);
+      const Words64 b = times(high(a) ^ first_, m1);
       word0[k] = high(b) ^ second0_;
       word1[k] = b;
       word2[k] = a ^ second2_;
     }
 #pragma GCC unroll 8
     for (int k = 0; k < n; ++k) {
-      const Wide a = times(word0[k], m0), b = times(word2[k], m1);
+      const Words64 a = times(word0[k], m0), b = times(word2[k], m1);
       word0[k] = high(b) ^ word1[k] ^ key0_[2];
       word1[k] = b;
       word2[k] = high(a) ^ third_;
@@ -88,7 +78,7 @@ class Lockstep {
     for (int round = 3; round < last; ++round) {
 #pragma GCC unroll 8
       for (int k = 0; k < n; ++k) {
-        const Wide a = times(word0[k], m0), b = times(word2[k], m1);
+        const Words64 a = times(word0[k], m0), b = times(word2[k], m1);
         word0[k] = high(b) ^ word1[k] ^ key0_[round];
         word1[k] = b;
         word2[k] = high(a) ^ word3[k] ^ key1_[round];
@@ -97,7 +87,7 @@ class Lockstep {
     }
 #pragma GCC unroll 8
     for (int k = 0; k < n; ++k) {
-      const Wide a = times(word0[k], m0), b = times(word2[k], m1);
+      const Words64 a = times(word0[k], m0), b = times(word2[k], m1);
       pairs[k][0] = both_words(b, word1[k], key0_[last]);
       pairs[k][1] = both_words(a, word3[k], key1_[last]);
     }
@@ -106,8 +96,8 @@ class Lockstep {
  private:
   const uint64_t seed_, offset_;
   uint32_t block_high_;
-  Wide key0_[rounds], key1_[rounds];
-  Wide first_, second0_, second2_, third_;
+  Words64 key0_[rounds], key1_[rounds];
+  Words64 first_, second0_, second2_, third_;
 };
 
 FASTOPT_TARGET_END

@@ -51,11 +51,11 @@ class RoundingDraws {
   }
 
   FASTOPT_HOST_DEVICE void draw_in_lockstep(uint16_t* to) const {
-    for (int i = 0; i < blocks; i += 2 * Wide::lanes) {
-      Wide pairs[2][2];
+    for (int i = 0; i < blocks; i += 2 * Words64::lanes) {
+      Words64 pairs[2][2];
       rounds_.run<2>(block_ + i, pairs);
       for (int k = 0; k < 2; ++k) {
-        Wide::store_draws(pairs[k][0], pairs[k][1], to + (i + k * Wide::lanes) * per_block);
+        Words64::store_draws(pairs[k][0], pairs[k][1], to + (i + k * Words64::lanes) * per_block);
       }
     }
   }

@@ -3,8 +3,9 @@
 //
 //     dropout_hashes tests/data/dropout_hashes.txt tests/data/philox.txt
 //
-// As kernel_hashes.cpp does for the rules; tests/installed/test_dropout_hashes.py writes and checks the file.
-// Each line names a form, a dtype, a size, p, an index, the length of a row or a bias, and a hash.
+// As kernel_hashes.cpp does for the rules; tests/installed/test_dropout_hashes.py writes and checks
+// the file. Each line names a form, a dtype, a size, p, an index, the length of a row or a bias,
+// and a hash.
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
@@ -14,8 +15,8 @@
 
 #include "cpu/dispatch.h"
 #include "inputs.h"
+#include "numeric/half.h"
 #include "numeric/philox.h"
-#include "numeric/storage.h"
 #include "replay.h"
 
 namespace {

@@ -7,7 +7,7 @@
 #include <type_traits>
 
 #include "numeric/dither.h"
-#include "numeric/storage.h"
+#include "numeric/half.h"
 
 namespace fastopt_test {
 

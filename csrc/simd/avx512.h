@@ -1,22 +1,20 @@
-// Vec on AVX-512 (F, BW, DQ, VL): 16 floats or 8 doubles. A comparison gives a mask register.
+// AVX-512 (F, BW, DQ, VL): what simd/vec.h asks for, in 512 bits. A comparison gives a mask
+// register.
 #pragma once
 
 #include <immintrin.h>
 #include <stdint.h>
 
-#include "numeric/storage.h"
+#include "numeric/code8.h"
+#include "numeric/half.h"
 #include "simd/lanes.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
 
-#define FASTOPT_BFLOAT_PAIRS
-
 template <class T>
 struct Vec;
 
-// Keeps a load from being folded into a masked operation, which then takes twice as long where the
-// data comes from DRAM.
 template <class Value>
 FASTOPT_HOST_DEVICE Value unfolded(Value v) {
   asm("" : "+v"(v));
@@ -215,14 +213,11 @@ struct Vec<double> {
   friend FASTOPT_HOST_DEVICE Vec sqrt(Vec a) { return _mm512_sqrt_pd(a.value); }
 };
 
-// Twice as many bfloat16 as Vec<float> has lanes: those at even places and those at odd ones.
-// Faster than one Vec at a time, for they need not be spread out. Where a NaN may come from
-// elsewhere than from bfloat16, take Vec's store: this one takes the lower half of a NaN to be 0.
 struct BfloatPairs {
+  static constexpr bool loads_kept = true;
   static constexpr int count = 32;
   Vec<float> even, odd;
 
-  // Zero where not kept. Bits are those of count elements.
   FASTOPT_HOST_DEVICE static BfloatPairs load_kept(const bfloat16* from,
                                                    const unsigned char* bits) {
     __mmask32 kept;
@@ -236,13 +231,22 @@ struct BfloatPairs {
   FASTOPT_HOST_DEVICE void stream(bfloat16* to) const {
     _mm512_stream_si512(reinterpret_cast<__m512i*>(to), joined());
   }
-  // Instead, one vector after the other. Packing works on each 128 bits apart.
+  // The instruction works on each 128 bits apart.
   FASTOPT_HOST_DEVICE static void store_in_order(Vec<float> first, Vec<float> second,
                                                  bfloat16* to) {
     const __m512i low = _mm512_srli_epi32(rounded(first.value), 16);
     const __m512i both = _mm512_packus_epi32(low, _mm512_srli_epi32(rounded(second.value), 16));
     const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
     _mm512_storeu_si512(to, _mm512_permutexvar_epi64(order, both));
+  }
+  FASTOPT_HOST_DEVICE void store(bfloat16* to, const uint16_t* draws) const {
+    const __m512i both = _mm512_loadu_si512(draws), lower = _mm512_set1_epi32(0xffff);
+    const __m512i first =
+        _mm512_add_epi32(_mm512_castps_si512(even.value), _mm512_and_si512(both, lower));
+    const __m512i second =
+        _mm512_add_epi32(_mm512_castps_si512(odd.value), _mm512_srli_epi32(both, 16));
+    const __m512i low = _mm512_srli_epi32(first, 16);
+    _mm512_storeu_si512(to, _mm512_mask_blend_epi16(0xAAAAAAAA, low, second));
   }
 
  private:
@@ -264,7 +268,115 @@ struct BfloatPairs {
   }
 };
 
-// After stores by stream().
 FASTOPT_HOST_DEVICE void finish_streaming() { _mm_sfence(); }
+
+struct Words64 {
+  static constexpr int lanes = 8, lockstep = 4;
+  __m512i value;
+
+  Words64() = default;
+  FASTOPT_HOST_DEVICE Words64(__m512i x) : value(x) {}
+  FASTOPT_HOST_DEVICE Words64(uint64_t x) : value(_mm512_set1_epi64(static_cast<int64_t>(x))) {}
+  FASTOPT_HOST_DEVICE static Words64 count_from(uint64_t first) {
+    return _mm512_add_epi64(Words64(first).value, _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+  FASTOPT_HOST_DEVICE static Words64 threshold(uint32_t draw) {
+    return _mm512_set1_epi16(static_cast<int16_t>(draw));
+  }
+
+  friend FASTOPT_HOST_DEVICE Words64 times(Words64 a, uint32_t b) {
+    return _mm512_mul_epu32(a.value, _mm512_set1_epi64(b));
+  }
+  // A shuffle, since shifts would compete with the multiplications for one port.
+  friend FASTOPT_HOST_DEVICE Words64 high(Words64 a) {
+    return _mm512_shuffle_epi32(a.value, _MM_PERM_DDBB);
+  }
+  friend FASTOPT_HOST_DEVICE Words64 operator^(Words64 a, Words64 b) {
+    return _mm512_xor_si512(a.value, b.value);
+  }
+
+  friend FASTOPT_HOST_DEVICE Words64 both_words(Words64 product, Words64 other, Words64 key) {
+    const __m512i swapped = _mm512_shuffle_epi32(product.value, _MM_PERM_CDAB);
+    return _mm512_mask_ternarylogic_epi32(swapped, 0x5555, other.value, key.value, 0x96);
+  }
+
+  FASTOPT_HOST_DEVICE static void store_draws(Words64 first, Words64 second, uint16_t* to) {
+#pragma GCC unroll 4
+    for (int block = 0; block < lanes; block += 2) {  // words 0 to 3, twice each
+      const __m512i order =
+          _mm512_add_epi64(Words64(block).value, _mm512_setr_epi64(0, 8, 0, 8, 1, 9, 1, 9));
+      const __m512i words = _mm512_permutex2var_epi64(first.value, order, second.value);
+      _mm512_storeu_si512(to + 16 * block, _mm512_mask_rol_epi32(words, 0xf0f0, words, 8));
+    }
+  }
+
+  FASTOPT_HOST_DEVICE static void store_kept(Words64 first, Words64 second, Words64 threshold,
+                                             unsigned char* bits) {
+    const __m512i blocks0 = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+    const __m512i blocks4 = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+    const auto kept = [&](__m512i order) -> uint32_t {
+      return _mm512_cmplt_epu16_mask(_mm512_permutex2var_epi64(first.value, order, second.value),
+                                     threshold.value);
+    };
+    const uint32_t both[2] = {kept(blocks0), kept(blocks4)};
+    __builtin_memcpy(bits, both, sizeof both);
+  }
+};
+
+struct Words32 {
+  __m512i value;
+
+  Words32() = default;
+  FASTOPT_HOST_DEVICE Words32(__m512i x) : value(x) {}
+  FASTOPT_HOST_DEVICE Words32(uint32_t x) : value(_mm512_set1_epi32(static_cast<int>(x))) {}
+  FASTOPT_HOST_DEVICE static Words32 load(const uint32_t* from) { return _mm512_loadu_si512(from); }
+  FASTOPT_HOST_DEVICE static Words32 extended(const uint8_t* from) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  FASTOPT_HOST_DEVICE static Words32 extended(const int8_t* from) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+
+  friend FASTOPT_HOST_DEVICE Words32 operator&(Words32 a, Words32 b) {
+    return _mm512_and_si512(a.value, b.value);
+  }
+  friend FASTOPT_HOST_DEVICE Words32 operator|(Words32 a, Words32 b) {
+    return _mm512_or_si512(a.value, b.value);
+  }
+  friend FASTOPT_HOST_DEVICE Words32 operator+(Words32 a, Words32 b) {
+    return _mm512_add_epi32(a.value, b.value);
+  }
+  friend FASTOPT_HOST_DEVICE Words32 larger(Words32 a, Words32 b) {
+    return _mm512_max_epu32(a.value, b.value);
+  }
+  FASTOPT_HOST_DEVICE uint32_t largest() const { return _mm512_reduce_max_epu32(value); }
+
+  // The instruction works on each 128 bits apart: they hold 4 codes of `a`, 4 of `b`, and both again.
+  template <DType coding>
+  FASTOPT_HOST_DEVICE static void store_codes(Words32 a, Words32 b, uint8_t* to) {
+    constexpr int shift = CodeOf<coding>::shift;
+    __m512i halves =
+        _mm512_packus_epi32(_mm512_srli_epi32(a.value, shift), _mm512_srli_epi32(b.value, shift));
+    if constexpr (CodeOf<coding>::is_root) {
+      halves = _mm512_and_si512(halves, _mm512_set1_epi16(0xff));
+    } else {
+      const __m512i magnitude = _mm512_set1_epi16(0x7f);
+      const __m512i sign = _mm512_srli_epi16(halves, 31 - shift - 7);
+      halves = _mm512_or_si512(_mm512_and_si512(magnitude, halves),
+                               _mm512_andnot_si512(magnitude, sign));
+    }
+    const __m512i codes = _mm512_packus_epi16(halves, halves);
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 4, 8, 12, 1, 5, 9, 13);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                        _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, codes)));
+  }
+};
+
+template <int bits>
+FASTOPT_HOST_DEVICE Words32 shifted_left(Words32 a) {
+  return _mm512_slli_epi32(a.value, bits);
+}
+FASTOPT_HOST_DEVICE Words32 bits_of(Vec<float> x) { return _mm512_castps_si512(x.value); }
+FASTOPT_HOST_DEVICE Vec<float> float_of(Words32 a) { return _mm512_castsi512_ps(a.value); }
 
 FASTOPT_TARGET_END

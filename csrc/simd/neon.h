@@ -1,10 +1,12 @@
-// Vec on NEON (64-bit Arm): 4 floats or 2 doubles. A comparison gives all-ones and all-zeros lanes.
+// NEON (64-bit Arm): what simd/vec.h asks for, in 128 bits. A comparison gives all-ones and
+// all-zeros lanes.
 #pragma once
 
 #include <arm_neon.h>
 #include <stdint.h>
 
-#include "numeric/storage.h"
+#include "numeric/code8.h"
+#include "numeric/half.h"
 #include "simd/lanes.h"
 #include "target.h"
 
@@ -184,7 +186,145 @@ struct Vec<double> {
   friend FASTOPT_HOST_DEVICE Vec sqrt(Vec a) { return vsqrtq_f64(a.value); }
 };
 
-// After stores by stream().
+struct BfloatPairs {
+  static constexpr bool loads_kept = false;
+  Vec<float> even, odd;
+
+  FASTOPT_HOST_DEVICE static BfloatPairs load(const bfloat16* from) {
+    const uint32x4_t both =
+        vreinterpretq_u32_u16(vld1q_u16(reinterpret_cast<const uint16_t*>(from)));
+    return {vreinterpretq_f32_u32(vshlq_n_u32(both, 16)),
+            vreinterpretq_f32_u32(vandq_u32(both, vdupq_n_u32(0xffff0000u)))};
+  }
+  FASTOPT_HOST_DEVICE void store(bfloat16* to) const { join(rounded(even), rounded(odd), to); }
+  FASTOPT_HOST_DEVICE static void store_in_order(Vec<float> first, Vec<float> second,
+                                                 bfloat16* to) {
+    first.store(to);
+    second.store(to + Vec<float>::lanes);
+  }
+  FASTOPT_HOST_DEVICE void store(bfloat16* to, const uint16_t* draws) const {
+    const uint32x4_t both = vreinterpretq_u32_u16(vld1q_u16(draws));
+    const uint32x4_t lower = vandq_u32(both, vdupq_n_u32(0xffff));
+    const uint32x4_t first = vaddq_u32(vreinterpretq_u32_f32(even.value), lower);
+    const uint32x4_t second = vaddq_u32(vreinterpretq_u32_f32(odd.value), vshrq_n_u32(both, 16));
+    join(first, second, to);
+  }
+
+ private:
+  FASTOPT_HOST_DEVICE static uint32x4_t rounded(Vec<float> x) {
+    const uint32x4_t bits = vreinterpretq_u32_f32(x.value);
+    const uint32x4_t last = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    return vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), last);
+  }
+  FASTOPT_HOST_DEVICE static void join(uint32x4_t low, uint32x4_t high, bfloat16* to) {
+    vst1q_u16(reinterpret_cast<uint16_t*>(to), vreinterpretq_u16_u32(vsriq_n_u32(high, low, 16)));
+  }
+};
+
 FASTOPT_HOST_DEVICE void finish_streaming() {}
+
+struct Words64 {
+  static constexpr int lanes = 2, lockstep = 4;
+  uint64x2_t value;
+
+  Words64() = default;
+  FASTOPT_HOST_DEVICE Words64(uint64x2_t x) : value(x) {}
+  FASTOPT_HOST_DEVICE Words64(uint64_t x) : value(vdupq_n_u64(x)) {}
+  FASTOPT_HOST_DEVICE static Words64 count_from(uint64_t first) {
+    return vcombine_u64(vcreate_u64(first), vcreate_u64(first + 1));
+  }
+  FASTOPT_HOST_DEVICE static Words64 threshold(uint32_t draw) {
+    return vreinterpretq_u64_u16(vdupq_n_u16(static_cast<uint16_t>(draw)));
+  }
+
+  friend FASTOPT_HOST_DEVICE Words64 times(Words64 a, uint32_t b) {
+    return vmull_u32(vmovn_u64(a.value), vdup_n_u32(b));
+  }
+  friend FASTOPT_HOST_DEVICE Words64 high(Words64 a) { return vshrq_n_u64(a.value, 32); }
+  friend FASTOPT_HOST_DEVICE Words64 operator^(Words64 a, Words64 b) {
+    return veorq_u64(a.value, b.value);
+  }
+
+  friend FASTOPT_HOST_DEVICE Words64 both_words(Words64 product, Words64 other, Words64 key) {
+    return vsliq_n_u64((high(product) ^ other ^ key).value, product.value, 32);
+  }
+
+  FASTOPT_HOST_DEVICE static void store_draws(Words64 first, Words64 second, uint16_t* to) {
+    const auto store = [](uint64x2_t block, uint16_t* to) {
+      const uint32x4_t words = vreinterpretq_u32_u64(block);
+      const uint32x4_t turned = vsliq_n_u32(vshrq_n_u32(words, 24), words, 8);
+      vst1q_u16(to, vreinterpretq_u16_u32(words));
+      vst1q_u16(to + 8, vreinterpretq_u16_u32(turned));
+    };
+    store(vzip1q_u64(first.value, second.value), to);
+    store(vzip2q_u64(first.value, second.value), to + 16);
+  }
+
+  FASTOPT_HOST_DEVICE static void store_kept(Words64 first, Words64 second, Words64 threshold,
+                                             unsigned char* bits) {
+    const auto kept = [&](uint64x2_t block) {
+      const uint16x8_t places = {1, 2, 4, 8, 16, 32, 64, 128};
+      const uint16x8_t below =
+          vcltq_u16(vreinterpretq_u16_u64(block), vreinterpretq_u16_u64(threshold.value));
+      return static_cast<unsigned char>(vaddvq_u16(vandq_u16(below, places)));
+    };
+    bits[0] = kept(vzip1q_u64(first.value, second.value));
+    bits[1] = kept(vzip2q_u64(first.value, second.value));
+  }
+};
+
+struct Words32 {
+  uint32x4_t value;
+
+  Words32() = default;
+  FASTOPT_HOST_DEVICE Words32(uint32x4_t x) : value(x) {}
+  FASTOPT_HOST_DEVICE Words32(uint32_t x) : value(vdupq_n_u32(x)) {}
+  FASTOPT_HOST_DEVICE static Words32 load(const uint32_t* from) { return vld1q_u32(from); }
+  FASTOPT_HOST_DEVICE static Words32 extended(const uint8_t* from) {
+    return vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four(from)))));
+  }
+  FASTOPT_HOST_DEVICE static Words32 extended(const int8_t* from) {
+    return vreinterpretq_u32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(four(from))))));
+  }
+
+  friend FASTOPT_HOST_DEVICE Words32 operator&(Words32 a, Words32 b) {
+    return vandq_u32(a.value, b.value);
+  }
+  friend FASTOPT_HOST_DEVICE Words32 operator|(Words32 a, Words32 b) {
+    return vorrq_u32(a.value, b.value);
+  }
+  friend FASTOPT_HOST_DEVICE Words32 operator+(Words32 a, Words32 b) {
+    return vaddq_u32(a.value, b.value);
+  }
+  friend FASTOPT_HOST_DEVICE Words32 larger(Words32 a, Words32 b) {
+    return vmaxq_u32(a.value, b.value);
+  }
+  FASTOPT_HOST_DEVICE uint32_t largest() const { return vmaxvq_u32(value); }
+
+  template <DType coding>
+  FASTOPT_HOST_DEVICE static void store_codes(Words32 a, Words32 b, uint8_t* to) {
+    const uint16x8_t upper =
+        vuzp2q_u16(vreinterpretq_u16_u32(a.value), vreinterpretq_u16_u32(b.value));
+    uint8x8_t codes = vshrn_n_u16(upper, CodeOf<coding>::shift - 16);
+    if constexpr (!CodeOf<coding>::is_root) {
+      codes = vbsl_u8(vdup_n_u8(0x7f), codes, vshrn_n_u16(upper, 8));
+    }
+    vst1_u8(to, codes);
+  }
+
+ private:
+  FASTOPT_HOST_DEVICE static uint64_t four(const void* from) {
+    uint32_t bytes;
+    __builtin_memcpy(&bytes, from, sizeof bytes);
+    return bytes;
+  }
+};
+
+template <int bits>
+FASTOPT_HOST_DEVICE Words32 shifted_left(Words32 a) {
+  return vshlq_n_u32(a.value, bits);
+}
+FASTOPT_HOST_DEVICE Words32 bits_of(Vec<float> x) { return vreinterpretq_u32_f32(x.value); }
+FASTOPT_HOST_DEVICE Vec<float> float_of(Words32 a) { return vreinterpretq_f32_u32(a.value); }
 
 FASTOPT_TARGET_END

@@ -1,17 +1,16 @@
-// Vec on AVX2 with F16C: 8 floats or 4 doubles. A comparison gives a vector of all-ones and
-// all-zeros lanes.
+// AVX2 with F16C: what simd/vec.h asks for, in 256 bits. A comparison gives a vector of all-ones
+// and all-zeros lanes.
 #pragma once
 
 #include <immintrin.h>
 #include <stdint.h>
 
-#include "numeric/storage.h"
+#include "numeric/code8.h"
+#include "numeric/half.h"
 #include "simd/lanes.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
-
-#define FASTOPT_BFLOAT_PAIRS
 
 template <class T>
 struct Vec;
@@ -228,8 +227,8 @@ struct Vec<double> {
   friend FASTOPT_HOST_DEVICE Vec sqrt(Vec a) { return _mm256_sqrt_pd(a.value); }
 };
 
-// See vec_avx512.h.
 struct BfloatPairs {
+  static constexpr bool loads_kept = true;
   static constexpr int count = 16;
   Vec<float> even, odd;
 
@@ -260,6 +259,15 @@ struct BfloatPairs {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
                         _mm256_permute4x64_epi64(both, _MM_SHUFFLE(3, 1, 2, 0)));
   }
+  FASTOPT_HOST_DEVICE void store(bfloat16* to, const uint16_t* draws) const {
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(draws));
+    const __m256i lower = _mm256_and_si256(both, _mm256_set1_epi32(0xffff));
+    const __m256i first = _mm256_add_epi32(_mm256_castps_si256(even.value), lower);
+    const __m256i second =
+        _mm256_add_epi32(_mm256_castps_si256(odd.value), _mm256_srli_epi32(both, 16));
+    const __m256i low = _mm256_srli_epi32(first, 16);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_blend_epi16(low, second, 0xAA));
+  }
 
  private:
   FASTOPT_HOST_DEVICE static BfloatPairs spread(__m256i x) {
@@ -278,7 +286,122 @@ struct BfloatPairs {
   }
 };
 
-// After stores by stream().
 FASTOPT_HOST_DEVICE void finish_streaming() { _mm_sfence(); }
+
+struct Words64 {
+  static constexpr int lanes = 4, lockstep = 4;
+  __m256i value;
+
+  Words64() = default;
+  FASTOPT_HOST_DEVICE Words64(__m256i x) : value(x) {}
+  FASTOPT_HOST_DEVICE Words64(uint64_t x) : value(_mm256_set1_epi64x(static_cast<int64_t>(x))) {}
+  FASTOPT_HOST_DEVICE static Words64 count_from(uint64_t first) {
+    return _mm256_add_epi64(Words64(first).value, _mm256_setr_epi64x(0, 1, 2, 3));
+  }
+  FASTOPT_HOST_DEVICE static Words64 threshold(uint32_t draw) {  // for <= instead of <
+    return _mm256_set1_epi16(static_cast<int16_t>(draw - 1));
+  }
+
+  friend FASTOPT_HOST_DEVICE Words64 times(Words64 a, uint32_t b) {
+    return _mm256_mul_epu32(a.value, _mm256_set1_epi64x(b));
+  }
+  friend FASTOPT_HOST_DEVICE Words64 high(Words64 a) { return _mm256_shuffle_epi32(a.value, 0xF5); }
+  friend FASTOPT_HOST_DEVICE Words64 operator^(Words64 a, Words64 b) {
+    return _mm256_xor_si256(a.value, b.value);
+  }
+
+  friend FASTOPT_HOST_DEVICE Words64 both_words(Words64 product, Words64 other, Words64 key) {
+    const __m256i swapped = _mm256_shuffle_epi32(product.value, 0xB1);
+    const __m256i lower = _mm256_blend_epi32(_mm256_setzero_si256(), (other ^ key).value, 0x55);
+    return _mm256_xor_si256(swapped, lower);
+  }
+
+  FASTOPT_HOST_DEVICE static void store_draws(Words64 first, Words64 second, uint16_t* to) {
+    const __m128i turn = _mm_setr_epi8(3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14);
+    const auto store = [&](__m256i words, uint16_t* to, uint16_t* third) {
+      const __m256i turned = _mm256_shuffle_epi8(words, _mm256_broadcastsi128_si256(turn));
+      const __m256i lower = _mm256_permute2x128_si256(words, turned, 0x20);
+      const __m256i upper = _mm256_permute2x128_si256(words, turned, 0x31);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), lower);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(third), upper);
+    };
+    store(_mm256_unpacklo_epi64(first.value, second.value), to, to + 32);  // blocks 0 and 2
+    store(_mm256_unpackhi_epi64(first.value, second.value), to + 16, to + 48);
+  }
+
+  FASTOPT_HOST_DEVICE static void store_kept(Words64 first, Words64 second, Words64 threshold,
+                                             unsigned char* bits) {
+    const auto kept = [&](__m256i draws) {
+      return _mm256_cmpeq_epi16(_mm256_min_epu16(draws, threshold.value), draws);
+    };
+    const __m256i even = kept(_mm256_unpacklo_epi64(first.value, second.value));  // blocks 0 and 2
+    const __m256i odd = kept(_mm256_unpackhi_epi64(first.value, second.value));   // blocks 1 and 3
+    const int all = _mm256_movemask_epi8(_mm256_packs_epi16(even, odd));
+    __builtin_memcpy(bits, &all, sizeof all);
+  }
+};
+
+struct Words32 {
+  __m256i value;
+
+  Words32() = default;
+  FASTOPT_HOST_DEVICE Words32(__m256i x) : value(x) {}
+  FASTOPT_HOST_DEVICE Words32(uint32_t x) : value(_mm256_set1_epi32(static_cast<int>(x))) {}
+  FASTOPT_HOST_DEVICE static Words32 load(const uint32_t* from) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  }
+  FASTOPT_HOST_DEVICE static Words32 extended(const uint8_t* from) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+  }
+  FASTOPT_HOST_DEVICE static Words32 extended(const int8_t* from) {
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+  }
+
+  friend FASTOPT_HOST_DEVICE Words32 operator&(Words32 a, Words32 b) {
+    return _mm256_and_si256(a.value, b.value);
+  }
+  friend FASTOPT_HOST_DEVICE Words32 operator|(Words32 a, Words32 b) {
+    return _mm256_or_si256(a.value, b.value);
+  }
+  friend FASTOPT_HOST_DEVICE Words32 operator+(Words32 a, Words32 b) {
+    return _mm256_add_epi32(a.value, b.value);
+  }
+  friend FASTOPT_HOST_DEVICE Words32 larger(Words32 a, Words32 b) {
+    return _mm256_max_epu32(a.value, b.value);
+  }
+  FASTOPT_HOST_DEVICE uint32_t largest() const {
+    uint32_t lane[8], most = 0;
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lane), value);
+    for (const uint32_t x : lane) most = larger(most, x);
+    return most;
+  }
+
+  // The instruction works on each 128 bits apart: they hold 4 codes of `a`, 4 of `b`, and both again.
+  template <DType coding>
+  FASTOPT_HOST_DEVICE static void store_codes(Words32 a, Words32 b, uint8_t* to) {
+    constexpr int shift = CodeOf<coding>::shift;
+    __m256i halves =
+        _mm256_packus_epi32(_mm256_srli_epi32(a.value, shift), _mm256_srli_epi32(b.value, shift));
+    if constexpr (CodeOf<coding>::is_root) {
+      halves = _mm256_and_si256(halves, _mm256_set1_epi16(0xff));
+    } else {
+      const __m256i magnitude = _mm256_set1_epi16(0x7f);
+      const __m256i sign = _mm256_srli_epi16(halves, 31 - shift - 7);
+      halves = _mm256_or_si256(_mm256_and_si256(magnitude, halves),
+                               _mm256_andnot_si256(magnitude, sign));
+    }
+    const __m256i codes = _mm256_packus_epi16(halves, halves);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                     _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(codes, order)));
+  }
+};
+
+template <int bits>
+FASTOPT_HOST_DEVICE Words32 shifted_left(Words32 a) {
+  return _mm256_slli_epi32(a.value, bits);
+}
+FASTOPT_HOST_DEVICE Words32 bits_of(Vec<float> x) { return _mm256_castps_si256(x.value); }
+FASTOPT_HOST_DEVICE Vec<float> float_of(Words32 a) { return _mm256_castsi256_ps(a.value); }
 
 FASTOPT_TARGET_END

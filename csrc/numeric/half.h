@@ -1,4 +1,4 @@
-// Types that numbers are stored in but not computed in: bfloat16 and float16.
+// The types of 16 bits, bfloat16 and float16, which numbers are stored in but not computed in.
 //
 // From float, both round to nearest even, or by a draw; denormals are kept, NaN stays a quiet NaN,
 // and what is too large becomes infinite. Rounding to nearest is in integer arithmetic, which no
