@@ -80,7 +80,7 @@ bool is_rounded(py::handle object, double value) {
 double step_number(py::handle object, const std::string& name) {
   constexpr const char* accepted = "a whole number from 1 to 2**53";
   constexpr double last = 9007199254740992.0;
-  const double step = number(object, name, accepted);
+  const double step = number(object, name.c_str(), accepted);
   if (!(step >= 1) || step != std::floor(step) || step > last ||
       (step == last && is_rounded(object, last))) {
     throw py::value_error(name + ": expected " + accepted + ", got " + text(object));

@@ -17,12 +17,15 @@ void take_refusal() {
 
 std::string text(py::handle object) { return py::repr(object).cast<std::string>(); }
 
-double number(py::handle object, const std::string& name, const std::string& accepted) {
+double number(py::handle object, const char* name, const char* accepted,
+              const char* accepted_if_too_large) {
   const double value = PyFloat_AsDouble(object.ptr());
   if (value == -1.0 && PyErr_Occurred()) {
     const bool too_large = PyErr_ExceptionMatches(PyExc_OverflowError);
     take_refusal();
-    const std::string message = name + ": expected " + accepted + ", got " + text(object);
+    if (too_large && accepted_if_too_large != nullptr) accepted = accepted_if_too_large;
+    const std::string message =
+        std::string(name) + ": expected " + accepted + ", got " + text(object);
     if (too_large) throw py::value_error(message);
     throw py::type_error(message);
   }

@@ -17,8 +17,10 @@ std::string text(pybind11::handle object);  // its repr
 // interrupt or a lack of memory among them, come through as they are.
 void take_refusal();
 
-// Throws pybind11::type_error, or value_error for an int that no double can hold.
-double number(pybind11::handle object, const std::string& name, const std::string& accepted);
+// Throws pybind11::type_error, or value_error for an int that no double can hold. Of literals, as
+// every option of every step is read by it.
+double number(pybind11::handle object, const char* name, const char* accepted,
+              const char* accepted_if_too_large = nullptr);
 
 // The device that it lies on (bindings/cuda.h), whose kernels take it.
 int device_with_kernels(const Array& array, const std::string& name);

@@ -79,10 +79,10 @@ class ProgramRule final : public AnyRule {
         inputs_.insert(inputs_.end(), option.numbers.begin(), option.numbers.end());
       } else if (option.is_free()) {
         const bool counts = is_number(object);
-        inputs_.push_back(counts ? number(object, option.name, "a number") : 0);
+        inputs_.push_back(counts ? number(object, option.name.c_str(), "a number") : 0);
         choice.append(counts ? py::handle(Py_Ellipsis) : py::handle(object));
       } else if (option.numbers.size() == 1) {
-        inputs_.push_back(number(object, option.name, "a number"));
+        inputs_.push_back(number(object, option.name.c_str(), "a number"));
       } else {
         read_tuple(option, object);
       }
@@ -90,7 +90,7 @@ class ProgramRule final : public AnyRule {
     for (const Option& kept : definition_->kept) {  // fastopt.kernels has them among the options
       PyObject* object = find(group, kept);
       inputs_.push_back(object == nullptr ? kept.numbers[0]
-                                          : number(object, kept.name, "a number"));
+                                          : number(object, kept.name.c_str(), "a number"));
     }
     find_family(py::tuple(choice));
   }
@@ -171,7 +171,8 @@ class ProgramRule final : public AnyRule {
       throw py::value_error(option.name + ": expected " + accepted + ", got " + text(object));
     }
     for (Py_ssize_t i = 0; i < count; ++i) {
-      inputs_.push_back(number(PySequence_Fast_GET_ITEM(items.ptr(), i), option.name, accepted));
+      inputs_.push_back(
+          number(PySequence_Fast_GET_ITEM(items.ptr(), i), option.name.c_str(), accepted.c_str()));
     }
   }
 

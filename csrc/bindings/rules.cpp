@@ -33,12 +33,12 @@ class OptionReader {
       : group_(group), checks_(checks), lr_on_device_(lr_on_device) {}
 
   void operator()(const char* name, double& value, Range range) {
-    if (PyObject* object = find(name)) value = number(name, object, range);
+    if (PyObject* object = find(name)) value = number_in(range, name, object);
   }
 
   // For what a step's group lacks, since the state keeps it.
   void read_kept(const char* name, double& value, Range range) {
-    if (PyObject* object = lookup(name)) value = number(name, object, range);
+    if (PyObject* object = lookup(name)) value = number_in(range, name, object);
   }
 
   void operator()(const char* name, double& first, double& second, Range range) {
@@ -53,8 +53,8 @@ class OptionReader {
     if (PyTuple_GET_SIZE(two.ptr()) != 2) {
       throw py::value_error(std::string(name) + ": expected two numbers, got " + text(pair));
     }
-    first = number(name, PyTuple_GET_ITEM(two.ptr(), 0), range);
-    second = number(name, PyTuple_GET_ITEM(two.ptr(), 1), range);
+    first = number_in(range, name, PyTuple_GET_ITEM(two.ptr(), 0));
+    second = number_in(range, name, PyTuple_GET_ITEM(two.ptr(), 1));
   }
 
   void operator()(const char* name, bool& value) {
@@ -82,18 +82,8 @@ class OptionReader {
     return object;
   }
 
-  double number(const char* name, PyObject* object, Range range) const {
-    const double value = PyFloat_AsDouble(object);
-    if (value == -1.0 && PyErr_Occurred()) {
-      const bool too_large = PyErr_ExceptionMatches(PyExc_OverflowError);
-      take_refusal();
-      if (too_large) {
-        throw py::value_error(std::string(name) +
-                              ": expected a number within a double's range, got " + text(object));
-      }
-      throw py::type_error(std::string(name) + ": expected " + describe(range) + ", got " +
-                           text(object));
-    }
+  double number_in(Range range, const char* name, PyObject* object) const {
+    const double value = number(object, name, describe(range), "a number within a double's range");
     if (checks_ == Checks::ranges && !accepts(range, value)) {
       throw py::value_error(std::string(name) + ": expected " + describe(range) + ", got " +
                             text(object));

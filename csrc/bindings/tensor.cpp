@@ -195,13 +195,13 @@ std::string type_name(py::handle object) {
 
 // A torch tensor without memory that a kernel could use: sparse, quantised, freed, on "meta".
 [[noreturn]] void refuse_torch(py::handle tensor, const std::string& name) {
-  const auto text = [&](const char* attribute) {
+  const auto value_of = [&](const char* attribute) {
     return py::str(tensor.attr(attribute)).cast<std::string>();
   };
-  const std::string device = text("device");
+  const std::string device = value_of("device");
   const std::string message =
       name + ": expected a dense torch tensor with memory on the CPU, got one of " +
-      text("layout") + ", " + text("dtype") + " on device " + device;
+      value_of("layout") + ", " + value_of("dtype") + " on device " + device;
   if (device != "cpu") throw py::value_error(message);
   throw py::type_error(message);
 }

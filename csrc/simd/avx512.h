@@ -351,7 +351,8 @@ struct Words32 {
   }
   FASTOPT_HOST_DEVICE uint32_t largest() const { return _mm512_reduce_max_epu32(value); }
 
-  // The instruction works on each 128 bits apart: they hold 4 codes of `a`, 4 of `b`, and both again.
+  // The instruction works on each 128 bits apart: they hold 4 codes of `a`, 4 of `b`, and both
+  // again.
   template <DType coding>
   FASTOPT_HOST_DEVICE static void store_codes(Words32 a, Words32 b, uint8_t* to) {
     constexpr int shift = CodeOf<coding>::shift;

@@ -68,11 +68,12 @@ bool same_distribution(const py::object& a, const py::object& b) {
 }
 
 std::string distribution_text(const py::object& distribution) {
-  const auto text = [&](PyObject* name) {
+  const auto value_of = [&](PyObject* name) {
     return py::str(attribute(distribution, name)).cast<std::string>();
   };
   const Names& names = Names::get();
-  return text(names.shape) + ", placements " + text(names.placements) + ", " + text(names.mesh);
+  return value_of(names.shape) + ", placements " + value_of(names.placements) + ", " +
+         value_of(names.mesh);
 }
 
 int Layouts::index_of(const py::object& distribution) {

@@ -43,16 +43,6 @@ bool is_set(PyObject* group, PyObject* key) {
   return truth != 0;
 }
 
-double number(PyObject* object, const char* name) {
-  const double value = PyFloat_AsDouble(object);
-  if (value == -1.0 && PyErr_Occurred()) {
-    take_refusal();
-    throw py::type_error(std::string(name) + ": expected a number or None, got " +
-                         py::repr(object).cast<std::string>());
-  }
-  return value;
-}
-
 StateDtype state_dtype(PyObject* group) {
   const Names& names = Names::get();
   PyObject* value = lookup(group, names.state_dtype);
@@ -97,12 +87,12 @@ TailOptions TailOptions::of(PyObject* group) {
   TailOptions tail;
   if (PyObject* norm = lookup(group, names.max_grad_norm)) {
     tail.clips = true;
-    tail.max_grad_norm = number(norm, "max_grad_norm");
+    tail.max_grad_norm = number(norm, "max_grad_norm", "a number or None");
     tail.error_if_nonfinite = is_set(group, names.error_if_nonfinite);
   }
   if (PyObject* decay = lookup(group, names.ema_decay)) {
     tail.averages = true;
-    tail.ema_decay = number(decay, "ema_decay");
+    tail.ema_decay = number(decay, "ema_decay", "a number or None");
     tail.bias_correction = is_set(group, names.ema_bias_correction);
   }
   return tail;

@@ -21,8 +21,8 @@ class Scaling {
         found_at_(device_number(found_inf_.ptr(), true)) {
     if (on_device()) return;
     // Read now: this runs Python code.
-    if (has_scale()) scale_ = number(grad_scale_);
-    if (has_found_inf()) found_ = number(found_inf_);
+    if (has_scale()) scale_ = item_of(grad_scale_);
+    if (has_found_inf()) found_ = item_of(found_inf_);
   }
 
   bool on_device() const { return scale_at_.number.on_device() || found_at_.number.on_device(); }
@@ -34,9 +34,9 @@ class Scaling {
   const DeviceNumber& found_at() const { return found_at_; }
 
   // These wait for a device.
-  double scale() const { return on_device() && has_scale() ? number(grad_scale_) : scale_; }
+  double scale() const { return on_device() && has_scale() ? item_of(grad_scale_) : scale_; }
   bool found_inf() const {
-    return (on_device() && has_found_inf() ? number(found_inf_) : found_) != 0;
+    return (on_device() && has_found_inf() ? item_of(found_inf_) : found_) != 0;
   }
 
   // Throws for a number of which a graph's replays would have the one of its capture.
@@ -52,7 +52,7 @@ class Scaling {
   }
 
  private:
-  static double number(const pybind11::object& tensor) {
+  static double item_of(const pybind11::object& tensor) {
     return tensor.attr("item")().cast<double>();
   }
 
