@@ -8,7 +8,6 @@
 #include "cpu/packing.h"
 #include "cpu/vectors.h"
 #include "numeric/dtype.h"
-#include "rules/program.h"
 
 namespace fastopt {
 
@@ -48,7 +47,7 @@ struct Summed;
 constexpr int max_rule_bytes = 240;
 struct BoundRule {
   Tail tail;
-  bool has_norms = false;          // (cpu/normed.h)
+  bool has_norms = false;          // of the whole tensor (cpu/normed.h)
   const Summed* summed = nullptr;  // of a program with sums (cpu/summed.h), in place of the rule
   alignas(16) unsigned char rule[max_rule_bytes];
 };
@@ -57,7 +56,7 @@ struct BoundRule {
 struct Pass {
   // Where it leaves what is to be summed up, of element `begin` and those behind it. It then takes
   // no step.
-  void* summands[max_summands] = {};
+  void* const* summands = nullptr;
   double ratio = 1;  // of the norms, for the step
 };
 

@@ -6,70 +6,55 @@
 #include "cpu/dispatch.h"
 #include "cpu/float_mode.h"
 #include "cpu/norm.h"
-#include "cpu/parallel.h"
+#include "cpu/units.h"
 
 namespace fastopt {
 namespace {
-
-// What a thread takes of a tensor: little enough for all arrays to stay in a core's own cache,
-// since a tensor that is no larger has its second pass right after the first.
-constexpr int64_t unit_chunks = 4, unit_size = unit_chunks * sum_chunk;
-
-constexpr int64_t units_at_once = 16;  // as many elements as a piece in cpu/parallel.cpp
-
-int64_t units_of(const Item& item) { return (item.size + unit_size - 1) / unit_size; }
 
 double ratio_of(double param_squares, double update_squares) {
   if (param_squares == 0 || update_squares == 0) return 1;
   return std::sqrt(param_squares) / std::sqrt(update_squares);
 }
 
+// An item and what its norms say.
+struct Normed {
+  Item* of;
+  double ratio = 1;
+  const Item& item() const { return *of; }
+  bool is_one_unit() const { return units_of(*of) <= 1; }
+};
+
 class Passes {
  public:
-  explicit Passes(std::vector<Item>& items) : items_(items), ratios_(items.size()) {
+  explicit Passes(std::vector<Item>& items) {
+    items_.reserve(items.size());
     for (Item& item : items) {
-      item.start = units_;
-      units_ += units_of(item);
-      elements_ += item.size;
+      units_.add(item);
+      items_.push_back({&item});
     }
-    param_squares_.resize(unit_chunks * units_);
-    update_squares_.resize(unit_chunks * units_);
+    param_squares_.resize(unit_chunks * units_.count());
+    update_squares_.resize(unit_chunks * units_.count());
   }
 
   void run(int threads) {
-    threads = usable_threads(elements_, threads);
-    over_units(threads, [this](std::size_t i, int64_t begin, int64_t end) {
-      measure(items_[i], begin, end);
-      if (units_of(items_[i]) > 1) return;
-      find_ratio(i);
-      step(i, begin, end);
+    units_.each(items_, threads, [this](Normed& it, int64_t begin, int64_t end) {
+      measure(it.item(), begin, end);
+      if (!it.is_one_unit()) return;
+      find_ratio(it);
+      step(it, begin, end);
     });
     {
       FloatMode mode;
-      for (std::size_t i = 0; i < items_.size(); ++i) {
-        if (units_of(items_[i]) > 1) find_ratio(i);
+      for (Normed& it : items_) {
+        if (!it.is_one_unit()) find_ratio(it);
       }
     }
-    over_units(threads, [this](std::size_t i, int64_t begin, int64_t end) {
-      if (units_of(items_[i]) > 1) step(i, begin, end);
+    units_.each(items_, threads, [](const Normed& it, int64_t begin, int64_t end) {
+      if (!it.is_one_unit()) step(it, begin, end);
     });
   }
 
  private:
-  // act(i, begin, end) on the elements of every unit of item i.
-  template <class Act>
-  void over_units(int threads, Act act) {
-    split(units_, units_at_once, threads, [&](int64_t begin, int64_t end) {
-      const auto starts_after = [](int64_t unit, const Item& item) { return unit < item.start; };
-      auto item = std::upper_bound(items_.begin(), items_.end(), begin, starts_after) - 1;
-      for (int64_t unit = begin; unit < end; ++unit) {
-        while (unit - item->start >= units_of(*item)) ++item;
-        const int64_t from = (unit - item->start) * unit_size;
-        act(item - items_.begin(), from, std::min(from + unit_size, item->size));
-      }
-    });
-  }
-
   void measure(const Item& item, int64_t begin, int64_t end) {
     const DType compute = item.way == Way::float64 ? DType::float64 : DType::float32;
     const Sum sum_of_param = target().sums_of_squares[static_cast<int>(item.dtypes[0])];
@@ -77,7 +62,8 @@ class Passes {
     const char* const param = static_cast<const char*>(item.arrays[0]);
     const int64_t bytes = dtype_bytes[static_cast<int>(item.dtypes[0])];
     alignas(64) double update[sum_chunk];  // or floats
-    const Pass pass = {{update}};
+    void* const summands[] = {update};
+    const Pass pass = {summands};
     Item measured = item;
     measured.pass = &pass;
     for (int64_t i = begin; i < end; i += sum_chunk) {
@@ -88,16 +74,15 @@ class Passes {
     }
   }
 
-  void find_ratio(std::size_t i) {
-    const int64_t first = chunk_at(items_[i], 0);
-    const int64_t chunks = (items_[i].size + sum_chunk - 1) / sum_chunk;
-    ratios_[i] = ratio_of(sum_of_chunks(&param_squares_[first], chunks),
-                          sum_of_chunks(&update_squares_[first], chunks));
+  void find_ratio(Normed& it) {
+    const int64_t first = chunk_at(it.item(), 0), chunks = chunks_of(it.item());
+    it.ratio = ratio_of(sum_of_chunks(&param_squares_[first], chunks),
+                        sum_of_chunks(&update_squares_[first], chunks));
   }
 
-  void step(std::size_t i, int64_t begin, int64_t end) {
-    const Pass pass = {{}, ratios_[i]};
-    Item stepped = items_[i];
+  static void step(const Normed& it, int64_t begin, int64_t end) {
+    const Pass pass = {nullptr, it.ratio};
+    Item stepped = it.item();
     stepped.pass = &pass;
     stepped.kernel(stepped, begin, end);
   }
@@ -107,10 +92,9 @@ class Passes {
     return item.start * unit_chunks + element / sum_chunk;
   }
 
-  std::vector<Item>& items_;
-  std::vector<double> ratios_;                          // of each item
+  std::vector<Normed> items_;
+  Units units_;
   std::vector<double> param_squares_, update_squares_;  // of each chunk
-  int64_t units_ = 0, elements_ = 0;
 };
 
 }  // namespace

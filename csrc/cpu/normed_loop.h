@@ -103,8 +103,8 @@ class NormedLoop {
 template <class Rule, class T, class Array>
 void run_normed_loop(const Item& item, int64_t begin, int64_t end) {
   const NormedLoop<Rule, T, Array> loop(item);
-  if (void* updates = item.pass->summands[0]) {
-    loop.update_states(item.rounding, begin, end, static_cast<T*>(updates));
+  if (void* const* summands = item.pass->summands) {
+    loop.update_states(item.rounding, begin, end, static_cast<T*>(summands[0]));
   } else {
     loop.step(begin, end, item.pass->ratio);
   }

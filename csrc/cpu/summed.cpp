@@ -6,16 +6,10 @@
 #include "cpu/dispatch.h"
 #include "cpu/float_mode.h"
 #include "cpu/norm.h"
-#include "cpu/parallel.h"
+#include "cpu/units.h"
 
 namespace fastopt {
 namespace {
-
-// What a thread takes of a tensor, and how many at a time: as in cpu/normed.cpp.
-constexpr int64_t unit_chunks = 4, unit_size = unit_chunks * sum_chunk, units_at_once = 16;
-
-int64_t chunks_of(const Item& item) { return (item.size + sum_chunk - 1) / sum_chunk; }
-int64_t units_of(const Item& item) { return (item.size + unit_size - 1) / unit_size; }
 
 // One parameter's way through the stages.
 class Stages {
@@ -81,8 +75,9 @@ class Stages {
 
   void measure(int64_t begin, int64_t end) {
     alignas(64) static thread_local double room[max_summands][sum_chunk];  // or floats
-    Pass pass;
-    for (int k = 0; k < max_summands; ++k) pass.summands[k] = room[k];
+    void* summands[max_summands];
+    for (int k = 0; k < max_summands; ++k) summands[k] = room[k];
+    const Pass pass = {summands};
     Item measured = item_;
     measured.rule = &bound_;
     measured.pass = &pass;
@@ -125,16 +120,13 @@ class Passes {
     FloatMode mode;
     stages_.reserve(items.size());
     for (Item& item : items) {
-      item.start = units_;
-      units_ += units_of(item);
-      elements_ += item.size;
+      units_.add(item);
       stages_.emplace_back(item);
     }
   }
 
   void run(int threads) {
-    threads = usable_threads(elements_, threads);
-    over_units(threads, [](Stages& it, int64_t begin, int64_t end) {
+    units_.each(stages_, threads, [](Stages& it, int64_t begin, int64_t end) {
       it.run(begin, end);
       if (units_of(it.item()) > 1) return;
       while (!it.is_last()) {  // while it lies in the cache
@@ -147,7 +139,7 @@ class Passes {
         FloatMode mode;
         for (Stages& it : stages_) it.take_turn();
       }
-      over_units(threads, [](Stages& it, int64_t begin, int64_t end) {
+      units_.each(stages_, threads, [](Stages& it, int64_t begin, int64_t end) {
         if (it.is_due()) it.run(begin, end);
       });
     }
@@ -159,23 +151,8 @@ class Passes {
                        [](const Stages& it) { return !it.is_last(); });
   }
 
-  template <class Act>
-  void over_units(int threads, Act act) {
-    split(units_, units_at_once, threads, [&](int64_t begin, int64_t end) {
-      const auto starts_after = [](int64_t unit, const Stages& it) {
-        return unit < it.item().start;
-      };
-      auto it = std::upper_bound(stages_.begin(), stages_.end(), begin, starts_after) - 1;
-      for (int64_t unit = begin; unit < end; ++unit) {
-        while (unit - it->item().start >= units_of(it->item())) ++it;
-        const int64_t from = (unit - it->item().start) * unit_size;
-        act(*it, from, std::min(from + unit_size, it->item().size));
-      }
-    });
-  }
-
   std::vector<Stages> stages_;
-  int64_t units_ = 0, elements_ = 0;
+  Units units_;
 };
 
 }  // namespace

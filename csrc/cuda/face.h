@@ -16,7 +16,7 @@
 
 namespace fastopt {
 
-constexpr int cuda_abi = 7;  // to be raised with every change of this file
+constexpr int cuda_abi = 8;  // to be raised with every change of this file
 
 // Where kernels are launched.
 struct CudaPlace {
