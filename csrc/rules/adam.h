@@ -1,5 +1,5 @@
 // Adam: Kingma & Ba 2015, algorithm 1. AMSGrad: Reddi et al. 2018. AdamW: Loshchilov & Hutter 2019,
-// algorithm 2, with torch's decay, param (1 - lr weight_decay).
+// algorithm 2, with torch's decay, param (1 - lr weight_decay). Cautious decay: Chen et al. 2025.
 //
 // The bias corrections of the moments are folded into two scalars, as at the end of section 2 of
 // Kingma & Ba, and eps with them, which saves a division per element:
@@ -14,7 +14,7 @@ FASTOPT_TARGET_BEGIN
 struct AdamOptions {
   double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
   bool amsgrad = false, decoupled_weight_decay = false, bias_correction = true,
-       eps_inside_sqrt = false, maximize = false;
+       eps_inside_sqrt = false, maximize = false, cautious_decay = false;
 
   template <class Visitor>
   void visit(Visitor& v) {
@@ -27,6 +27,7 @@ struct AdamOptions {
     v("bias_correction", bias_correction);
     v("eps_inside_sqrt", eps_inside_sqrt);
     v("maximize", maximize);
+    v("cautious_decay", cautious_decay);
   }
 };
 
@@ -44,13 +45,14 @@ struct Adam {
   Gradient<T> gradient;
   Averages<T> averages;
   T step_size, eps, shrinkage;
-  bool eps_inside_sqrt;
+  bool eps_inside_sqrt, cautious;
 
   FASTOPT_HOST_DEVICE Adam(const Options& o, double step)
       : gradient(o),
         averages(o),
         shrinkage(static_cast<T>(o.decoupled_weight_decay ? gradient.decouple(o) : 1)),
-        eps_inside_sqrt(o.eps_inside_sqrt) {
+        eps_inside_sqrt(o.eps_inside_sqrt),
+        cautious(o.cautious_decay) {
     double c1 = o.bias_correction ? 1 - power(o.beta1, step) : 1;
     double c2 = o.bias_correction ? 1 - power(o.beta2, step) : 1;
     double root = __builtin_sqrt(c2);
@@ -66,7 +68,8 @@ struct Adam {
     V v = exp_avg_sq;
     if constexpr (present<Maximum>) v = max_exp_avg_sq = maximum(max_exp_avg_sq, v);
     V denom = denominator(v, eps, eps_inside_sqrt);
-    param = shrinkage * param - step_size * (exp_avg / denom);
+    V update = step_size * (exp_avg / denom);
+    param = shrunk(param, update, shrinkage, cautious) - update;
   }
 };
 

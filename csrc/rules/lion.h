@@ -7,7 +7,7 @@ FASTOPT_TARGET_BEGIN
 
 struct LionOptions {
   double lr = 1e-4, beta1 = 0.9, beta2 = 0.99, weight_decay = 0;
-  bool maximize = false;
+  bool maximize = false, cautious_decay = false;
 
   template <class Visitor>
   void visit(Visitor& v) {
@@ -15,6 +15,7 @@ struct LionOptions {
     v("betas", beta1, beta2, Range::unit);
     v("weight_decay", weight_decay, Range::non_negative);
     v("maximize", maximize);
+    v("cautious_decay", cautious_decay);
   }
 };
 
@@ -31,6 +32,7 @@ struct Lion {
 
   Gradient<T> gradient;
   T lr, beta1, one_minus_beta1, beta2, one_minus_beta2, shrinkage;
+  bool cautious;
 
   FASTOPT_HOST_DEVICE Lion(const Options& o, double)
       : gradient(o),
@@ -39,14 +41,16 @@ struct Lion {
         one_minus_beta1(static_cast<T>(1 - o.beta1)),
         beta2(static_cast<T>(o.beta2)),
         one_minus_beta2(static_cast<T>(1 - o.beta2)),
-        shrinkage(static_cast<T>(gradient.decouple(o))) {}
+        shrinkage(static_cast<T>(gradient.decouple(o))),
+        cautious(o.cautious_decay) {}
 
   template <class V>
   FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& exp_avg) const {
     V g = gradient.sign * grad;
     V c = beta1 * exp_avg + one_minus_beta1 * g;
     V sign = select(V(0) < c, V(1), select(c < V(0), V(-1), c));  // of 0 and NaN: themselves
-    param = shrinkage * param - lr * sign;
+    V update = lr * sign;
+    param = shrunk(param, update, shrinkage, cautious) - update;
     exp_avg = beta2 * exp_avg + one_minus_beta2 * g;
   }
 };

@@ -124,6 +124,16 @@ FASTOPT_HOST_DEVICE Stored next_product(Stored product, const typename Rule::Opt
   return product * static_cast<Stored>(Rule::factor(o, step));
 }
 
+// A parameter after decoupled decay by a factor: cautious decay holds where the update that is
+// taken from it and the parameter do not differ in sign.
+template <class T, class V>
+FASTOPT_HOST_DEVICE V shrunk(V param, V update, T factor, bool cautious) {
+  const V zero(0), whole = factor * param;
+  if (!cautious) return whole;
+  const V along = select(zero < update, param, select(update < zero, zero - param, zero));
+  return select(along >= zero, whole, param);
+}
+
 // The larger one; NaN if either is.
 template <class V>
 FASTOPT_HOST_DEVICE V maximum(V a, V b) {

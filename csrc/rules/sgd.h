@@ -11,7 +11,8 @@ FASTOPT_TARGET_BEGIN
 
 struct SGDOptions {
   double lr = 1e-3, momentum = 0, dampening = 0, weight_decay = 0;
-  bool nesterov = false, maximize = false, exponential_average = false, bias_correction = false;
+  bool nesterov = false, maximize = false, exponential_average = false, bias_correction = false,
+       cautious_decay = false;
 
   template <class Visitor>
   void visit(Visitor& v) {
@@ -23,6 +24,7 @@ struct SGDOptions {
     v("maximize", maximize);
     v("exponential_average", exponential_average);
     v("bias_correction", bias_correction);
+    v("cautious_decay", cautious_decay);
   }
 };
 
@@ -38,16 +40,18 @@ struct SGD {
   static bool counts_steps(const Options& o) { return o.bias_correction; }
 
   Gradient<T> gradient;
-  T lr, momentum, grad_weight;
-  bool nesterov, starts_from_grad;
+  T lr, momentum, grad_weight, shrinkage;
+  bool nesterov, starts_from_grad, cautious;
 
   FASTOPT_HOST_DEVICE SGD(const Options& o, double step)
       : gradient(o),
         lr(static_cast<T>(o.bias_correction ? o.lr / (1 - power(o.momentum, step)) : o.lr)),
         momentum(static_cast<T>(o.momentum)),
         grad_weight(static_cast<T>(1 - (o.exponential_average ? o.momentum : o.dampening))),
+        shrinkage(static_cast<T>(o.cautious_decay ? gradient.decouple(o) : 1)),
         nesterov(o.nesterov),
-        starts_from_grad(step == 1 && !o.exponential_average) {}
+        starts_from_grad(step == 1 && !o.exponential_average),
+        cautious(o.cautious_decay) {}
 
   template <class V, class Buffer>
   FASTOPT_HOST_DEVICE void operator()(V& param, V grad, Buffer& momentum_buffer) const {
@@ -56,7 +60,9 @@ struct SGD {
       momentum_buffer = starts_from_grad ? g : momentum * momentum_buffer + grad_weight * g;
       g = nesterov ? g + momentum * momentum_buffer : momentum_buffer;
     }
-    param = param - lr * g;
+    V update = lr * g;
+    if (cautious) param = shrunk(param, update, shrinkage, true);
+    param = param - update;
   }
 };
 

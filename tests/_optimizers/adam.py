@@ -1,6 +1,7 @@
 """Adam."""
 
 import torch
+from hypothesis import strategies as st
 
 from . import Options, Record, Worked
 from ._drawn import adam_options, flags
@@ -37,11 +38,13 @@ RECORD = Record(
         {"bias_correction": False},
         {"eps_inside_sqrt": True},
         {"bias_correction": False, "eps_inside_sqrt": True, "amsgrad": True},
+        {"decoupled_weight_decay": True, "weight_decay": 0.1, "cautious_decay": True},
     ],
     full={"lr": 0.01, "amsgrad": True, "weight_decay": 0.01},
     kernel={"amsgrad": True},
     needs={"max_exp_avg_sq": "amsgrad"},
-    drawn=adam_options(decoupled_weight_decay=flags),
+    drawn=adam_options(decoupled_weight_decay=flags)
+    | adam_options(decoupled_weight_decay=st.just(True), cautious_decay=st.just(True)),
     coded=[
         {"lr": 0.01, "amsgrad": True, "weight_decay": 0.01},
     ],
@@ -52,6 +55,7 @@ RECORD = Record(
         {"lr": 0.001, "bias_correction": 0},
         {"lr": 0.001, "eps_inside_sqrt": 1, "eps": 1e-06, "amsgrad": 1},
         {"lr": 0.001, "beta1": 0.8, "beta2": 0.99, "eps": 0},
+        {"lr": 0.001, "decoupled_weight_decay": 1, "weight_decay": 0.01, "cautious_decay": 1},
     ],
     distance={
         torch.float32: 9,

@@ -11,7 +11,7 @@ from ._drawn import decays, flags, numbers, penalties
 def sgd_options(draw: st.DrawFn) -> Options:
     form = draw(st.sampled_from(["plain", "momentum", "nesterov", "average"]))
     options: Options = {"lr": draw(numbers), "weight_decay": draw(penalties)}
-    options["maximize"] = draw(flags)
+    options["maximize"], options["cautious_decay"] = draw(flags), draw(flags)
     if form == "momentum":
         return options | {"momentum": draw(numbers), "dampening": draw(st.floats(-2, 2))}
     if form == "nesterov":
@@ -28,6 +28,7 @@ def allowed(options: Options) -> bool:
 
 
 STEP: Options = {"param": 1, "grad": 2, "momentum_buffer": 4, "step": 2, "lr": 0.5}
+CAUTIOUS = {"weight_decay": 0.5, "cautious_decay": True}
 AVERAGE = {"momentum": 0.5, "exponential_average": True}
 WORKED = [
     Worked(STEP, 0, [4]),
@@ -38,6 +39,8 @@ WORKED = [
     Worked(STEP | {"momentum": 0.5, "dampening": 0.5, "step": 1}, 0, [2]),
     Worked(STEP | {"momentum": 0.5, "nesterov": True}, -1, [4]),
     Worked(STEP | {"momentum": 0.5, "nesterov": True, "step": 1}, -0.5, [2]),
+    Worked(STEP | CAUTIOUS, -0.25, [4]),
+    Worked(STEP | CAUTIOUS | {"param": -1}, -2, [4]),
     Worked(STEP | AVERAGE, -0.5, [3]),
     Worked(STEP | AVERAGE | {"bias_correction": True, "step": 1}, -2, [3]),
 ]
@@ -57,6 +60,7 @@ RECORD = Record(
     extras=[
         {"momentum": 0.9, "exponential_average": True},
         {"momentum": 0.9, "exponential_average": True, "bias_correction": True},
+        {"momentum": 0.9, "weight_decay": 0.1, "cautious_decay": True},
     ],
     full={"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
     kernel={"momentum": 0.9},
@@ -80,6 +84,7 @@ RECORD = Record(
         {"lr": 0.1, "momentum": 0.9, "nesterov": 1, "weight_decay": 0.01},
         {"lr": 0.1, "momentum": 0.9, "exponential_average": 1},
         {"lr": 0.1, "momentum": 0.9, "exponential_average": 1, "bias_correction": 1},
+        {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "cautious_decay": 1},
     ],
     program={"momentum": 0.9},
     distance={

@@ -49,7 +49,8 @@ def test_exactly_the_allowed_combinations_are_in_the_table(rule: Rule) -> None:
     ones = [np.ones(1) for _ in range(2 + len(rule.states))]
     for options in everything.combinations():
         idle = (not options.get("momentum", 1) and options.get("dampening")) or (
-            not options["weight_decay"] and options.get("decoupled_weight_decay")
+            not options["weight_decay"]
+            and (options.get("decoupled_weight_decay") or options.get("cautious_decay"))
         )
         try:
             getattr(reference, rule.name)(*ones, **options)

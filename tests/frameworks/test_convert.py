@@ -185,6 +185,7 @@ EXTRAS: list[tuple[str, Options, str]] = [
     ("SGD", {"momentum": 0.9, "exponential_average": True}, "exponential_average=True"),
     ("Adam", {"bias_correction": False}, "bias_correction=False"),
     ("RMSprop", {"eps_inside_sqrt": True}, "eps_inside_sqrt=True"),
+    ("AdamW", {"cautious_decay": True}, "cautious_decay=True"),
     ("Adagrad", {"max_grad_norm": 1.0}, "max_grad_norm=1.0"),
     ("AdamW", {"ema_decay": 0.9}, "ema_decay=0.9"),
 ]

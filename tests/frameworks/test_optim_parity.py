@@ -54,10 +54,10 @@ TAIL: dict[str, object] = {
     "rounding_seed": 0,
 }
 EXTRAS: dict[str, Options] = {
-    "SGD": {"exponential_average": False, "bias_correction": False},
+    "SGD": {"exponential_average": False, "bias_correction": False, "cautious_decay": False},
     "RMSprop": {"eps_inside_sqrt": False},
-    "Adam": {"bias_correction": True, "eps_inside_sqrt": False},
-    "AdamW": {"bias_correction": True, "eps_inside_sqrt": False},
+    "Adam": {"bias_correction": True, "eps_inside_sqrt": False, "cautious_decay": False},
+    "AdamW": {"bias_correction": True, "eps_inside_sqrt": False, "cautious_decay": False},
 }
 
 # ---- distance -----------------------------------------------------------------------------------

@@ -170,6 +170,7 @@ EXTRAS: list[tuple[str, Options, str]] = [
     ("RMSprop", {"eps_inside_sqrt": True}, "eps_inside_sqrt=True"),
     ("Adam", {"bias_correction": False}, "bias_correction=False"),
     ("AdamW", {"eps_inside_sqrt": True}, "eps_inside_sqrt=True"),
+    ("SGD", {"cautious_decay": True}, "cautious_decay=True"),
     ("Adagrad", {"state_dtype": torch.float32}, "state_dtype='float32'"),
 ]
 

@@ -220,6 +220,7 @@ def test_state_dicts_have_torchs_keys_and_dtypes(
             "exponential_average",
             "bias_correction",
             "eps_inside_sqrt",
+            "cautious_decay",
             "max_grad_norm",
             "error_if_nonfinite",
             "ema_decay",

@@ -65,10 +65,13 @@ def test_what_torchs_class_lacks(name: str) -> None:
     others: dict[str, Any] = {"max_grad_norm": 0.5, "ema_decay": 0.75, "ema_bias_correction": True}
     if name in ("Adam", "AdamW"):
         others |= {"bias_correction": False, "eps_inside_sqrt": True}
+    if name in ("AdamW", "Lion"):
+        others |= {"cautious_decay": True}
     if name == "RMSprop":
         others |= {"eps_inside_sqrt": True}
     if name == "SGD":
         others |= {"exponential_average": True, "bias_correction": True, "nesterov": False}
+        others |= {"cautious_decay": True}
     for key in sorted(EVERY[name].ours(parameters()).defaults.keys() - torchs.keys()):
         options = FULL[name] | others
         lacking, whole = (made(name, options) for _ in range(2))

@@ -52,8 +52,12 @@ def all_options() -> Iterator[tuple[str, Options]]:
         if name in ("adam", "adamw"):
             for extra in choices(bias_correction=(False, True), eps_inside_sqrt=(False, True)):
                 yield name, options | extra
+            if name == "adamw" or options.get("decoupled_weight_decay"):
+                yield name, options | {"cautious_decay": True}
     for options in choices(weight_decay=(0.0, 0.1), maximize=(False, True)):
         yield "lion", options
+        yield "lion", options | {"cautious_decay": True}
+        yield "sgd", options | {"cautious_decay": True}
     for extra in choices(exponential_average=(True,), bias_correction=(False, True)):
         yield "sgd", extra | {"momentum": 0.9}
 

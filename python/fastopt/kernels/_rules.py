@@ -37,6 +37,7 @@ def sgd_(
     maximize: bool = False,
     exponential_average: bool = False,
     bias_correction: bool = False,
+    cautious_decay: bool = False,
 ) -> None:
     """SGD in place; see :func:`fastopt.reference.sgd`.
 
@@ -119,11 +120,16 @@ def adam_(
     bias_correction: bool = True,
     eps_inside_sqrt: bool = False,
     maximize: bool = False,
+    cautious_decay: bool = False,
 ) -> None:
     """Adam in place; see :func:`fastopt.reference.adam`.
 
     ``max_exp_avg_sq`` is needed with ``amsgrad``.
     """
+    if flag("cautious_decay", cautious_decay) and not flag(
+        "decoupled_weight_decay", decoupled_weight_decay
+    ):
+        raise ValueError("cautious_decay: expected decoupled_weight_decay=True with it")
     apply_rule("adam", locals())
 
 
@@ -143,6 +149,7 @@ def adamw_(
     bias_correction: bool = True,
     eps_inside_sqrt: bool = False,
     maximize: bool = False,
+    cautious_decay: bool = False,
 ) -> None:
     """AdamW in place: :func:`adam_` with decoupled decay; see :func:`fastopt.reference.adamw`."""
     apply_rule("adam", {**locals(), "decoupled_weight_decay": True})
@@ -201,6 +208,7 @@ def lion_(
     betas: tuple[float, float] = (0.9, 0.99),
     weight_decay: float = 0.0,
     maximize: bool = False,
+    cautious_decay: bool = False,
 ) -> None:
     """Lion in place; see :func:`fastopt.reference.lion`."""
     apply_rule("lion", locals())

@@ -39,6 +39,8 @@ class Adam(Fused, torch.optim.Adam):
         bias_correction: divide the moments by :math:`1-\beta^t`; without it, "almost Adam". Not in
             torch, where it is always on.
         eps_inside_sqrt: divide by :math:`\sqrt{v / (1-\beta_2^t) + \epsilon}`. Not in torch.
+        cautious_decay: decay only the elements that the update moves towards 0 (Chen et al. 2025,
+            arXiv:2510.12402); needs ``decoupled_weight_decay``. Not in torch.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same pass; see :mod:`fastopt.optim`. Not in torch.
         state_dtype, master_weights, stochastic_rounding, rounding_seed: what parameters and states are
@@ -52,7 +54,11 @@ class Adam(Fused, torch.optim.Adam):
     """
 
     _rule = "adam"
-    _extras: ClassVar[dict[str, Any]] = {"bias_correction": True, "eps_inside_sqrt": False}
+    _extras: ClassVar[dict[str, Any]] = {
+        "bias_correction": True,
+        "eps_inside_sqrt": False,
+        "cautious_decay": False,
+    }
 
     def __init__(
         self,
@@ -71,6 +77,7 @@ class Adam(Fused, torch.optim.Adam):
         decoupled_weight_decay: bool = False,
         bias_correction: bool = True,
         eps_inside_sqrt: bool = False,
+        cautious_decay: bool = False,
         max_grad_norm: float | None = None,
         error_if_nonfinite: bool = False,
         ema_decay: float | None = None,
@@ -80,6 +87,8 @@ class Adam(Fused, torch.optim.Adam):
         stochastic_rounding: bool = False,
         rounding_seed: int = 0,
     ) -> None:
+        if cautious_decay and not decoupled_weight_decay:
+            raise ValueError("cautious_decay needs decoupled_weight_decay=True")
         super().__init__(
             params,
             lr,
@@ -97,6 +106,7 @@ class Adam(Fused, torch.optim.Adam):
         self._set_extras(
             bias_correction=bias_correction,
             eps_inside_sqrt=eps_inside_sqrt,
+            cautious_decay=cautious_decay,
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
             **self._storage_options(state_dtype, master_weights, stochastic_rounding, rounding_seed),
         )

@@ -31,6 +31,8 @@ class AdamW(Fused, torch.optim.AdamW):
         foreach, capturable, differentiable, fused: as for torch; dense parameters take fastopt's
             kernels unless ``differentiable`` is set, or ``capturable`` on the CPU.
         bias_correction, eps_inside_sqrt: as for :class:`Adam`. Not in torch.
+        cautious_decay: decay only the elements that the update moves towards 0 (Chen et al. 2025,
+            arXiv:2510.12402). Not in torch.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same pass; see :mod:`fastopt.optim`. Not in torch.
         state_dtype, master_weights, stochastic_rounding, rounding_seed: what parameters and states are
@@ -43,7 +45,11 @@ class AdamW(Fused, torch.optim.AdamW):
     """
 
     _rule = "adam"
-    _extras: ClassVar[dict[str, Any]] = {"bias_correction": True, "eps_inside_sqrt": False}
+    _extras: ClassVar[dict[str, Any]] = {
+        "bias_correction": True,
+        "eps_inside_sqrt": False,
+        "cautious_decay": False,
+    }
 
     def __init__(
         self,
@@ -61,6 +67,7 @@ class AdamW(Fused, torch.optim.AdamW):
         fused: bool | None = None,
         bias_correction: bool = True,
         eps_inside_sqrt: bool = False,
+        cautious_decay: bool = False,
         max_grad_norm: float | None = None,
         error_if_nonfinite: bool = False,
         ema_decay: float | None = None,
@@ -86,6 +93,7 @@ class AdamW(Fused, torch.optim.AdamW):
         self._set_extras(
             bias_correction=bias_correction,
             eps_inside_sqrt=eps_inside_sqrt,
+            cautious_decay=cautious_decay,
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
             **self._storage_options(state_dtype, master_weights, stochastic_rounding, rounding_seed),
         )

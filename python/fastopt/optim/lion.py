@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -27,6 +29,8 @@ class Lion(Fused):
         betas: :math:`(\beta_1, \beta_2)`.
         weight_decay: :math:`\lambda`, decoupled; three to ten times AdamW's.
         maximize: ascend instead of descend.
+        cautious_decay: decay only the elements that the update moves towards 0 (Chen et al. 2025,
+            arXiv:2510.12402).
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same pass; see :mod:`fastopt.optim`.
         state_dtype, master_weights, stochastic_rounding, rounding_seed: what parameters and states are
@@ -40,6 +44,7 @@ class Lion(Fused):
     """
 
     _rule = "lion"
+    _extras: ClassVar[dict[str, Any]] = {"cautious_decay": False}
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class Lion(Fused):
         weight_decay: float = 0,
         *,
         maximize: bool = False,
+        cautious_decay: bool = False,
         max_grad_norm: float | None = None,
         error_if_nonfinite: bool = False,
         ema_decay: float | None = None,
@@ -62,6 +68,7 @@ class Lion(Fused):
         check_options(self._rule, options)
         super().__init__(params, options)
         self._set_extras(
+            cautious_decay=cautious_decay,
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
             **self._storage_options(state_dtype, master_weights, stochastic_rounding, rounding_seed),
         )

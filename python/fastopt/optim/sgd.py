@@ -40,6 +40,9 @@ class SGD(Fused, torch.optim.SGD):
         exponential_average: the exponentially weighted form (needs 0 < momentum < 1; excludes
             dampening and ``nesterov``). Not in torch.
         bias_correction: correct that average for its start at 0. Not in torch.
+        cautious_decay: decay only the elements that the update moves towards 0 (Chen et al. 2025,
+            arXiv:2510.12402); takes the decay out of the gradient, by the
+            factor :math:`1 - \alpha\lambda`. Not in torch.
         max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the
             same pass; see :mod:`fastopt.optim`. Not in torch.
         state_dtype, master_weights, stochastic_rounding, rounding_seed: what parameters and states are
@@ -54,7 +57,11 @@ class SGD(Fused, torch.optim.SGD):
 
     _rule = "sgd"
     _unread = ("differentiable",)
-    _extras: ClassVar[dict[str, Any]] = {"exponential_average": False, "bias_correction": False}
+    _extras: ClassVar[dict[str, Any]] = {
+        "exponential_average": False,
+        "bias_correction": False,
+        "cautious_decay": False,
+    }
 
     def __init__(
         self,
@@ -71,6 +78,7 @@ class SGD(Fused, torch.optim.SGD):
         fused: bool | None = None,
         exponential_average: bool = False,
         bias_correction: bool = False,
+        cautious_decay: bool = False,
         max_grad_norm: float | None = None,
         error_if_nonfinite: bool = False,
         ema_decay: float | None = None,
@@ -102,6 +110,7 @@ class SGD(Fused, torch.optim.SGD):
         self._set_extras(
             exponential_average=exponential_average,
             bias_correction=bias_correction,
+            cautious_decay=cautious_decay,
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
             **self._storage_options(state_dtype, master_weights, stochastic_rounding, rounding_seed),
         )

@@ -53,6 +53,15 @@ def exponential(x: float) -> float:
     return result
 
 
+def shrunk(param: Array, update: Array, factor: float, cautious: bool) -> Array:
+    """param after decoupled decay, before ``update`` is taken from it; see `adam` for cautious."""
+    whole: Array = param * param.dtype.type(factor)
+    if not cautious:
+        return whole
+    along = np.where(update > 0, param, np.where(update < 0, -param, 0))
+    return np.where(along >= 0, whole, param)
+
+
 def maximum(a: Array, b: Array) -> Array:
     """The larger one; NaN if either is."""
     larger: Array = np.where((a >= b) | np.isnan(a), a, b)

@@ -4,6 +4,7 @@ Kingma & Ba 2015, Adam: a method for stochastic optimization, arXiv:1412.6980: a
 order that the end of section 2 gives.
 Reddi, Kale & Kumar 2018, On the convergence of Adam and beyond: algorithm 2, AMSGrad.
 Loshchilov & Hutter 2019, Decoupled weight decay regularization, arXiv:1711.05101: algorithm 2.
+Chen et al. 2025, Cautious weight decay, arXiv:2510.12402: algorithm 1.
 """
 
 import math
@@ -20,6 +21,7 @@ from ._common import (
     maximum,
     new_arrays,
     power,
+    shrunk,
 )
 from .storage import stored
 
@@ -43,6 +45,7 @@ def adam(
     bias_correction: bool = True,
     eps_inside_sqrt: bool = False,
     maximize: bool = False,
+    cautious_decay: bool = False,
 ) -> tuple[Array, ...]:
     """One step of Adam.
 
@@ -59,7 +62,9 @@ def adam(
 
     amsgrad puts the largest v' so far, max_exp_avg_sq, in the place of v'; the corrections stay, as
     in torch (the paper leaves them out). decoupled_weight_decay keeps λ = weight_decay out of g and
-    shrinks x by the factor 1 − α λ first, as in torch (the paper's factor has no α).
+    shrinks x by the factor 1 − α λ first, as in torch (the paper's factor has no α). cautious_decay
+    shrinks only the elements that the update, u, moves towards 0 or not at all: those with u x >= 0,
+    by their signs.
 
     Args:
         param, grad: arrays of one shape, float64 or stored as :mod:`fastopt.reference` says.
@@ -68,6 +73,7 @@ def adam(
         step: number of this step, t, from 1.
         lr, eps, weight_decay: >= 0.
         betas: a pair of numbers in [0, 1).
+        cautious_decay: needs decoupled_weight_decay.
 
     Returns:
         (param, exp_avg, exp_avg_sq), then max_exp_avg_sq if it was given, as new arrays.
@@ -75,6 +81,8 @@ def adam(
     step = check_step(step)
     lr, eps, weight_decay = check_numbers(lr=lr, eps=eps, weight_decay=weight_decay)
     beta1, beta2 = check_betas(betas)
+    if cautious_decay and not decoupled_weight_decay:
+        raise ValueError("cautious_decay needs decoupled_weight_decay=True, not False")
     check_arrays(param, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     check_arrays(param, max_exp_avg_sq=max_exp_avg_sq, needed=amsgrad)
 
@@ -85,8 +93,6 @@ def adam(
     eps = eps * (c2 if eps_inside_sqrt else math.sqrt(c2))
 
     g = gradient(param, grad, 0.0 if decoupled_weight_decay else weight_decay, maximize)
-    if decoupled_weight_decay and weight_decay != 0:
-        param = param * T(1 - lr * weight_decay)
     exp_avg = T(beta1) * exp_avg + T(1 - beta1) * g
     exp_avg_sq = T(beta2) * exp_avg_sq + T(1 - beta2) * (g * g)
     v: Array = exp_avg_sq
@@ -94,7 +100,10 @@ def adam(
         assert max_exp_avg_sq is not None
         v = max_exp_avg_sq = maximum(max_exp_avg_sq, v)
     denom = np.sqrt(v + T(eps)) if eps_inside_sqrt else np.sqrt(v) + T(eps)
-    param = param - T(step_size) * (exp_avg / denom)
+    update = T(step_size) * (exp_avg / denom)
+    if decoupled_weight_decay and weight_decay != 0:
+        param = shrunk(param, update, 1 - lr * weight_decay, cautious_decay)
+    param = param - update
     return new_arrays(param, exp_avg, exp_avg_sq, max_exp_avg_sq)
 
 
@@ -114,6 +123,7 @@ def adamw(
     bias_correction: bool = True,
     eps_inside_sqrt: bool = False,
     maximize: bool = False,
+    cautious_decay: bool = False,
 ) -> tuple[Array, ...]:
     """One step of AdamW: `adam` with decoupled_weight_decay, and weight_decay 0.01 unless told."""
     return adam(
@@ -132,4 +142,5 @@ def adamw(
         bias_correction=bias_correction,
         eps_inside_sqrt=eps_inside_sqrt,
         maximize=maximize,
+        cautious_decay=cautious_decay,
     )

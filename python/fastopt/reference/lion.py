@@ -5,7 +5,16 @@ Chen et al. 2023, Symbolic discovery of optimization algorithms, arXiv:2302.0667
 
 import numpy as np
 
-from ._common import Array, check_arrays, check_betas, check_numbers, check_step, gradient, new_arrays
+from ._common import (
+    Array,
+    check_arrays,
+    check_betas,
+    check_numbers,
+    check_step,
+    gradient,
+    new_arrays,
+    shrunk,
+)
 from .storage import stored
 
 
@@ -21,6 +30,7 @@ def lion(
     betas: tuple[float, float] = (0.9, 0.99),
     weight_decay: float = 0.0,
     maximize: bool = False,
+    cautious_decay: bool = False,
 ) -> tuple[Array, ...]:
     """One step of Lion.
 
@@ -29,8 +39,8 @@ def lion(
         x' = (1 − α λ) x − α sign(β₁ m + (1 − β₁) g)
         m' = β₂ m + (1 − β₂) g
 
-    g is without weight_decay, which shrinks x as in AdamW. The sign of 0 is 0 and that of NaN is NaN:
-    a parameter that stood still where its gradient is NaN would hide it.
+    g is without weight_decay, which shrinks x as in AdamW, with cautious_decay, too. The sign of 0 is
+    0 and that of NaN is NaN: a parameter that stood still where its gradient is NaN would hide it.
 
     Args:
         param, grad: arrays of one shape, float64 or stored as :mod:`fastopt.reference` says.
@@ -49,10 +59,11 @@ def lion(
 
     T = param.dtype.type
     g = gradient(param, grad, 0.0, maximize)
-    if weight_decay != 0:
-        param = param * T(1 - lr * weight_decay)
     c = T(beta1) * exp_avg + T(1 - beta1) * g
     sign = np.where(c > 0, T(1), np.where(c < 0, T(-1), c))
-    param = param - T(lr) * sign
+    update = T(lr) * sign
+    if weight_decay != 0:
+        param = shrunk(param, update, 1 - lr * weight_decay, cautious_decay)
+    param = param - update
     exp_avg = T(beta2) * exp_avg + T(1 - beta2) * g
     return new_arrays(param, exp_avg)

@@ -9,7 +9,7 @@ learning: equations 1 and 2 (momentum), 3 and 4 (Nesterov's, by looking ahead).
 
 import numpy as np
 
-from ._common import Array, check_arrays, check_numbers, check_step, gradient, new_arrays, power
+from ._common import Array, check_arrays, check_numbers, check_step, gradient, new_arrays, power, shrunk
 from .storage import stored
 
 
@@ -29,6 +29,7 @@ def sgd(
     maximize: bool = False,
     exponential_average: bool = False,
     bias_correction: bool = False,
+    cautious_decay: bool = False,
 ) -> tuple[Array, ...]:
     """One step of stochastic gradient descent.
 
@@ -45,6 +46,9 @@ def sgd(
     and y is what is stored as `param`. In terms of the moves, at constant α:
 
         u' = γ u − α ∇f(x + γ u)    x' = x + u'    ⇔    y' = y + u' + γ (u' − u)
+
+    cautious_decay takes weight_decay out of g and shrinks x by 1 − α λ before the update, where
+    both have one sign, as :func:`adam` does.
 
     After t steps the exponential average is v = (1 − γ) Σᵢ γᵗ⁻ⁱ gᵢ, whose weights sum to 1 − γᵗ:
     the bias that the correction divides out (as Kingma & Ba 2015, section 3, do for Adam).
@@ -80,7 +84,7 @@ def sgd(
     T = param.dtype.type
     rate = lr / (1 - power(momentum, step)) if bias_correction else lr
 
-    g = gradient(param, grad, weight_decay, maximize)
+    g = gradient(param, grad, 0.0 if cautious_decay else weight_decay, maximize)
     if momentum != 0:
         assert momentum_buffer is not None
         if exponential_average:
@@ -90,5 +94,8 @@ def sgd(
         else:
             momentum_buffer = T(momentum) * momentum_buffer + T(1 - dampening) * g
         g = g + T(momentum) * momentum_buffer if nesterov else momentum_buffer
-    param = param - T(rate) * g
+    update = T(rate) * g
+    if cautious_decay and weight_decay != 0:
+        param = shrunk(param, update, 1 - lr * weight_decay, cautious=True)
+    param = param - update
     return new_arrays(param, momentum_buffer)

@@ -134,12 +134,21 @@ def sgd_allowed(options: Options) -> bool:
     forms = [options[n] for n in ("dampening", "nesterov", "exponential_average")]
     if sum(map(bool, forms)) > (1 if options["momentum"] else 0):
         return False
-    return bool(options["exponential_average"] or not options["bias_correction"])
+    if options["bias_correction"] and not options["exponential_average"]:
+        return False
+    return cautious_allowed(options)
 
 
 def decay_allowed(options: Options) -> bool:
     """Where nothing decays there is nothing to decouple."""
+    if options.get("cautious_decay") and not options["decoupled_weight_decay"]:
+        return False
     return bool(options["weight_decay"] or not options["decoupled_weight_decay"])
+
+
+def cautious_allowed(options: Options) -> bool:
+    """Where nothing decays there is nothing to be cautious of."""
+    return bool(options["weight_decay"] or not options["cautious_decay"])
 
 
 def has_momentum(options: Options) -> bool:
@@ -175,6 +184,7 @@ ADAM_CHOICES = {
     "amsgrad": SWITCH,
     "bias_correction": SWITCH,
     "eps_inside_sqrt": SWITCH,
+    "cautious_decay": SWITCH,
 }
 ADAM_NUMBERS = {
     **COMMON_NUMBERS,
@@ -193,6 +203,7 @@ RULES = (
             "nesterov": SWITCH,
             "exponential_average": SWITCH,
             "bias_correction": SWITCH,
+            "cautious_decay": SWITCH,
         },
         numbers={**COMMON_NUMBERS, "momentum": MOMENTUM, "dampening": (0.97, -0.5, 1.0)},
         allowed=sgd_allowed,
@@ -234,6 +245,7 @@ RULES = (
         "AdamW",
         choices=ADAM_CHOICES,
         numbers=ADAM_NUMBERS,
+        allowed=cautious_allowed,
         used={"max_exp_avg_sq": is_amsgrad},
     ),
     Rule(
@@ -245,8 +257,9 @@ RULES = (
     Rule(
         "lion",
         "Lion",
-        choices=COMMON_CHOICES,
+        choices={**COMMON_CHOICES, "cautious_decay": SWITCH},
         numbers={**COMMON_NUMBERS, "betas": BETAS},
+        allowed=cautious_allowed,
     ),
     Rule(
         "adadelta",

@@ -37,10 +37,12 @@ def on_numpy() -> None:
     kernels.lion_(
         param, grad, m,
         step=1, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, maximize=False,
+        cautious_decay=True,
     )  # fmt: skip
     expected = reference.lion(
         before, grad, zeros(),
         step=1, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, maximize=False,
+        cautious_decay=True,
     )  # fmt: skip
     check("lion_", (param, m), expected)
 
@@ -114,6 +116,7 @@ def lion(model: torch.nn.Module) -> optim.Lion:
         betas=(0.9, 0.99),
         weight_decay=0.01,
         maximize=False,
+        cautious_decay=True,
         max_grad_norm=1.0,
         error_if_nonfinite=True,
         ema_decay=0.9,

@@ -38,12 +38,12 @@ def on_numpy() -> None:
     kernels.sgd_(
         param, grad, buffer,
         step=1, lr=0.1, momentum=0.9, dampening=0.0, weight_decay=0.01, nesterov=False, maximize=False,
-        exponential_average=True, bias_correction=True,
+        exponential_average=True, bias_correction=True, cautious_decay=True,
     )  # fmt: skip
     expected = reference.sgd(
         before, grad, zeros(),
         step=1, lr=0.1, momentum=0.9, dampening=0.0, weight_decay=0.01, nesterov=False, maximize=False,
-        exponential_average=True, bias_correction=True,
+        exponential_average=True, bias_correction=True, cautious_decay=True,
     )  # fmt: skip
     check("sgd_", (param, buffer), expected)
 
@@ -76,11 +76,13 @@ def on_numpy() -> None:
         param, grad, first, second, largest,
         step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, amsgrad=True,
         decoupled_weight_decay=False, bias_correction=True, eps_inside_sqrt=False, maximize=False,
+        cautious_decay=False,
     )  # fmt: skip
     expected = reference.adam(
         before, grad, zeros(), zeros(), zeros(),
         step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, amsgrad=True,
         decoupled_weight_decay=False, bias_correction=True, eps_inside_sqrt=False, maximize=False,
+        cautious_decay=False,
     )  # fmt: skip
     check("adam_", (param, first, second, largest), expected)
 
@@ -88,12 +90,12 @@ def on_numpy() -> None:
     kernels.adamw_(
         param, grad, first, second, largest,
         step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, amsgrad=True,
-        bias_correction=False, eps_inside_sqrt=True, maximize=False,
+        bias_correction=False, eps_inside_sqrt=True, maximize=False, cautious_decay=True,
     )  # fmt: skip
     expected = reference.adamw(
         before, grad, zeros(), zeros(), zeros(),
         step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, amsgrad=True,
-        bias_correction=False, eps_inside_sqrt=True, maximize=False,
+        bias_correction=False, eps_inside_sqrt=True, maximize=False, cautious_decay=True,
     )  # fmt: skip
     check("adamw_", (param, first, second, largest), expected)
 
