@@ -151,6 +151,8 @@ class PackedLoop {
   alignas(64) uint16_t draws_[buffer_size];
 };
 
-void run_packed(const Item& item, int64_t begin, int64_t end) { PackedLoop(item).run(begin, end); }
+[[maybe_unused]] void run_packed(const Item& item, int64_t begin, int64_t end) {
+  PackedLoop(item).run(begin, end);
+}
 
 FASTOPT_TARGET_END
