@@ -93,14 +93,12 @@ pytorch_optimizer.AdaBelief rectify=False
 pytorch_optimizer.AdaFactor
 pytorch_optimizer.Adan
 pytorch_optimizer.ADOPT
-pytorch_optimizer.AdEMAMix
+pytorch_optimizer.AdEMAMix weight_decouple=True
 pytorch_optimizer.CAME
-pytorch_optimizer.Lamb
+pytorch_optimizer.Lamb max_grad_norm=0.0
 pytorch_optimizer.LaProp
 pytorch_optimizer.Lion
-pytorch_optimizer.MARS
-pytorch_optimizer.Prodigy
-pytorch_optimizer.Ranger21 num_iterations=1000
+pytorch_optimizer.MARS optimize_1d=True
 pytorch_optimizer.ScheduleFreeAdamW
 pytorch_optimizer.SOAP
 pytorch_optimizer.StableAdamW

@@ -146,6 +146,17 @@ def test_an_optimizer_without_a_rule_is_held_against_itself() -> None:
     assert not audit.audit(wrong, "adamw", checks=["weight_decay"]).passed
 
 
+def test_options_that_the_groups_lack_are_said() -> None:
+    class Uncorrected(Right):
+        def options(self, group: Any) -> Any:
+            return super().options(group) | {"bias_correction": False}
+
+    report = audit.audit(Uncorrected, "adamw", checks=["first_steps"])
+    assert report.failed == ["first_steps"]
+    options = {"bias_correction": False, "unknown": 3}
+    assert audit.audit(Uncorrected, "adamw", options=options, checks=["first_steps"]).passed
+
+
 def test_the_settings_come_back() -> None:
     threads, random = torch.get_num_threads(), torch.get_rng_state()
     audit.audit(Right, "adamw", checks=["first_steps", "repeated_runs"])
@@ -175,6 +186,7 @@ def test_an_error_of_the_optimizer_is_a_failure() -> None:
         (["nowhere.Adam"], "there is no nowhere.Adam"),
         (["torch.nn.Linear"], "not a class of torch optimizers"),
         (["torch.optim.Adam", "fused"], "'fused' is not key=value"),
+        (["torch.optim.Adam", "--assume", "eps"], "'eps' is not key=value"),
         (["torch.optim.Adam", "--rule", "nothing"], "no rule 'nothing'"),
         (["torch.optim.Adam", "--check", "nothing"], "invalid choice: 'nothing'"),
         (["torch.optim.Adam", "--dtype", "int8"], "invalid choice: 'int8'"),

@@ -1,15 +1,17 @@
 """How right is an optimizer, anybody's?
 
     python -m fastopt audit torch.optim.AdamW fused=True
-    python -m fastopt audit PATH [KEY=VALUE ...] [--rule NAME] [--device NAME] [--dtype NAME ...]
-                            [--check NAME ...] [--quick] [--huge] [--json FILE]
+    python -m fastopt audit PATH [KEY=VALUE ...] [--rule NAME] [--assume KEY=VALUE ...]
+                            [--device NAME] [--dtype NAME ...] [--check NAME ...]
+                            [--quick] [--huge] [--json FILE]
 
 The class at a dotted path, made with these options, is asked every check: whether its numbers are
 those of its rule, the same at every place and for every layout of memory, and whether it does what
 torch promises of optimizers: late gradients, added groups, checkpoints, hooks, schedulers, scalers.
 It need only be a torch optimizer. The rule is that of fastopt of the class's name, or --rule NAME:
-one of fastopt's, or one in Python as package.module:name. Where there is none, numbers are compared
-with the optimizer's own in float64.
+one of fastopt's, or one in Python as package.module:name; with the options that its groups have by
+the same names, and those that --assume says. Where there is none, numbers are compared with the
+optimizer's own in float64.
 
 Shown is a row for each check: passed; FAILED, with the smallest case that failed; n/a, and why. The
 exit status is 1 if one failed, 2 if that cannot be told. --quick takes under a minute; --huge asks
@@ -55,6 +57,7 @@ def audit(
     make_optimizer: MakeOptimizer,
     rule: str | Rule | None = None,
     *,
+    options: dict[str, Any] | None = None,
     device: str = "cpu",
     dtypes: Sequence[torch.dtype] | None = None,
     quick: bool = True,
@@ -65,6 +68,7 @@ def audit(
     Args:
         make_optimizer: what makes one, given parameters or groups as dicts.
         rule: what it should compute: a name in fastopt, a rule in Python, or None if nobody knows.
+        options: of the rule, where the optimizer's groups have none of the name.
         device: where its parameters are.
         dtypes: of its parameters; by default those that it takes of float32, float64, bfloat16 and
             float16 (quick: of float32 and bfloat16).
@@ -82,7 +86,9 @@ def audit(
             raise ValueError(f"no check {name!r}; there are {', '.join(CHECKS)}")
     found = find_rule(rule) if isinstance(rule, str) else rule
     with settings_kept():
-        subject = Subject(make_optimizer, found, device=device, dtypes=dtypes, quick=quick)
+        subject = Subject(
+            make_optimizer, found, device=device, dtypes=dtypes, quick=quick, options=options
+        )
         return run(subject, checks)
 
 
@@ -112,6 +118,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="NAME",
         help="what it should compute, if its name does not say so; also package.module:name",
     )
+    parser.add_argument(
+        "--assume", nargs="+", default=[], metavar="KEY=VALUE",
+        help="options of the rule that the class has not, as bias_correction=False",
+    )  # fmt: skip
     parser.add_argument("--device", default="cpu", help="of its parameters (default: %(default)s)")
     parser.add_argument(
         "--dtype", nargs="+", choices=[nameof(it) for it in DTYPES], metavar="NAME",
@@ -134,6 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     try:
         options = parse_options(arguments.options)
+        arguments.assume = parse_options(arguments.assume)
         cls = find_class(arguments.path)
     except ValueError as error:
         arguments.parser.error(str(error))
@@ -155,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
                 dtypes=[getattr(torch, it) for it in arguments.dtype or ()] or None,
                 quick=arguments.quick,
                 huge=arguments.huge,
-                options=options,
+                options=options | arguments.assume,
             )
         except ValueError as error:
             print(f"audit: {title} steps nothing: {error}", file=sys.stderr)

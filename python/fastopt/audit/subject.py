@@ -22,7 +22,7 @@ Gradients: TypeAlias = "Sequence[Tensor | None]"
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 QUICK_DTYPES = (torch.float32, torch.bfloat16)
 WHOLE = (torch.float32, torch.float64)
-CLOSE = 8.0  # ulp: what rounding in another order may make of a step
+CLOSE, CLOSE_IN_16_BITS = 32.0, 8.0  # ulp: what rounding in another order may make of a few steps
 RANDOM = ("stochastic_rounding", "bf16_stochastic_round")  # options by which it rounds at random
 
 
@@ -42,7 +42,7 @@ class Subject:
     ) -> None:
         self._make, self.rule, self.device = make, rule, device
         self.quick, self.huge = quick, huge
-        self.options = options or {}  # of the constructor, where they are known: groups may lack some
+        self.options = options or {}  # of the rule, where groups have none of the name
         self.refused: dict[torch.dtype, str] = {}
         self.dtypes = [it for it in dtypes or (QUICK_DTYPES if quick else DTYPES) if self._takes(it)]
         if not self.dtypes:
@@ -101,7 +101,7 @@ class Subject:
     @cached_property
     def is_random(self) -> bool:
         """Whether it rounds at random."""
-        return any(self.defaults.get(key) for key in RANDOM)
+        return any((self.options | self.defaults).get(key) for key in RANDOM)
 
     def needs_same_bits(self) -> None:
         """NotApplicable where equal inputs in two places need not give equal bits."""
@@ -181,9 +181,9 @@ class Subject:
         else:
             same_bits(got, want)
 
-    def close(self, got: Tensor, want: Tensor, allowed: float = CLOSE) -> float:
+    def close(self, got: Tensor, want: Tensor) -> None:
         """Failed unless equal within rounding."""
-        return within(got, doubles(want), allowed)
+        within(got, doubles(want), CLOSE if got.dtype in WHOLE else CLOSE_IN_16_BITS)
 
 
 def normal(shape: tuple[int, ...], seed: int) -> Tensor:

@@ -98,6 +98,15 @@ def hooked(make: Callable[[Any], Optimizer], subject: Subject) -> list[str]:
     return seen
 
 
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """As torch's schedulers do: a tensor keeps its place."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
 @check()
 def schedulers(subject: Subject) -> None:
     """A scheduler's rate is not used: the rate that a run begins with stays for good."""
@@ -117,8 +126,7 @@ def schedulers(subject: Subject) -> None:
                 if scheduler is not None:
                     scheduler.step()
                 else:
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate * factor ** (number + 1)
+                    set_rate(optimizer, rate * factor ** (number + 1))
             results.append(params)
     for got, want, other in zip(*results, strict=True):
         with case("ExponentialLR against the same rates set by hand, three steps"):
@@ -144,7 +152,7 @@ def tensor_rates(subject: Subject) -> None:
         if is_tensor:
             lr.mul_(0.25)
         else:
-            optimizer.param_groups[0]["lr"] = RATE / 4
+            set_rate(optimizer, RATE / 4)
         subject.train(optimizer, params, range(1, 3))
         results.append(params)
     for got, want in zip(*results[::-1], strict=True):

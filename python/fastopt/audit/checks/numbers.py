@@ -117,9 +117,12 @@ def follow_small(subject: Subject, grad: float, **options: float) -> float:
     optimizer = subject.optimizer([{"params": [param], **options}])
     model: Model = subject.model(optimizer, param)
     for number in range(1, SMALL_STEPS + 1):
+        before = model.param
         param.grad = torch.full_like(param, grad)
         optimizer.step()
         model.step(np.full(256, grad), number)
+        if np.abs(model.param - before).max() > 2.0**-9:  # is half of the way to bfloat16's next
+            raise NotApplicable(f"its steps are larger than bfloat16's rounding at lr={options['lr']}")
     way = float((model.param - 1).mean())
     if abs(way) < 1e-6:
         raise NotApplicable("by its rule, such weights do not move")
@@ -173,15 +176,15 @@ def infinite_and_nan(subject: Subject) -> None:
 def with_gradient(
     subject: Subject, shape: tuple[int, ...], bad: float | None
 ) -> tuple[Doubles, Doubles, Doubles | None]:
-    """Two parameters, and the first one's model, after two steps; the first with this gradient."""
+    """Two parameters, and the first one's model, after three steps; the first with this gradient."""
     params = subject.parameters([shape, (SIZE,)])
     optimizer = subject.optimizer([{"params": params}])
     model = subject.model(optimizer, params[0]) if subject.rule is not None else None
-    for number in (1, 2):
+    for number in (1, 2, 3):
         subject.set_gradients(params, number)
         grad = params[0].grad
         assert grad is not None
-        if bad is not None and number == 1:
+        if bad is not None and number == 2:
             grad.view(-1)[5] = bad
         if model is not None:
             model.step(doubles(grad), number)

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from fastopt.audit.compare import doubles, same_bits
 from fastopt.audit.model import name_of
-from fastopt.audit.registry import Failed, NotApplicable, case, check
+from fastopt.audit.registry import Failed, NotApplicable, case, check, refusable
 from fastopt.audit.subject import Subject
 
 SHAPES = [(33,), (4, 5), (7,), (64, 72)]  # the last is long enough for states in blocks
@@ -170,7 +170,7 @@ def round_trips_with_torch(subject: Subject) -> str:
         raise NotApplicable(f"its states are {sorted(keys[0])}, torch's {sorted(keys[1])}")
     twins = [torch.nn.Parameter(it.detach().clone()) for it in params]
     other = torchs(in_groups(twins), **options)
-    with case("loaded by torch's class"):
+    with refusable("being loaded by torch's class"):
         other.load_state_dict(through_file(optimizer.state_dict(), safe=False))
         subject.train(other, twins, range(4, 7))
     back, again = resumed(subject, other, twins)
