@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from fastopt import demo, optim
+from fastopt import audit, demo, optim
 from fastopt.optim import ruled
 
 CLASSES: dict[str, Any] = {
@@ -71,26 +71,13 @@ def test_step_in_backward_has_the_bits_of_a_step(name: str) -> None:
 
 
 @each_class
-def test_a_grad_scaler_unscales_and_skips(name: str) -> None:
-    model, other = network(), network()
-    optimizer, plain = CLASSES[name](model.parameters()), CLASSES[name](other.parameters())
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # a power of two rounds nothing
-    for step in range(4):
-        optimizer.zero_grad()
-        scaler.scale(loss_of(model, step)).backward()
-        if step == 2:
-            first = next(model.parameters()).grad
-            assert first is not None
-            first[0, 0] = float("inf")
-            before = copy.deepcopy((list(model.parameters()), optimizer.state_dict()["state"]))
-        scaler.step(optimizer)
-        if step == 2:
-            after = list(model.parameters()), optimizer.state_dict()["state"]
-            torch.testing.assert_close(after, before, rtol=0, atol=0)
-        else:
-            train(other, plain, range(step, step + 1))
-        scaler.update(1024.0)
-    assert_same(model, other)
+def test_what_torch_promises_of_optimizers_holds(name: str) -> None:
+    """Late gradients, groups, hooks, schedulers, scalers, checkpoints, copies, errors."""
+    families = ("groups", "saving", "calls", "care")
+    checks = [it.name for it in audit.CHECKS.values() if it.family in families and it.name != "leaks"]
+    report = audit.audit(CLASSES[name], CLASSES[name].rule, checks=checks)
+    assert {it.check: it.detail for it in report.answers if it.status == "failed"} == {}
+    assert report.status("grad_scaler") == report.status("schedulers") == "passed"
 
 
 @each_class

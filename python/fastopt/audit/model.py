@@ -83,7 +83,7 @@ class RuleModel(Model):
             self.keys = {it.name for it in parameters if it.kind == it.KEYWORD_ONLY} - {"step"}
             start = group.get("initial_accumulator_value", 0.0) if rule.name == "adagrad" else 0.0
             self.states = [np.full_like(param, start) for _ in rule.states]
-            self.product = 1.0
+            self.product = np.float32(1)
         else:
             self.keys = {option.name for option in rule.options}
             starts = [rule.start.get(name, 0.0) for name in rule.states]
@@ -103,8 +103,9 @@ class RuleModel(Model):
         options = self.options()
         if isinstance(self.rule, Compiled):
             if self.rule.factor is not None:
-                self.product *= self.rule.factor(self.rule_options(options), number)
-                options["mu_product"] = self.product
+                factor = self.rule.factor(self.rule_options(options), number)
+                self.product *= np.float32(factor)  # in float32, as torch keeps it
+                options["mu_product"] = float(self.product)
             function: Callable[..., Any] = getattr(reference, self.rule.name)
             results = function(self.param, grad, *self.states, step=number, **options)
             self.param, self.states = results[0], list(results[1:])
