@@ -475,18 +475,15 @@ class Stateless(Right):
 
 
 class Roots(Right):
-    """exp_avg_sq is kept as its root."""
+    """exp_avg_sq is kept as its root, unless in 16 bits."""
 
     def computed(self, arrays: list[Array], number: int, options: Group) -> tuple[Array, ...]:
-        dtype = arrays[3].dtype
-        wide = np.float64 if dtype == np.float64 else np.float32
+        if arrays[3].itemsize == 2:
+            return super().computed(arrays, number, options)
         with np.errstate(all="ignore"):
-            squares = np.asarray(np.square(arrays[3].astype(wide)))
-            results = super().computed(
-                [*(it.astype(wide) for it in arrays[:3]), squares], number, options
-            )
-            root = np.sqrt(results[2])
-        return tuple(np.asarray(it).astype(dtype) for it in (*results[:2], root))
+            squares = np.asarray(np.square(arrays[3]))
+            param, average, squares = super().computed([*arrays[:3], squares], number, options)
+            return param, average, np.asarray(np.sqrt(squares))
 
 
 # ---- calls --------------------------------------------------------------------------------------
