@@ -263,6 +263,13 @@ def test_one_flipped_bit_of_an_optimizer(monkeypatch: pytest.MonkeyPatch, tmp_pa
 # Dropout
 
 
+def test_states_that_are_float32_by_default_are_right(tmp_path: Path) -> None:
+    """LAMB's beside float16 parameters."""
+    status, facts = run([*QUICK, "lamb"], tmp_path)
+    assert (status, facts["wrong_bits"]) == (0, 0)
+    assert [row["elements"] > 0 for row in facts["rows"] if row["dtype"] == "float16"] == [True]
+
+
 def test_dropout_is_right(tmp_path: Path) -> None:
     status, facts = run(["--quick", "--rule", "dropout"], tmp_path)
     assert (status, facts["wrong_bits"]) == (0, 0)

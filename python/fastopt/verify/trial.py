@@ -293,6 +293,8 @@ class OptimizerTrial(Trial):
             return Storage(self.mix.compute.name)  # of which a difference is taken
         if name == "momentum_buffer" and not self.chooses_states:
             return Storage(self.mix.param)
+        if self.rule.norms and self.mix.state(0) == "float16":
+            return Storage(self.mix.compute.name)  # LAMB's default: float16 cannot hold squares
         return self.mix.storage(name)  # one for all states
 
     @property
