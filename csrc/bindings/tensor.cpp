@@ -90,23 +90,6 @@ bool TorchReader::is_strided(PyObject* object) const {
   return py::handle(object).attr("layout").ptr() == strided_;
 }
 
-int64_t element_count(const DLTensor& view) {
-  int64_t count = 1;
-  for (int d = 0; d < view.ndim; ++d) count *= view.shape[d];
-  return count;
-}
-
-bool same_shape(const DLTensor& a, const DLTensor& b) {
-  return a.ndim == b.ndim && std::equal(a.shape, a.shape + a.ndim, b.shape);
-}
-
-bool same_layout(const DLTensor& a, const DLTensor& b) {
-  for (int d = 0; d < a.ndim; ++d) {
-    if (a.shape[d] != 1 && a.strides[d] != b.strides[d]) return false;
-  }
-  return true;
-}
-
 bool is_contiguous(const DLTensor& view) {
   // Without elements, strides mean nothing; NumPy sets them to 0.
   if (view.strides == nullptr || element_count(view) == 0) return true;
@@ -132,16 +115,6 @@ bool is_dense(const DLTensor& view) {
     expected *= view.shape[d];
   }
   return true;
-}
-
-int dtype_of(const DLTensor& view) {
-  const int code = view.dtype.code, bits = view.dtype.bits;
-  if (view.dtype.lanes != 1) return -1;
-  if (code == kDLBfloat) return bits == 16 ? static_cast<int>(DType::bfloat16) : -1;
-  if (code != kDLFloat) return -1;
-  if (bits == 32) return static_cast<int>(DType::float32);
-  if (bits == 64) return static_cast<int>(DType::float64);
-  return bits == 16 ? static_cast<int>(DType::float16) : -1;
 }
 
 std::string dtype_name(const DLTensor& view) {

@@ -92,11 +92,23 @@ class TorchReader {
   mutable bool uses_layout_;
 };
 
-int64_t element_count(const DLTensor& view);
-bool same_shape(const DLTensor& a, const DLTensor& b);
+inline int64_t element_count(const DLTensor& view) {
+  int64_t count = 1;
+  for (int d = 0; d < view.ndim; ++d) count *= view.shape[d];
+  return count;
+}
+
+inline bool same_shape(const DLTensor& a, const DLTensor& b) {
+  return a.ndim == b.ndim && std::equal(a.shape, a.shape + a.ndim, b.shape);
+}
 
 // Strides equal wherever a dimension has more than one element.
-bool same_layout(const DLTensor& a, const DLTensor& b);
+inline bool same_layout(const DLTensor& a, const DLTensor& b) {
+  for (int d = 0; d < a.ndim; ++d) {
+    if (a.shape[d] != 1 && a.strides[d] != b.strides[d]) return false;
+  }
+  return true;
+}
 
 bool is_contiguous(const DLTensor& view);
 
@@ -106,7 +118,15 @@ bool is_dense(const DLTensor& view);
 inline bool on_cpu(const DLTensor& view) { return view.device.device_type == kDLCPU; }
 
 // -1 if the kernels do not know the type.
-int dtype_of(const DLTensor& view);
+inline int dtype_of(const DLTensor& view) {
+  const int code = view.dtype.code, bits = view.dtype.bits;
+  if (view.dtype.lanes != 1) return -1;
+  if (code == kDLBfloat) return bits == 16 ? static_cast<int>(DType::bfloat16) : -1;
+  if (code != kDLFloat) return -1;
+  if (bits == 32) return static_cast<int>(DType::float32);
+  if (bits == 64) return static_cast<int>(DType::float64);
+  return bits == 16 ? static_cast<int>(DType::float16) : -1;
+}
 std::string dtype_name(const DLTensor& view);
 std::string device_name(const DLTensor& view);
 std::string shape_text(const DLTensor& view);
@@ -122,7 +142,10 @@ inline int64_t element_bytes(const DLTensor& view) {
 
 // Whether the elements start on multiples of their size.
 inline bool is_aligned(const DLTensor& view) {
-  return reinterpret_cast<uintptr_t>(data_of(view)) % element_bytes(view) == 0;
+  const auto address = reinterpret_cast<uintptr_t>(data_of(view));
+  const auto bytes = static_cast<uintptr_t>(element_bytes(view));
+  const bool is_power = (bytes & (bytes - 1)) == 0;  // which needs no division
+  return is_power ? (address & (bytes - 1)) == 0 : address % bytes == 0;
 }
 
 // Any array, held for the length of a call.

@@ -18,8 +18,8 @@ void States::read() {
     if (tensor != nullptr) reading_.numbers.product = clock_.multiply(tensor, step);
   }
   if (!kept_.numbers.empty()) read_numbers(step);
-  for (int i = 0; i < rule.state_count(); ++i) {
-    if (rule.uses(i)) read_rule_state(i);
+  for (int i = 0; plan_.used >> i != 0; ++i) {
+    if ((plan_.used >> i & 1) != 0) read_rule_state(i);
   }
   const bool has_codes = reading_.packing && reading_.packing->row > 0;
   if (has_codes || reading_.has_halves) {
