@@ -2,8 +2,8 @@
 //
 //     lbfgs_hashes tests/data/lbfgs_hashes.txt
 //
-// As kernel_hashes.cpp does for the rules; tests/installed/test_lbfgs_hashes.py writes and checks the file.
-// Each line names a dtype, a size, a number of pairs, and a hash.
+// As kernel_hashes.cpp does for the rules; tests/installed/test_lbfgs_hashes.py writes and checks
+// the file. Each line names a dtype, a size, a number of pairs, and a hash.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
