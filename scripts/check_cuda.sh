@@ -30,7 +30,8 @@ ptx=("$kept"/*.ptx)
 grep -hoE '\b(div|sqrt|fma|rcp|rsqrt)(\.[a-z0-9]+)+' "${ptx[@]}" | sort | uniq -c >"$build/arithmetic"
 cat "$build/arithmetic"
 grep -qE 'div\.rn\.f32' "$build/arithmetic" || fail "no division found: is this the PTX?"
-if grep -E '(fma|rcp|rsqrt)\.|approx|\.full|\.ftz' "$build/arithmetic"; then
+# rcp.rn is 1 / x, rounded to nearest.
+if grep -E '(fma|rsqrt)\.|rcp\.(approx|r[^n])|approx|\.full|\.ftz' "$build/arithmetic"; then
   fail "arithmetic that is not IEEE's"
 fi
 grep -q 'bytes spill stores' "$log" || fail "ptxas told nothing of spills"
