@@ -25,7 +25,18 @@ settings.register_profile(
     "default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
-settings.load_profile("ci" if os.environ.get("CI") else "default")
+PROFILE = "ci" if os.environ.get("CI") else "default"
+settings.load_profile(PROFILE)
+
+
+def pytest_collectstart() -> None:
+    """Before a module is imported: torch's own testing module, which some import, loads another."""
+    settings.load_profile(PROFILE)
+
+
+def pytest_collection_finish() -> None:
+    settings.load_profile(PROFILE)
+
 
 TARGETS = [name for name, about in _C.cpu_targets().items() if about["supported"]]
 

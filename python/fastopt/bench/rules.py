@@ -171,7 +171,7 @@ class Arrays:
         )
 
 
-def first_steps(compile: bool) -> Iterator[Contender]:
+def first_steps(targets: Sequence[str], compile: bool) -> Iterator[Contender]:
     """A new rule's first step on one small parameter."""
     param = torch.nn.Parameter(torch.ones(64))
     param.grad = grad = torch.ones(64)
@@ -184,12 +184,18 @@ def first_steps(compile: bool) -> Iterator[Contender]:
         for _ in range(2):  # the first step's program, and all others'
             optimizer.step()
 
+    @torch.no_grad()
+    def plain(step: Callable[..., None] = adopt) -> None:
+        step(param, grad, *kept)
+
     def theirs() -> None:
         torch.compiler.reset()
-        with torch.no_grad():
-            torch.compile(adopt)(param, grad, *kept)
+        plain(torch.compile(adopt))
 
-    yield Contender("limit", partial(torch.ones(64).add_, 0), moved)
-    yield Contender("fastopt", ours, moved, version=fastopt.__version__)
+    for target in targets:
+        use = partial(_C.set_cpu_target, target)
+        yield Contender("limit", partial(torch.ones(64).add_, 0), moved, target, prepare=use)
+        yield Contender("fastopt", ours, moved, target, version=fastopt.__version__, prepare=use)
+    yield Contender("torch", plain, moved, version=torch.__version__)
     if compile:
         yield Contender("torch compiled", theirs, moved, version=torch.__version__, most_rounds=2)

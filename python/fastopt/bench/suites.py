@@ -205,7 +205,7 @@ def rules_suite() -> Suite:
 
     def prepare(case: Case) -> Enter:
         if case.work == rules.FIRST:
-            return lambda scene: list(rules.first_steps(scene.compile))
+            return lambda scene: list(rules.first_steps(scene.targets, scene.compile))
         arrays = rules.Arrays(rules.WORKS[case.work], case.shapes)
         return lambda scene: list(arrays.contenders(scene.targets, scene.threads, scene.compile))
 
