@@ -103,6 +103,7 @@ def run(*command: str, **keywords: object) -> str:
     not (ROOT / "CMakeLists.txt").is_file() or shutil.which("c++") is None,
     reason="needs fastopt's source tree and a C++ compiler",
 )
+@pytest.mark.slow
 def test_the_worked_example_builds_and_equals_its_reference(tmp_path: Path) -> None:
     tree = tmp_path / "worked_example"
     for name in ("csrc", "cmake", "python", "CMakeLists.txt"):
