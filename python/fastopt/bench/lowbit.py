@@ -24,7 +24,7 @@ from fastopt import _C
 from fastopt.bench.peers import PEERS, Peer
 from fastopt.bench.shapes import Shape, count
 from fastopt.bench.timing import Contender
-from fastopt.bench.workload import MAX_STATES, SETTINGS, Workload
+from fastopt.bench.workload import MAX_STATES, SETTINGS, Workload, drawn_params
 
 PEER_ROUNDS = 3  # of the 8-bit packages, which may take seconds for a step on the CPU
 NEEDED = 72  # bytes an element at the peak: limit 28, master weights 14, torch and a peer the rest
@@ -74,15 +74,7 @@ class LowbitWorkload(Workload):
     def __init__(self, work: str, shapes: tuple[Shape, ...]) -> None:
         self.optimizer, self.setting, self.storage = "AdamW", SETTINGS["AdamW"], WORKS[work]
         self.elements = count(shapes)
-        draw = torch.Generator().manual_seed(0)
-
-        def fill(low: float, high: float) -> list[Tensor]:
-            made = (torch.empty(shape).uniform_(low, high, generator=draw) for shape in shapes)
-            return [tensor.to(self.storage.dtype) for tensor in made]
-
-        self.params = [torch.nn.Parameter(param) for param in fill(-1, 1)]
-        for param, grad in zip(self.params, fill(5e-4, 1.5e-3), strict=True):
-            param.grad = grad
+        self.params = drawn_params(shapes, self.storage.dtype)
 
     def share_states(self, optimizer: Optimizer) -> None:
         """Nothing is shared: states differ in kind."""

@@ -24,6 +24,7 @@ from fastopt import _C
 from fastopt.bench.lowbit import limit_contender
 from fastopt.bench.shapes import Shape, count
 from fastopt.bench.timing import Contender
+from fastopt.bench.workload import drawn_params
 from fastopt.rules import Rule, library
 from fastopt.rules.library import compiled
 
@@ -109,15 +110,7 @@ class Arrays:
 
     def __init__(self, work: Work, shapes: tuple[Shape, ...]) -> None:
         self.work, self.elements = work, count(shapes)
-        draw = torch.Generator().manual_seed(0)
-
-        def fill(low: float, high: float) -> list[Tensor]:
-            made = (torch.empty(shape).uniform_(low, high, generator=draw) for shape in shapes)
-            return [tensor.to(work.dtype) for tensor in made]
-
-        self.params = [torch.nn.Parameter(param) for param in fill(-1, 1)]
-        for param, grad in zip(self.params, fill(5e-4, 1.5e-3), strict=True):
-            param.grad = grad
+        self.params = drawn_params(shapes, work.dtype)
 
     def contenders(self, targets: Sequence[str], threads: int, compile: bool) -> Iterator[Contender]:
         """The limit, programs and kernels on every target; plain PyTorch and torch.compile."""
@@ -127,6 +120,7 @@ class Arrays:
             + self.elements * self.work.dtype.itemsize
         )
         read = self.elements * self.work.dtype.itemsize
+        moved = read + 2 * written
         makers = {"fastopt": program}
         if self.work.compiled:
             makers["fastopt compiled"] = self.stepped(getattr(fastopt.optim, self.work.compiled))
@@ -136,18 +130,18 @@ class Arrays:
                 yield Contender(
                     name=name,
                     run=optimizer.step,
-                    moved_bytes=read + 2 * written,
+                    moved_bytes=moved,
                     target=target,
                     version=fastopt.__version__,
                     prepare=partial(_C.set_cpu_target, target),
                 )
         if self.work.plain:
             states = [[torch.zeros_like(param) for _ in self.work.rule.states] for param in self.params]
-            yield self.torchs("torch", self.work.plain, states, read + 2 * written)
+            yield self.torchs("torch", self.work.plain, states, moved)
             if compile:
                 torch.compiler.reset()
                 step = torch.compile(self.work.plain)
-                yield self.torchs("torch compiled", step, states, read + 2 * written)
+                yield self.torchs("torch compiled", step, states, moved)
 
     def stepped(self, cls: Any) -> Optimizer:
         optimizer: Optimizer = cls(self.params, **self.work.options, **self.work.settings)

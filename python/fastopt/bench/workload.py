@@ -87,6 +87,20 @@ def needed_bytes(optimizer: str, shapes: Sequence[Shape]) -> int:
     return 4 * block_size(shapes) * (2 + 2 * SETTINGS[optimizer].states)
 
 
+def drawn_params(shapes: Sequence[Shape], dtype: torch.dtype) -> list[torch.nn.Parameter]:
+    """Parameters with gradients of one dtype, each in memory of its own."""
+    draw = torch.Generator().manual_seed(0)
+
+    def fill(low: float, high: float) -> list[Tensor]:
+        made = (torch.empty(shape).uniform_(low, high, generator=draw) for shape in shapes)
+        return [tensor.to(dtype) for tensor in made]
+
+    params = [torch.nn.Parameter(param) for param in fill(-1, 1)]
+    for param, grad in zip(params, fill(5e-4, 1.5e-3), strict=True):
+        param.grad = grad
+    return params
+
+
 class Workload:
     """Parameters with gradients and the memory of their states."""
 
