@@ -209,8 +209,9 @@ class ProgramLoop {
     }
     if constexpr (!std::is_same_v<Stored, T>) {
       const uint16_t* own_draws = draws[array - 2] + i;
-      uint16_t copied[shortest] = {};
+      uint16_t copied[shortest];
       if (count < strip_) {
+        __builtin_memset(copied, 0, sizeof copied);
         __builtin_memcpy(copied, own_draws, count * sizeof *copied);
         own_draws = copied;
       }
