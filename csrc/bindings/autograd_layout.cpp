@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "bindings/probing.h"
+
 namespace py = pybind11;
 using namespace pybind11::literals;
 
@@ -40,17 +42,13 @@ int find_word(int end, Condition condition) {
 
 AutogradLayout::AutogradLayout(const TensorLayout& tensors) {
   if (!tensors.known()) return;
-  try {
-    const py::object torch = py::module_::import("torch");
-    py::object inference = torch.attr("inference_mode")(false);
-    inference.attr("__enter__")();
-    const int end = tensors.extent_at();
+  const int end = tensors.extent_at();
+  const bool probed = probe_torch([&](const py::object& torch) {
     knows_versions_ = find_versions(torch.ptr(), end);
     knows_grads_ = find_object(torch.ptr(), end) && find_grads(torch.ptr(), end);
-    inference.attr("__exit__")(py::none(), py::none(), py::none());
-  } catch (py::error_already_set&) {  // a torch without one of these attributes
-    knows_versions_ = knows_grads_ = false;
-  }
+    return true;
+  });
+  if (!probed) knows_versions_ = knows_grads_ = false;
 }
 
 bool AutogradLayout::find_object(PyObject* module, int end) {

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "bindings/probing.h"
+
 namespace py = pybind11;
 using namespace pybind11::literals;
 
@@ -33,15 +35,8 @@ bool alike(const DLTensor& a, const DLTensor& b) {
 }  // namespace
 
 TensorLayout::TensorLayout(Ask ask) {
-  try {
-    py::object torch = py::module_::import("torch");
-    py::object inference = torch.attr("inference_mode")(false);  // its tensors have other keys
-    inference.attr("__enter__")();
-    known_ = find(torch.ptr()) && confirm(torch.ptr(), ask);
-    inference.attr("__exit__")(py::none(), py::none(), py::none());
-  } catch (py::error_already_set&) {  // a torch without one of these attributes
-    known_ = false;
-  }
+  known_ = probe_torch(
+      [&](const py::object& torch) { return find(torch.ptr()) && confirm(torch.ptr(), ask); });
 }
 
 // Each pointer is compared with what torch says of it before anything is read through it.

@@ -23,6 +23,13 @@ int storage_type(const py::object& dtype) {
   return Kept::codes;
 }
 
+// Elements in a row, the part of a parameter whose blocks begin anew.
+int64_t row_size(const View& param) {
+  int64_t size = 1;
+  for (int k = 1; k < param.ndim; ++k) size *= param.shape[k];
+  return size;
+}
+
 }  // namespace
 
 // Whether a state that is there has another dtype than the options say, as after they have changed,
@@ -35,11 +42,9 @@ bool States::is_stored_otherwise(int i, const View& view) {
   if (!is_code && (stored < 0 || static_cast<DType>(stored) == DType::float64)) return false;
   bool worth = false;
   if (plan_.wanted == StateDtype::int8) {
-    int64_t row = 1;
-    for (int k = 1; k < reading_.place.view.ndim; ++k) row *= reading_.place.view.shape[k];
-    worth = reading_.place.view.ndim >= 2 &&
-            element_count(reading_.place.view) >= least_coded_size && row >= least_coded_row &&
-            is_contiguous(reading_.place.view);
+    const View& whole = reading_.place.view;
+    worth = whole.ndim >= 2 && element_count(whole) >= least_coded_size &&
+            row_size(whole) >= least_coded_row && is_contiguous(whole);
     // Of a DTensor, the whole shape and the cut count, which codes that are there have met.
     if (reading_.place.distribution) {
       if (is_code) return false;
@@ -84,8 +89,7 @@ void States::read_codes(int i, bool is_new) {
     if (!is_new) throw py::key_error(name + "_scale");
     scales = entries_.make(kept_.scales[i]);
   }
-  int64_t row = 1;
-  for (int k = 1; k < param.ndim; ++k) row *= param.shape[k];
+  const int64_t row = row_size(param);
   if (row == 0) return;
   packing().row = row;
   packing().first_row = static_cast<int64_t>(first_index()) / row;
