@@ -13,6 +13,7 @@ import torch
 
 from fastopt import _C
 from fastopt.bench import compare, dropout, lowbit, peers, report
+from fastopt.bench.machine import thread_counts
 from fastopt.bench.peers import Peer, attribute_of
 from fastopt.bench.results import Entry, Report, Result, group_by_suite
 from fastopt.bench.shapes import MODELS, count, shrink
@@ -39,6 +40,11 @@ def result(times: dict[str, float], threads: int = 1, suite: str = "large") -> R
         for name, seconds in times.items()
     ]
     return Result(suite, "1 x 8", "AdamW", threads, tensors=1, elements=8, entries=entries)
+
+
+def cold(r: Result) -> Result:
+    """The same of a gigabyte."""
+    return replace(r, entries=[replace(entry, moved_bytes=10**9) for entry in r.entries])
 
 
 class TestTiming:
@@ -337,6 +343,23 @@ class TestResults:
             *("avx512", "avx512"),
         ]
         assert [r.label(e) for e in r.entries[1:4]] == ["fastopt avx2", "torch fused", "limit avx512"]
+
+    def test_bandwidth_is_shown_by_threads(self) -> None:
+        """Of what comes from memory and was measured with several."""
+        measured = [result({"limit": 1.0, "fastopt": 2.0}, threads) for threads in (4, 1)]
+        assert report.make_threads_table(measured) is None
+        assert report.make_threads_table([cold(measured[0])]) is None
+        table = report.make_threads_table([cold(it) for it in measured])
+        assert table is not None
+        columns = {str(it.header): list(it.cells) for it in table.columns}
+        assert columns["threads"] == ["1", "4"]
+        assert columns["limit GB/s"] == ["1.00", "1.00"]
+        assert columns["fastopt GB/s"] == ["0.500", "0.500"]
+        assert columns["of limit"] == ["0.500", "0.500"]
+
+    @pytest.mark.parametrize(("cpus", "expected"), [(1, [1]), (2, [1, 2]), (12, [1, 2, 4, 8, 12])])
+    def test_threads_go_up_to_all(self, cpus: int, expected: list[int]) -> None:
+        assert thread_counts(cpus) == expected
 
     def test_json_and_back(self) -> None:
         whole = Report({"cpu": "a"}, [result({"limit": 1.0, "fastopt": 2.0})], ["note"])

@@ -28,7 +28,7 @@ class Walked:
         pass
 
     def captured(self, run: Callable[[], object]) -> Callable[[], object]:
-        return run
+        return lambda: [run() for _ in range(cuda.REPLAYED)]
 
 
 @pytest.fixture
@@ -56,6 +56,28 @@ def test_every_work_of_a_step(
         assert names[2].startswith("torch clip, fused")
     elif not cuda.WORKS[work].replayed:
         assert "torch foreach" in names
+
+
+def test_a_replay_is_twenty_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which the time of one is told, as for the limit's copies."""
+    gpu, runs = Walked(), []
+    monkeypatch.setattr(cuda, "gpu", gpu)
+    contender = cuda.OnGpu("a", lambda: runs.append(1), moved_bytes=1, replayed=True)
+    monkeypatch.setattr(gpu, "seconds", lambda run, repeats: 40.0 * (run() is not None))
+    assert (contender.measure(), len(runs)) == (2.0, 20)
+
+
+def test_clipping_reads_the_gradient_once_more(walked: None, tmp_path: Path) -> None:
+    moved = [
+        next(cuda.Steps(cuda.WORKS[work], [(64,)]).limit_and_ours()).moved_bytes
+        for work in ("AdamW", "clip + AdamW")
+    ]
+    assert moved[1] - moved[0] == 4 * 64
+
+
+def test_half_of_a_gradient_is_zero(walked: None) -> None:
+    work = cuda.Steps(cuda.WORKS["AdamW, half the gradient zero"], [(1000,)])
+    assert 300 < int((work.params[0].grad == 0).sum()) < 700
 
 
 def test_dropout(walked: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

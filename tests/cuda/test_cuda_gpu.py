@@ -128,6 +128,40 @@ def trained(
     return everything(params, optimizer)
 
 
+# ---- one of each ----------------------------------------------------------------------------------
+
+FAMILIES: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
+    "float32": ("AdamW", torch.float32, {}),
+    "float64": ("AdamW", torch.float64, {}),
+    "bfloat16": ("AdamW", torch.bfloat16, {}),
+    "mixed": ("AdamW", torch.float32, {"state_dtype": torch.bfloat16}),
+    "int8": ("AdamW", torch.float32, {"state_dtype": "int8"}),
+    "masters": ("AdamW", torch.bfloat16, {"master_weights": True}),
+    "rounding": ("AdamW", torch.bfloat16, {"stochastic_rounding": True}),
+    "tail": ("AdamW", torch.float32, TAIL),
+    "momentum": ("SGD", torch.float32, {"lr": 0.1, "momentum": 0.9}),
+    "product": ("NAdam", torch.float32, {}),
+    "program": ("ADOPT", torch.float32, {}),
+    "program with sums": ("StableAdamW", torch.float32, {}),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_first_launches_of_steps(family: str, cpu: Any) -> None:
+    """What memcheck and racecheck look at: small, and every kind of kernel."""
+    name, dtype, options = FAMILIES[family]
+    run: dict[str, Any] = {"steps": 2, "shapes": [(7,), (33, 257)], **options}
+    expected = cpu(partial(trained, name, torch.device("cpu"), dtype, **run))
+    assert_all_same(trained(name, DEVICE, dtype, **run), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_first_launches_of_dropout(dtype: torch.dtype, cpu: Any) -> None:
+    x = torch.randn(33, 257, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = cpu(lambda: kernels.dropout(x, 0.3, seed=5))
+    assert same(kernels.dropout(x.to(DEVICE), 0.3, seed=5), expected)
+
+
 # ---- bits -----------------------------------------------------------------------------------------
 
 

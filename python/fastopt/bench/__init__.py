@@ -72,6 +72,9 @@ def print_report(measured: Report, console: Console, device: str) -> None:
         for table in report.tables(results):
             console.print(table)
             console.print()
+    if threads_table := report.make_threads_table(measured.results):
+        console.print(threads_table)
+        console.print()
     console.print(report.EXPLANATION, style="dim", highlight=False)
     if absent := peers.absent():
         console.print(f"not installed: {', '.join(absent)}", style="dim", highlight=False)

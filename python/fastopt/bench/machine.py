@@ -43,6 +43,12 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def thread_counts(cpus: int) -> list[int]:
+    """1, 2, 4, … and all: where memory saturates lies somewhere between."""
+    powers = (1 << power for power in range(cpus.bit_length()))
+    return [*(count for count in powers if count < cpus), cpus]
+
+
 def load_average() -> float | None:
     """Processes running or waiting to run, over the last minute."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

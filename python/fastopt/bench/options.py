@@ -9,7 +9,7 @@ from pathlib import Path
 from fastopt import _C
 from fastopt._arguments import writable
 from fastopt.bench import cuda, suites
-from fastopt.bench.machine import cpu_count
+from fastopt.bench.machine import cpu_count, thread_counts
 from fastopt.bench.results import Report
 from fastopt.bench.rules import WORKS
 from fastopt.bench.suites import Suite
@@ -41,10 +41,10 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="suites:\n" + "\n".join(f"  {n:8}{s.description}" for n, s in suites.SUITES.items()),
     )
     add = parser.add_argument
-    threads = sorted({1, cpu_count()})
+    threads = thread_counts(cpu_count())
     targets = [name for name, target in _C.cpu_targets().items() if target["supported"]]
     own = "default: each suite has its own"
-    some = f"default: {' '.join(map(str, threads))}"
+    some = f"default: 1, 2, 4, ... and all, here {' '.join(map(str, threads))}"
     kernels = f"CPU targets of fastopt's kernels; default: {_C.cpu_target()}"
     add("suites", nargs="*", metavar="SUITE", help="default: all")
     add("--threads", type=positive, nargs="+", metavar="N", default=threads, help=some)

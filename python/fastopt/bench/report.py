@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastopt.bench.results import Entry, Result, group_by_title, size_unit
@@ -11,6 +11,7 @@ from fastopt.bench.timing import Spread
 if TYPE_CHECKING:
     from rich.table import Table
 
+COLD_BYTES = 1 << 28  # moved by a step that no cache holds
 STYLES = {"limit": "dim", "fastopt": "bold"}  # of the two that are always there
 
 EXPLANATION = """\
@@ -84,27 +85,49 @@ def make_case_table(result: Result) -> Table:
     number = f"{result.tensors:,} tensor{'s' if result.tensors > 1 else ''}"
     keeps = any(entry.kept_bytes is not None for entry in result.entries)
     with_states = any(entry.state_bytes is not None for entry in result.entries)
-    fifth = ("keeps", 7) if keeps else ("state B", 7) if with_states else ("GB/s", 5)
-    columns = [("", 25 if keeps else 27), ("time", 8), ("spread", 6), ("of limit", 8)]
+    memory = [("keeps", 7)] if keeps else [("state B", 7)] if with_states else []
+    columns = [("", 25 if memory else 27), ("time", 8), ("spread", 6), ("of limit", 8), ("GB/s", 5)]
     table = bare_table(
         f"{result.title} ({number}, {result.elements:,} elements)",
-        [*columns, fifth, ("speed-up", 8)],
+        [*columns, *memory, ("speed-up", 8)],
     )
     for entry in sorted(result.entries, key=lambda e: e.seconds.median):
+        kept = size(entry.kept_bytes) if keeps else state_bytes(entry)
         table.add_row(
             name_and_version(result, entry),
             duration(entry.seconds.median),
             half_spread(entry.seconds),
             digits(result.limit_fraction(entry).median),
-            size(entry.kept_bytes)
-            if keeps
-            else state_bytes(entry)
-            if with_states
-            else digits(entry.gigabytes_per_second),
+            digits(entry.gigabytes_per_second),
+            *([kept] if memory else []),
             speedup(result, entry),
             style=STYLES.get(entry.name),
         )
     return table
+
+
+def make_threads_table(results: Sequence[Result]) -> Table | None:
+    """What more threads bring from memory: a line for each case and number of them, with the limit's
+    bandwidth and fastopt's; None where there is no such case or one number was measured."""
+    table = bare_table(
+        "bandwidth from memory by threads",
+        [("", 32), ("threads", 7), ("limit GB/s", 10), ("fastopt GB/s", 12), ("of limit", 8)],
+    )
+    groups: dict[tuple[str, str, int], list[Result]] = {}
+    for result in results:
+        if result.entries[0].moved_bytes >= COLD_BYTES:
+            groups.setdefault((result.suite, result.title, result.elements), []).append(result)
+    for members in (group for group in groups.values() if len(group) > 1):
+        for result in sorted(members, key=lambda it: it.threads):
+            for entry in (entry for entry in result.entries if entry.name == "fastopt"):
+                table.add_row(
+                    result.label(entry).replace("fastopt", result.title, 1),
+                    str(result.threads),
+                    digits(result.matching("limit", entry).gigabytes_per_second),
+                    digits(entry.gigabytes_per_second),
+                    digits(result.limit_fraction(entry).median),
+                )
+    return table if table.row_count else None
 
 
 def make_series_table(results: list[Result]) -> Table:
