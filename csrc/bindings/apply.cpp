@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/float_mode.h"
 #include "cpu/parallel.h"
+#include "numeric/clip.h"
 
 namespace py = pybind11;
 
@@ -88,11 +90,28 @@ double step_number(py::handle object, const std::string& name) {
   return step;
 }
 
+// What gradients of this scale are multiplied by.
+double factor_of(const py::object& grad_scale) {
+  if (grad_scale.is_none()) return 1;
+  constexpr const char* accepted = "a finite number above 0 or None";
+  const double scale = number(grad_scale, "grad_scale", accepted);
+  if (!(scale > 0) || std::isinf(scale)) {
+    throw py::value_error(std::string("grad_scale: expected ") + accepted + ", got " +
+                          text(grad_scale));
+  }
+  return host::Clip(0, std::numeric_limits<double>::infinity(), scale).factor;
+}
+
 class Call {
  public:
   Call(AnyRule& rule, const py::list& arrays, const py::list& steps, bool indexed,
-       const std::array<std::string, 2>& names)
-      : rule_(rule), arrays_(arrays), steps_(steps), indexed_(indexed), names_(names) {}
+       const std::array<std::string, 2>& names, double grad_factor)
+      : rule_(rule),
+        arrays_(arrays),
+        steps_(steps),
+        indexed_(indexed),
+        names_(names),
+        grad_factor_(grad_factor) {}
 
   void prepare() {
     const std::size_t count = py::len(arrays_[0]);
@@ -121,6 +140,7 @@ class Call {
     CudaStep step;
     step.rule = rule_.index();
     step.options = options.get();
+    step.grad_factor = CudaNumber::of(grad_factor_);
     for (const auto& [device, items] : cuda_items_) {
       CudaLibrary::get().step(step, items, {}, device);
     }
@@ -176,6 +196,7 @@ class Call {
       return;
     }
     rules_.push_back(rule_.at_step(compute_type(item), step, rule_.product()));
+    rules_.back().tail.grad_factor = grad_factor_;
     item.rule = &rules_.back();
     items_.push_back(item);
   }
@@ -202,6 +223,7 @@ class Call {
   const py::list &arrays_, &steps_;
   bool indexed_;
   const std::array<std::string, 2>& names_;
+  const double grad_factor_;
   Held held_;
   std::vector<BoundRule> rules_;
   std::deque<HalfDither> dithers_;
@@ -216,11 +238,11 @@ class Call {
 
 void apply(const std::string& rule_name, const py::list& arrays, const py::list& steps,
            const py::dict& options, bool indexed, int threads,
-           const std::array<std::string, 2>& names) {
+           const std::array<std::string, 2>& names, const py::object& grad_scale) {
   FloatMode mode;
   std::unique_ptr<AnyRule> rule = make_rule(rule_name);
   rule->read_options(options, Checks::ranges);
-  Call call(*rule, arrays, steps, indexed, names);
+  Call call(*rule, arrays, steps, indexed, names, factor_of(grad_scale));
   call.prepare();
   call.run(threads);
 }

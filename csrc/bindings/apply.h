@@ -13,8 +13,9 @@ namespace fastopt {
 // names    what the caller calls the first two, for messages; indexed ("grad[2]") if `indexed`
 // steps    one number per parameter
 // options  hyperparameters by name
+// grad_scale  what the gradients are divided by, or None
 void apply(const std::string& rule, const pybind11::list& arrays, const pybind11::list& steps,
            const pybind11::dict& options, bool indexed, int threads,
-           const std::array<std::string, 2>& names);
+           const std::array<std::string, 2>& names, const pybind11::object& grad_scale);
 
 }  // namespace fastopt

@@ -26,6 +26,7 @@ def apply(
     indexed: bool,
     threads: int,
     names: Sequence[str] = ("param", "grad"),
+    grad_scale: Any = None,
 ) -> None: ...
 
 class _pybind11_type(type): ...

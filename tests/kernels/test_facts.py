@@ -47,6 +47,7 @@ def test_signatures_have_the_rules_options_and_defaults(
     given = parameters(function(name), inspect.Parameter.KEYWORD_ONLY)
     assert given.pop("step") == 1
     given.pop("as_stored", None)  # of references with norms
+    assert given.pop("grad_scale", None) is None  # around the rule, in kernels
     if facts.product is not None:
         assert given.pop(facts.product) == 0
     expected = {option: default for option, (default, _) in facts.options.items()}

@@ -14,6 +14,11 @@ share memory with another array. ``step`` is 1 for the first update. Everything 
 anything is written: a TypeError (wrong kind or dtype) or ValueError (wrong value, shape, layout)
 names the argument, what came and what is accepted.
 
+``grad_scale`` of every rule is what the gradients have been multiplied by, a number above 0 or an
+array of one element: each is divided by it as a GradScaler's scale is in an optimizer's step, by one
+multiplication in the same pass (:func:`fastopt.reference.unscaled`). The arrays of gradients stay as
+they are.
+
 ``ema_`` is an average that is kept in the same way, of anything:
 
     fastopt.kernels.ema_(average, value, corrected, decay=0.9, step=1)

@@ -14,15 +14,27 @@ from fastopt._facts import facts_of
 Array: TypeAlias = Any  # NumPy, torch, CuPy, memoryview, ...: there is no common base class
 Arrays: TypeAlias = Array | Sequence[Array]
 Steps: TypeAlias = int | Sequence[int]
+Scale: TypeAlias = float | Array  # a number, or an array of one element
+
+AROUND = ("grad_scale",)  # what every rule's function takes besides, and is no option of it
 
 
 def apply_rule(rule: str, given: dict[str, Any]) -> None:
     """Apply a rule to what a function was given: arrays, ``step`` and options; takes the dict apart."""
     arrays = {name: given.pop(name) for name in ("param", "grad", *facts_of(rule).states)}
-    apply(rule, arrays, given.pop("step"), given)
+    around = {name: given.pop(name) for name in AROUND}
+    apply(rule, arrays, given.pop("step"), given, **around)
 
 
-def apply(rule: str, arrays: dict[str, Arrays | None], step: Steps, options: dict[str, Any]) -> None:
+def apply(
+    rule: str,
+    arrays: dict[str, Arrays | None],
+    step: Steps,
+    options: dict[str, Any],
+    *,
+    grad_scale: Scale | None = None,
+) -> None:
+    """Apply a rule to arrays by their names, of which the first is written and the second read."""
     written_name, read_name, *_ = arrays
     if arrays[written_name] is None:
         raise TypeError(f"{written_name}: expected an array or a list of arrays, got None")
@@ -40,7 +52,7 @@ def apply(rule: str, arrays: dict[str, Arrays | None], step: Steps, options: dic
     count = len(columns[0] or ())
     steps: list[Any] = list(step) if isinstance(step, (list, tuple)) else [step] * count
     names = (written_name, read_name)
-    _C.apply(rule, columns, steps, options, listed, torch.get_num_threads(), names)
+    _C.apply(rule, columns, steps, options, listed, torch.get_num_threads(), names, grad_scale)
     written = [t for i, column in enumerate(columns) if i != 1 for t in column or ()]
     torch.autograd.graph.increment_version([t for t in written if isinstance(t, torch.Tensor)])
 

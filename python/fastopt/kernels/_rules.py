@@ -1,11 +1,12 @@
 """The update rules in place; see :mod:`fastopt.kernels`.
 
 Each function's signature is written by hand; what of it are arrays and what options the rule knows.
+The last arguments of all but ``ema_`` are what :mod:`fastopt.kernels` says of all rules.
 """
 
 from __future__ import annotations
 
-from ._apply import Arrays, Steps, apply, apply_rule, flag, number
+from ._apply import Arrays, Scale, Steps, apply, apply_rule, flag, number
 
 __all__ = [
     "adadelta_",
@@ -38,6 +39,7 @@ def sgd_(
     exponential_average: bool = False,
     bias_correction: bool = False,
     cautious_decay: bool = False,
+    grad_scale: Scale | None = None,
 ) -> None:
     """SGD in place; see :func:`fastopt.reference.sgd`.
 
@@ -74,6 +76,7 @@ def adagrad_(
     weight_decay: float = 0.0,
     eps: float = 1e-10,
     maximize: bool = False,
+    grad_scale: Scale | None = None,
 ) -> None:
     """AdaGrad in place; see :func:`fastopt.reference.adagrad`."""
     apply_rule("adagrad", locals())
@@ -95,6 +98,7 @@ def rmsprop_(
     centered: bool = False,
     eps_inside_sqrt: bool = False,
     maximize: bool = False,
+    grad_scale: Scale | None = None,
 ) -> None:
     """RMSProp in place; see :func:`fastopt.reference.rmsprop`.
 
@@ -121,6 +125,7 @@ def adam_(
     eps_inside_sqrt: bool = False,
     maximize: bool = False,
     cautious_decay: bool = False,
+    grad_scale: Scale | None = None,
 ) -> None:
     """Adam in place; see :func:`fastopt.reference.adam`.
 
@@ -150,6 +155,7 @@ def adamw_(
     eps_inside_sqrt: bool = False,
     maximize: bool = False,
     cautious_decay: bool = False,
+    grad_scale: Scale | None = None,
 ) -> None:
     """AdamW in place: :func:`adam_` with decoupled decay; see :func:`fastopt.reference.adamw`."""
     apply_rule("adam", {**locals(), "decoupled_weight_decay": True})
@@ -190,6 +196,7 @@ def lamb_(
     bias_correction: bool = True,
     maximize: bool = False,
     always_adapt: bool = False,
+    grad_scale: Scale | None = None,
 ) -> None:
     """LAMB in place; see :func:`fastopt.reference.lamb`.
 
@@ -209,6 +216,7 @@ def lion_(
     weight_decay: float = 0.0,
     maximize: bool = False,
     cautious_decay: bool = False,
+    grad_scale: Scale | None = None,
 ) -> None:
     """Lion in place; see :func:`fastopt.reference.lion`."""
     apply_rule("lion", locals())
@@ -226,6 +234,7 @@ def adadelta_(
     eps: float = 1e-6,
     weight_decay: float = 0.0,
     maximize: bool = False,
+    grad_scale: Scale | None = None,
 ) -> None:
     """Adadelta in place; see :func:`fastopt.reference.adadelta`."""
     apply_rule("adadelta", locals())
@@ -244,6 +253,7 @@ def radam_(
     weight_decay: float = 0.0,
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
+    grad_scale: Scale | None = None,
 ) -> None:
     """RAdam in place; see :func:`fastopt.reference.radam`."""
     apply_rule("radam", locals())
@@ -261,6 +271,7 @@ def adamax_(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     maximize: bool = False,
+    grad_scale: Scale | None = None,
 ) -> None:
     """Adamax in place; see :func:`fastopt.reference.adamax`."""
     apply_rule("adamax", locals())
@@ -281,6 +292,7 @@ def nadam_(
     momentum_decay: float = 4e-3,
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
+    grad_scale: Scale | None = None,
 ) -> None:
     """NAdam in place; see :func:`fastopt.reference.nadam`.
 

@@ -48,7 +48,7 @@ from .radam import radam
 from .rmsprop import rmsprop
 from .sgd import sgd
 from .storage import from_bfloat16, to_bfloat16
-from .tail import clip_factor, corrected_ema, ema, grad_norm
+from .tail import clip_factor, corrected_ema, ema, grad_norm, unscaled
 
 __all__ = [
     "LBFGSMemory",
@@ -81,4 +81,5 @@ __all__ = [
     "rmsprop",
     "sgd",
     "to_bfloat16",
+    "unscaled",
 ]

@@ -83,6 +83,21 @@ def clip_factor(norm: float, max_grad_norm: float) -> float:
     return 1.0 if factor > 1 else factor
 
 
+def unscaled(grad: Array, grad_scale: float) -> Array:
+    r"""A gradient that was multiplied by a scale, as a rule sees it: :math:`g \cdot (1/s)`.
+
+    Args:
+        grad: g, of any dtype that is computed in or stored.
+        grad_scale: s, above 0, as a GradScaler's.
+
+    Returns:
+        A new array of what g is computed in; 1/s is computed in double and rounded to that once.
+    """
+    wide = widen(grad)
+    with np.errstate(all="ignore"):
+        return np.asarray(wide.dtype.type(1 / grad_scale) * wide)
+
+
 def ema(average: Array, param: Array, *, decay: float) -> Array:
     r"""The running average of a parameter: :math:`a \leftarrow \rho a + (1-\rho)\theta`.
 

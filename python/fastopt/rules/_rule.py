@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from fastopt import _C
-from fastopt.kernels._apply import apply
+from fastopt.kernels._apply import AROUND, apply
 from fastopt.reference.storage import is_stored, narrow, store_state, widen
 
 from ._errors import RuleError
@@ -210,16 +210,17 @@ class Rule:
         ]
         return (*new, *after)
 
-    def kernel_(self, *arrays: Any, t: Any = 1, **options: Any) -> None:
+    def kernel_(self, *arrays: Any, t: Any = 1, grad_scale: Any = None, **options: Any) -> None:
         """The rule in place, on NumPy arrays, torch tensors or whatever has DLPack; or lists of them.
 
         ``t`` is the number of the step, or one for each array. The numbers that the rule keeps are
-        options here, as they are before the step.
+        options here, as they are before the step. ``grad_scale`` is as in :mod:`fastopt.kernels`.
         """
         self._numbers(options)
         if len(arrays) != len(self.arrays):
             raise TypeError(f"{self.__name__}.kernel_: expected {', '.join(self.arrays)}")
-        apply(self.name, dict(zip(self.arrays, arrays, strict=True)), t, options)
+        named = dict(zip(self.arrays, arrays, strict=True))
+        apply(self.name, named, t, options, grad_scale=grad_scale)
 
     def program(self, *, t: int = 2, **options: Any) -> Trace:
         """What runs at step ``t`` with these options, instruction by instruction: print it."""
@@ -271,6 +272,11 @@ class Rule:
             if it.kind is it.KEYWORD_ONLY and it.name == "t":
                 has_step = True
             elif it.kind is it.KEYWORD_ONLY:
+                if it.name in AROUND:
+                    raise RuleError(
+                        f"{self.where}: option {it.name} is what kernel_ takes around every rule; "
+                        "expected another name"
+                    )
                 if it.default is it.empty:
                     raise RuleError(f"{self.where}: option {it.name} has no default; expected one")
                 options.append(Option(it.name, it.default, it.annotation))

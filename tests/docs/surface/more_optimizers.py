@@ -38,6 +38,7 @@ def on_numpy() -> None:
         param, grad, m,
         step=1, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, maximize=False,
         cautious_decay=True,
+        grad_scale=1.0,
     )  # fmt: skip
     expected = reference.lion(
         before, grad, zeros(),
@@ -51,6 +52,7 @@ def on_numpy() -> None:
         param, grad, first, second,
         step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01,
         bias_correction=True, maximize=False, always_adapt=False,
+        grad_scale=1.0,
     )  # fmt: skip
     expected = reference.lamb(
         before, grad, zeros(), zeros(),
@@ -63,6 +65,7 @@ def on_numpy() -> None:
     kernels.adadelta_(
         param, grad, square, delta,
         step=1, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.01, maximize=False,
+        grad_scale=1.0,
     )  # fmt: skip
     expected = reference.adadelta(
         before, grad, zeros(), zeros(),
@@ -75,6 +78,7 @@ def on_numpy() -> None:
         param, grad, first, second,
         step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01,
         decoupled_weight_decay=True, maximize=False,
+        grad_scale=1.0,
     )  # fmt: skip
     expected = reference.radam(
         before, grad, zeros(), zeros(),
@@ -87,6 +91,7 @@ def on_numpy() -> None:
     kernels.adamax_(
         param, grad, first, largest,
         step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, maximize=False,
+        grad_scale=1.0,
     )  # fmt: skip
     expected = reference.adamax(
         before, grad, zeros(), zeros(),
@@ -100,6 +105,7 @@ def on_numpy() -> None:
         param, grad, first, second,
         step=1, mu_product=product, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01,
         momentum_decay=4e-3, decoupled_weight_decay=True, maximize=False,
+        grad_scale=1.0,
     )  # fmt: skip
     expected = reference.nadam(
         before, grad, zeros(), zeros(),

@@ -39,6 +39,7 @@ def on_numpy() -> None:
         param, grad, buffer,
         step=1, lr=0.1, momentum=0.9, dampening=0.0, weight_decay=0.01, nesterov=False, maximize=False,
         exponential_average=True, bias_correction=True, cautious_decay=True,
+        grad_scale=1.0,
     )  # fmt: skip
     expected = reference.sgd(
         before, grad, zeros(),
@@ -51,6 +52,7 @@ def on_numpy() -> None:
     kernels.adagrad_(
         param, grad, total,
         step=1, lr=0.1, lr_decay=0.1, weight_decay=0.01, eps=1e-10, maximize=False,
+        grad_scale=1.0,
     )  # fmt: skip
     expected = reference.adagrad(
         before, grad, zeros(),
@@ -63,6 +65,7 @@ def on_numpy() -> None:
         param, grad, square, mean, buffer,
         step=1, lr=0.1, alpha=0.99, eps=1e-8, weight_decay=0.01, momentum=0.9, centered=True,
         eps_inside_sqrt=True, maximize=False,
+        grad_scale=1.0,
     )  # fmt: skip
     expected = reference.rmsprop(
         before, grad, zeros(), zeros(), zeros(),
@@ -77,6 +80,7 @@ def on_numpy() -> None:
         step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, amsgrad=True,
         decoupled_weight_decay=False, bias_correction=True, eps_inside_sqrt=False, maximize=False,
         cautious_decay=False,
+        grad_scale=1.0,
     )  # fmt: skip
     expected = reference.adam(
         before, grad, zeros(), zeros(), zeros(),
@@ -91,6 +95,7 @@ def on_numpy() -> None:
         param, grad, first, second, largest,
         step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, amsgrad=True,
         bias_correction=False, eps_inside_sqrt=True, maximize=False, cautious_decay=True,
+        grad_scale=1.0,
     )  # fmt: skip
     expected = reference.adamw(
         before, grad, zeros(), zeros(), zeros(),
@@ -143,7 +148,7 @@ def on_torch() -> None:
     params = [torch.ones(3), torch.ones(2, 2)]
     grads = [torch.full_like(param, 0.5) for param in params]
     first, second = ([torch.zeros_like(param) for param in params] for _ in range(2))
-    kernels.adam_(params, grads, first, second, step=[1, 2], lr=0.1)
+    kernels.adam_(params, grads, first, second, step=[1, 2], lr=0.1, grad_scale=2.0)
     print("kernels.adam_ on two tensors:", [round(param.mean().item(), 4) for param in params])
     low = torch.ones(3, dtype=torch.bfloat16)  # any mix with float32 and float16
     kernels.sgd_(low, torch.ones(3), torch.zeros(3, dtype=torch.float16), lr=0.1, momentum=0.9)
@@ -153,7 +158,7 @@ def on_torch() -> None:
 def around_the_step() -> None:
     """What the optimizers do besides their rule, in NumPy."""
     grads = [normal(2), normal(3)]
-    norm = reference.grad_norm(grads)
+    norm = reference.grad_norm([reference.unscaled(grad, 2.0) for grad in grads])
     factor = reference.clip_factor(norm, 1.0)
     average = reference.ema(normal(4), normal(5), decay=0.99)
     weight = 1 - reference.power(0.99, 10)
