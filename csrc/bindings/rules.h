@@ -20,7 +20,8 @@ class AnyRule {
 
   virtual int index() const = 0;                     // its place in every table (rules/list.h)
   virtual bool is_program() const { return false; }  // at_step() then holds a BoundProgram
-  virtual bool has_norms() const = 0;
+  virtual bool has_norms() const = 0;                // or sums
+  bool takes_packings() const { return is_program() || !has_norms(); }
   virtual const char* unfit_for_devices() const = 0;  // why only the CPU has kernels, or nullptr
 
   virtual int state_count() const = 0;

@@ -16,7 +16,7 @@ struct Block {
   const uint32_t* dither;
 };
 
-// The one that begins at element i.
+// From element i on: a step's begins there, and the codes of one may be read from within.
 FASTOPT_HOST_DEVICE Block block_at(const Item& item, int state, int64_t i) {
   const Packing& packing = *item.packing;
   const int64_t blocks = (packing.row + block_size - 1) / block_size;
@@ -28,10 +28,10 @@ FASTOPT_HOST_DEVICE Block block_at(const Item& item, int state, int64_t i) {
           dither + (in_whole * dither_factor >> 24)};
 }
 
-// Elements of the block that begins at element i, which lies before `end`.
+// Elements of a block from element i on, which lies before `end`.
 FASTOPT_HOST_DEVICE int block_length(const Item& item, int64_t i, int64_t end) {
-  const int64_t row = item.packing->row, in_row = row - i % row;
-  int64_t length = in_row < block_size ? in_row : block_size;
+  const int64_t row = item.packing->row, place = i % row, rest = block_size - place % block_size;
+  int64_t length = row - place < rest ? row - place : rest;
   if (end - i < length) length = end - i;
   return static_cast<int>(length);
 }

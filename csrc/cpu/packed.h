@@ -1,8 +1,8 @@
 // The loop for whatever a Packing says: parameters with masters, rounded at random, with codes.
 //
 // A buffer's length of elements is unpacked to the first-level cache, the rule's inner kernel works
-// on that, and what it has written is packed again. So rules and other loops know nothing of
-// packings.
+// on that, and what it has written is packed again, unless it is a pass that leaves sums and writes
+// nothing. So rules and other loops know nothing of packings.
 #pragma once
 
 #include <stdint.h>
@@ -11,6 +11,7 @@
 #include "cpu/kernel.h"
 #include "numeric/code8.h"
 #include "numeric/split.h"
+#include "rules/program.h"
 #include "simd/rounding_draws.h"
 #include "simd/vec.h"
 #include "target.h"
@@ -22,7 +23,11 @@ constexpr int buffer_size = 1024;
 class PackedLoop {
  public:
   FASTOPT_HOST_DEVICE explicit PackedLoop(const Item& item)
-      : item_(item), packing_(*item.packing), unpacked_(item) {
+      : item_(item),
+        packing_(*item.packing),
+        measures_(item.pass != nullptr && item.pass->summands != nullptr),
+        unpacked_(item) {
+    if (measures_) unpacked_.pass = &pass_;
     if (packing_.master != Master::none) set_buffer(0, param_);
     for (int state = 0; state < max_states; ++state) {
       if (is_coded(state)) set_buffer(2 + state, states_[state]);
@@ -35,6 +40,11 @@ class PackedLoop {
       if (packing_.row > 0) {
         const int64_t rest_of_row = packing_.row - i % packing_.row;
         if (rest_of_row < count) count = rest_of_row;
+      }
+      if (measures_) {
+        for (int k = 0; k < max_summands; ++k) {
+          summands_[k] = static_cast<float*>(item_.pass->summands[k]) + (i - begin);
+        }
       }
       step(i, static_cast<int>(count));
       i += count;
@@ -62,6 +72,7 @@ class PackedLoop {
       if (is_coded(state)) decode_state(state, i, count);
     }
     item_.inner(unpacked_, 0, count);
+    if (measures_) return;
     if (packing_.master != Master::none) pack_param(i, count);
     for (int state = 0; state < max_states; ++state) {
       if (is_coded(state)) encode_state(state, i, count);
@@ -106,10 +117,13 @@ class PackedLoop {
     for (int k = 0; k < count; ++k) hi[k] = split_float(param_[k], lo[k]);
   }
 
+  // Of `count` elements from i on, which a pass that measures may begin and end within a block.
   template <class Act>
   FASTOPT_HOST_DEVICE void for_blocks(int state, int64_t i, int count, Act act) {
-    for (int k = 0; k < count; k += block_size) {
-      act(block_at(item_, state, i + k), states_[state] + k, block_length(item_, i + k, i + count));
+    for (int k = 0; k < count;) {
+      const int length = block_length(item_, i + k, i + count);
+      act(block_at(item_, state, i + k), states_[state] + k, length);
+      k += length;
     }
   }
 
@@ -145,6 +159,9 @@ class PackedLoop {
 
   const Item& item_;
   const Packing& packing_;
+  const bool measures_;
+  void* summands_[max_summands];  // of the buffer
+  const Pass pass_ = {summands_};
   Item unpacked_;
   alignas(64) float param_[buffer_size];
   alignas(64) float states_[max_states][buffer_size];

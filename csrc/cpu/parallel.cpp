@@ -9,6 +9,7 @@
 #include <atomic>
 #include <vector>
 
+#include "cpu/cut.h"
 #include "cpu/dispatch.h"
 #include "cpu/float_mode.h"
 #include "cpu/normed.h"
@@ -25,24 +26,10 @@ constexpr int64_t serial_below = 1 << 16;
 // thread whose core is busy with something else holds up the others by a millisecond at most.
 constexpr int64_t piece_size = 1 << 18;
 
-// Threads meet on multiples of this within a tensor, so that vectors stay aligned on both sides,
-// and blocks of one dither whole.
-constexpr int64_t grain = block_size;
-
 // GNU OpenMP's pool does not survive a fork: a parallel region in the child would wait for ever.
 std::atomic<bool> forked{false};
 [[maybe_unused]] const int watching_forks =
     pthread_atfork(nullptr, nullptr, [] { forked.store(true, std::memory_order_relaxed); });
-
-// Where a cut through an item falls: at its ends, or between on a multiple of the grain, or where a
-// block of codes begins.
-int64_t cut(int64_t position, const Item& item) {
-  if (position >= item.size) return item.size;
-  position = std::max<int64_t>(position, 0);
-  const int64_t row = item.packing == nullptr ? 0 : item.packing->row;
-  if (row == 0) return position / grain * grain;
-  return position / row * row + position % row / block_size * block_size;
-}
 
 // Elements [begin, end) of the concatenated index space, each cut moved to the grain before it.
 void run_range(const std::vector<Item>& items, int64_t begin, int64_t end) {

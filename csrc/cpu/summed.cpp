@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <new>
 
+#include "cpu/cut.h"
 #include "cpu/dispatch.h"
 #include "cpu/float_mode.h"
 #include "cpu/norm.h"
@@ -28,9 +29,9 @@ class Stages {
   const Item& item() const { return item_; }
   bool is_last() const { return stage_ + 1 == program_.stages.size(); }
 
-  // Elements [begin, end), where whole chunks begin, in this stage.
+  // Elements [begin, end), where whole chunks begin, in this stage; the step cuts where it can.
   void run(int64_t begin, int64_t end) {
-    if (is_last()) return run_last(begin, end);
+    if (is_last()) return run_last(cut(begin, item_), cut(end, item_));
     for (int64_t i = begin; i < end; i += sum_chunk) measure(i, std::min(i + sum_chunk, end));
   }
 
@@ -53,6 +54,7 @@ class Stages {
 
  private:
   void run_last(int64_t begin, int64_t end) {
+    if (begin >= end) return;
     Item last = item_;
     last.rule = &bound_;
     last.kernel(last, begin, end);
@@ -74,7 +76,9 @@ class Stages {
   }
 
   void measure(int64_t begin, int64_t end) {
-    alignas(64) static thread_local double room[max_summands][sum_chunk];  // or floats
+    constexpr int64_t longest_strip = 128;  // the last one is left whole
+    alignas(
+        64) static thread_local double room[max_summands][sum_chunk + longest_strip];  // or floats
     void* summands[max_summands];
     for (int k = 0; k < max_summands; ++k) summands[k] = room[k];
     const Pass pass = {summands};

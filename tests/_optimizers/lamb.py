@@ -20,4 +20,5 @@ RECORD = Record(
         {"lr": 0.001, "weight_decay": 0.0, "maximize": 1, "bias_correction": 0},
         {"lr": 0.001, "weight_decay": 0.0, "always_adapt": 1},
     ],
+    program={},
 )

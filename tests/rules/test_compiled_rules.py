@@ -15,7 +15,12 @@ RULES: dict[str, tuple[Rule, dict[str, Any]]] = {  # by the compiled class, with
     for name, it in RECORDS.items()
     if it.program is not None
 }
+BY_UPDATE = "the compiled class forms its update of states as they are stored, which are numbers"
 EXCEPT = {
+    **{("LAMB", it): BY_UPDATE for it in ("float16", "bfloat16", "bfloat16 states")},
+    **{("LAMB", it): BY_UPDATE for it in ("int8 states", "bfloat16, int8 states")},
+    ("LAMB", "master weights"): "refused",
+    ("LAMB", "stochastic rounding"): "refused",
     ("Adagrad", "int8 states"): "refused: its sums only grow",
     ("Adagrad", "bfloat16, int8 states"): "refused: its sums only grow",
     ("NAdam", "float64"): "the compiled class keeps its product in float32, as torch's does",

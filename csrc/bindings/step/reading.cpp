@@ -8,7 +8,7 @@ namespace {
 
 // Norms are of whole tensors, whose numbers are the parameter's own.
 void check_norms(const Plan& plan, PyObject* param) {
-  if (plan.has_master || plan.rounds_at_random) {
+  if (!plan.rule->takes_packings() && (plan.has_master || plan.rounds_at_random)) {
     throw Unfit{"master_weights and stochastic_rounding are not for a rule with norms"};
   }
   if (is_dtensor(param)) {

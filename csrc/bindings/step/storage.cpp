@@ -76,7 +76,7 @@ void States::drop_masters(PyObject* kept) {
 void States::read_codes(int i, bool is_new) {
   const std::string name = plan_.rule->state_name(i);
   const View& param = reading_.place.view;
-  if (plan_.has_norms) throw Unfit{name + " in 8 bits, of a rule with norms"};
+  if (!plan_.rule->takes_packings()) throw Unfit{name + " in 8 bits, of a rule with norms"};
   if (compute_type(reading_.item) != DType::float32) {
     throw Unfit{name + " in 8 bits for a parameter of " + dtype_name(param)};
   }

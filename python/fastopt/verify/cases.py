@@ -101,6 +101,11 @@ class Rule:
         """Whether it steps by norms of whole parameters."""
         return self.facts.norms
 
+    @property
+    def takes_packings(self) -> bool:
+        """Whether it takes masters, random rounding and states in 8 bits."""
+        return not self.norms
+
     def combinations(self) -> list[Options]:
         """Every combination of the choices that is allowed."""
         values = itertools.product(*self.choices.values())

@@ -70,7 +70,7 @@ def cases(kinds: Sequence[Kind], rules: Sequence[Rule], *, quick: bool) -> Itera
         for rule in rules:
             if rule.cls._no_int8 and "int8" in kind.options.values():
                 continue
-            if rule.norms:  # whose states are numbers, and its parameters too
+            if not rule.takes_packings:
                 continue
             few_bits = kind.options.get("state_dtype") in ("int8", torch.bfloat16)
             combinations = [
@@ -236,9 +236,11 @@ def check_case(
 ) -> None:
     """One case on every target: small parameters on one thread, large ones on several."""
     kind, rule, number, choice = case
+    if rule.norms and rng.integers(4):  # as of programs' arrays
+        pool = pool.tame
     small = PackedTrial(kind, rule, rule.draw(choice, rng), SMALL, pool, rng)
     trials = [small]
-    if not quick or rule.name == "rmsprop":
+    if not quick or rule.norms or rule.name == "rmsprop":
         large = LARGE[:1] if quick else LARGE
         trials.append(PackedTrial(kind, rule, rule.draw(choice, rng), large, pool, rng))
     for turn, row in enumerate(rows):

@@ -127,6 +127,10 @@ class Stored(compiled.Rule):
     def kept(self) -> dict[str, float]:
         return dict(self.rule.kept)
 
+    @property
+    def takes_packings(self) -> bool:
+        return True
+
     @cached_property
     def facts(self) -> Facts:
         return facts_of(self.rule.name)
