@@ -22,7 +22,7 @@ except ImportError as _error:
     print(f"fastopt cannot be imported: {_error}", file=_sys.stderr)
     raise SystemExit(2) from None  # the command line's status 1 has another meaning
 
-from fastopt import averages, gradients, kernels, nn, optim, reference, rules, schedules
+from fastopt import averages, gradients, integrations, kernels, nn, optim, reference, rules, schedules
 from fastopt._info import __version__, info
 from fastopt.convert import from_torch, to_torch
 from fastopt.gradients.check import gradcheck
@@ -34,6 +34,7 @@ __all__ = [
     "gradcheck",
     "gradients",
     "info",
+    "integrations",
     "kernels",
     "nn",
     "optim",

@@ -15,7 +15,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CSRC, PACKAGE = ROOT / "csrc", ROOT / "python" / "fastopt"
-LIBRARIES = {"NumPy": "numpy", "torch": "torch", "rich": "rich", "matplotlib": "matplotlib"}
+LIBRARIES = {
+    "NumPy": "numpy",
+    "torch": "torch",
+    "rich": "rich",
+    "matplotlib": "matplotlib",
+    "timm": "timm",
+}
 EVERYBODYS = CSRC / "target.h"
 
 pytestmark = pytest.mark.skipif(not CSRC.is_dir(), reason="needs fastopt's source tree")
@@ -44,7 +50,7 @@ def table() -> list[Row]:
         base = CSRC if first.is_relative_to(CSRC) else PACKAGE
         plain = re.sub(r"\([^)]*\)", "", uses)  # in which reasons stand
         named = [base / it for it in re.findall(r"`([^`]+)`", plain)]
-        libraries = [LIBRARIES[it] for it in re.findall(r"\b(?:NumPy|torch|rich|matplotlib)\b", plain)]
+        libraries = [LIBRARIES[it] for it in re.findall(rf"\b(?:{'|'.join(LIBRARIES)})\b", plain)]
         assert len(named) + len(libraries) > 0 or uses == "nothing", line
         rows.append(Row(places, (*named, *libraries)))
     return rows

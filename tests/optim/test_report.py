@@ -190,3 +190,65 @@ def test_it_does_not_warn_where_the_options_ask_for_torch() -> None:
         warnings.simplefilter("error")
         optimizer.step()
     assert paths(optimizer) == ["torch"]
+
+
+# ---- of any optimizer ---------------------------------------------------------------------------
+
+
+@each_optimizer
+def test_the_function_is_the_method_where_there_is_one(name: str) -> None:
+    optimizer = CASES[name].ours([*parameters(shapes=[(3,)]), ODD["complex64"]()], **FULL[name])
+    assert fastopt.optim.fused_report(optimizer) == optimizer.fused_report()
+    assert fastopt.optim.fused_report(wrapped(optimizer)) == optimizer.fused_report()
+
+
+def wrapped(optimizer: Optimizer) -> Any:
+    """As by a framework that keeps what it drives."""
+
+    class Wrapper(Optimizer):
+        def __init__(self) -> None:
+            self.optimizer = optimizer
+
+    return Wrapper()
+
+
+@pytest.mark.parametrize(
+    "name", ["ASGD", "Adafactor", "Muon", "Rprop", "SparseAdam", "torch's AdamW", "torch's LBFGS"]
+)
+def test_torchs_own_classes_are_named_as_torchs(name: str) -> None:
+    module, name = (torch if "torch's" in name else fastopt), name.split()[-1]
+    (param,) = parameters(shapes=[(3, 4)])
+    optimizer = getattr(module.optim, name)([param])
+    for path in ("no gradient", "torch"):
+        for it in (optimizer, wrapped(optimizer)):
+            report = fastopt.optim.fused_report(it)
+            assert [it.path for it in report] == [path]
+            assert [it.reason for it in report] == [f"torch.optim.{name} is torch's"]
+        param.grad = torch.ones(3, 4)
+    assert str(report) == (
+        "1 parameters: 1 on torch's own step\n  group 0, parameter 0, torch.float32 (3, 4), on torch's "
+        f"own step: torch.optim.{name} is torch's"
+    )
+
+
+def test_lbfgs_takes_the_kernels_for_all_parameters_or_for_none() -> None:
+    fit, other = parameters(shapes=[(3,), (2,)]), parameters(torch.float64, [(4,)])
+    for param in (*fit, *other):
+        param.grad = torch.ones_like(param)
+    report = fastopt.optim.fused_report(fastopt.optim.LBFGS(fit))
+    assert [(it.path, it.reason) for it in report] == [("fastopt", "")] * 2
+    report = fastopt.optim.LBFGS([*fit, *other]).fused_report()
+    assert [it.path for it in report] == ["torch"] * 3
+    assert all("all of one dtype" in it.reason for it in report)
+
+
+def test_other_libraries_classes_are_refused() -> None:
+    class Theirs(Optimizer):
+        pass
+
+    theirs = Theirs(parameters(shapes=[(3,)]), {})
+    for what in (theirs, wrapped(theirs), torch.nn.Linear(2, 2)):
+        with pytest.raises(
+            TypeError, match=r"optimizer: expected one of fastopt\.optim or torch\.optim"
+        ):
+            fastopt.optim.fused_report(what)

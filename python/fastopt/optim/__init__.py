@@ -7,7 +7,8 @@ states are stored in (:mod:`fastopt.optim._storage`).
 
 What else :mod:`torch.optim` has is here, too, so that ``import fastopt.optim as optim`` does for
 ``import torch.optim as optim``: ``Optimizer``, ``lr_scheduler``, ``swa_utils``, and torch's own classes
-of the rules without a kernel (Adafactor, ASGD, Muon, Rprop, SparseAdam).
+of the rules without a kernel (Adafactor, ASGD, Muon, Rprop, SparseAdam), of which
+:func:`fused_report` says that they are.
 
 :class:`LBFGS` is apart: it evaluates the loss itself, works on all parameters as one vector, and has
 none of these options.
@@ -26,7 +27,7 @@ import torch
 from torch.optim import ASGD, Adafactor, Muon, Optimizer, Rprop, SparseAdam
 
 from fastopt.optim import lr_scheduler, swa_utils
-from fastopt.optim._report import FusedReport, ParameterPath
+from fastopt.optim._report import FusedReport, ParameterPath, fused_report
 from fastopt.optim.adadelta import Adadelta
 from fastopt.optim.adagrad import Adagrad
 from fastopt.optim.adam import Adam
@@ -91,6 +92,7 @@ __all__ = [
     "StableAdamW",
     "StepInBackward",
     "Yogi",
+    "fused_report",
     "lr_scheduler",
     "step_in_backward",
     "swa_utils",

@@ -1,6 +1,7 @@
 """Which parameters of an optimizer take fastopt's kernels, and why the others do not.
 
     print(optimizer.fused_report())
+    print(fastopt.optim.fused_report(optimizer))  # of torch's own classes, too
 
 What decides is the walk that a step makes before it writes; here it is made without the writing.
 """
@@ -77,6 +78,46 @@ def torchs_class(kind: type[Optimizer]) -> type[Optimizer] | None:
     """The class of torch.optim that one of fastopt's derives from, if torch has it."""
     bases = (base for base in kind.__mro__ if base.__module__.startswith("torch.optim."))
     return next((base for base in bases if base is not Optimizer), None)
+
+
+def fused_report(optimizer: Optimizer) -> FusedReport:
+    """Tell of fastopt's optimizers and of torch's which parameters take fastopt's kernels.
+
+    Args:
+        optimizer: of :mod:`fastopt.optim`, where this is its method ``fused_report``, or of
+            :mod:`torch.optim`, all of whose parameters are on torch's own step; or what a framework
+            has wrapped around one of these.
+
+    Raises:
+        TypeError: for a class of neither.
+
+    Example::
+
+        print(fastopt.optim.fused_report(fastopt.optim.ASGD(model.parameters())))
+        # 2 parameters: 2 on torch's own step
+        #   group 0, parameter 0, torch.float32 (8, 4), on torch's own step: torch.optim.ASGD is torch's
+    """
+    while not hasattr(optimizer, "fused_report") and hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    if hasattr(optimizer, "fused_report"):
+        report: FusedReport = optimizer.fused_report()
+        return report
+    cls = type(optimizer)
+    if not cls.__module__.startswith("torch.optim") or not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"optimizer: expected one of fastopt.optim or torch.optim, got a {cls.__module__}."
+            f"{cls.__qualname__}"
+        )
+    return uniform_report(optimizer, f"torch.optim.{cls.__name__} is torch's")
+
+
+def uniform_report(optimizer: Optimizer, reason: str) -> FusedReport:
+    """Of an optimizer whose parameters all take one way: torch's if there is a reason."""
+    return FusedReport(
+        _path(where, index, group, param, reason)
+        for where, group in enumerate(optimizer.param_groups)
+        for index, param in enumerate(group["params"])
+    )
 
 
 class Reports(Optimizer):

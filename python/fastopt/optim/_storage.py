@@ -48,6 +48,7 @@ adds to an average would mostly be lost in 16 bits. They take in parameters befo
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from itertools import chain
 from math import prod
 from numbers import Integral
@@ -149,6 +150,8 @@ class Storage(Ruled):
                 param_group["state_dtype"] = dtype_as_text(param_group["state_dtype"])
         own = {key: param_group[key] for key in self._storage if key in param_group}
         super().add_param_group(param_group)
+        for options in (self.defaults, self.param_groups[-1]):
+            options.update({key: tuple(it) for key, it in options.items() if is_foreign_list(it)})
         vars(self).setdefault("_own_storage", []).append(own)
 
     def _first_index(self, param: Tensor) -> int | None:
@@ -246,6 +249,11 @@ class Storage(Ruled):
             else value
             for name, value in kept.items()
         }
+
+
+def is_foreign_list(value: Any) -> bool:
+    """Whether an option is a list of another library's, as Hydra's, which would go into checkpoints."""
+    return isinstance(value, Sequence) and not isinstance(value, (tuple, list, str, bytes))
 
 
 def holds_codes(state: dict[str, Any], name: str) -> bool:

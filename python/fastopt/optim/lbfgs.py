@@ -12,10 +12,12 @@ from fastopt import _C
 from fastopt._threads import fit_for_forks
 from fastopt.optim._fused import torch_step_of
 from fastopt.optim._hooks import hooked
+from fastopt.optim._report import FusedReport, uniform_report
 from fastopt.optim._stepped import Group
 from fastopt.reference.lbfgs import LEAST_CURVATURE
 from fastopt.reference.line_search import Point, strong_wolfe
 
+NO_FIT = "LBFGS expects float32 or float64 parameters, all of one dtype, contiguous and on the CPU"
 UNUSED_VECTORS = 3  # kept for the next gradient, pair and line search
 
 
@@ -71,6 +73,11 @@ class LBFGS(torch.optim.LBFGS):
         if self._memory is None or not self._memory.is_of(state):
             self._memory = _Memory(group["params"], state)
         return _Step(group, state, self._memory, closure).run(first_loss)
+
+    def fused_report(self) -> FusedReport:
+        """Tell whether the parameters take fastopt's kernels, which is all of them or none."""
+        fit = _fit_kernels([param for group in self.param_groups for param in group["params"]])
+        return uniform_report(self, "" if fit else NO_FIT)
 
 
 def _fit_kernels(params: list[Tensor]) -> bool:

@@ -60,7 +60,8 @@ class Option:
                 f"Invalid {self.name} value: {value!r}; expected a number, a bool, a string or None"
             )
         if isinstance(self.default, tuple):
-            if not isinstance(value, (tuple, list)) or len(value) != len(self.numbers):
+            is_list = isinstance(value, Sequence) and not isinstance(value, str)
+            if not is_list or len(value) != len(self.numbers):
                 raise ValueError(
                     f"Invalid {self.name} value: {value!r}; expected {len(self.numbers)} numbers"
                 )

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 import fastopt
-from fastopt import averages, gradients, nn, optim, schedules
+from fastopt import averages, gradients, integrations, nn, optim, schedules
 
 if TYPE_CHECKING:  # all of them
     from more_optimizers import Optimizer
@@ -241,6 +242,7 @@ def report() -> None:
     model = torch.nn.ModuleList([torch.nn.Linear(1, 8), torch.nn.Linear(8, 1, dtype=torch.complex64)])
     optimizer = optim.AdamW(model.named_parameters())
     found: optim.FusedReport = optimizer.fused_report()
+    assert found == optim.fused_report(optimizer)
     print(found)
     first: optim.ParameterPath = found[0]
     print(f"the first: {first.name}, {first.shape}, {first.dtype}: {first.path} {first.reason}")
@@ -365,6 +367,12 @@ def check_gradients() -> None:
     print(f"  {worst.verdict}; over all {found.ratio < found.tolerance}")
 
 
+def by_name() -> None:
+    """Where a package chooses its optimizers by a string."""
+    if find_spec("timm"):
+        print("timm knows " + ", ".join(integrations.timm.register()))
+
+
 def main() -> None:
     facts = fastopt.info()
     print(f"fastopt {fastopt.__version__} on {facts['cpu_target']}, {facts['threads']} threads")
@@ -379,6 +387,7 @@ def main() -> None:
     dropout_modules()
     averaged()
     check_gradients()
+    by_name()
 
 
 if __name__ == "__main__":
