@@ -3,6 +3,8 @@
 #include <memory>
 #include <string>
 
+#include "bindings/options.h"
+#include "bindings/program_rule.h"
 #include "bindings/rules.h"
 #include "rules/list.h"
 #include "simd/vec.h"
@@ -11,22 +13,6 @@ namespace py = pybind11;
 
 namespace fastopt {
 namespace {
-
-using host::Range;
-
-const char* name_of(Range range) {
-  switch (range) {
-    case Range::any:
-      return "any";
-    case Range::non_negative:
-      return "non_negative";
-    case Range::unit:
-      return "unit";
-    case Range::closed_unit:
-      return "closed_unit";
-  }
-  return nullptr;
-}
 
 // Visits a rule's options and lists them in their order: the default and the range of each.
 struct OptionLister {
@@ -49,8 +35,7 @@ py::dict options_of() {
   return lister.found;
 }
 
-// None for a rule in Python, whose function says it.
-py::object options_of(const std::string& rule) {
+py::dict options_of(const std::string& rule) {
 #define FASTOPT_OPTIONS(Rule)                        \
   if (rule == host::Rule<float>::name) {             \
     return options_of<host::Rule<float>::Options>(); \
@@ -58,7 +43,7 @@ py::object options_of(const std::string& rule) {
   FASTOPT_RULES(FASTOPT_OPTIONS)
   FASTOPT_NORMED_RULES(FASTOPT_OPTIONS)
 #undef FASTOPT_OPTIONS
-  return py::none();
+  return options_of_program(rule);
 }
 
 py::dict facts_of(const std::string& name) {

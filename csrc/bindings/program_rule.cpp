@@ -10,7 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "bindings/checks.h"
+#include "bindings/options.h"
 #include "cpu/summed.h"
 #include "cpu/traced.h"
 #include "rules/list.h"
@@ -32,7 +32,9 @@ struct Option {
   std::string name;
   PyObject* interned;
   std::vector<double> numbers;  // its defaults; several for a tuple
-  py::object value;             // the default of one that may be something else
+  Range range;
+  py::object value;  // the default of one that is a flag, or may be something else than a number
+  bool is_flag() const { return value.ptr() != nullptr && PyBool_Check(value.ptr()); }
   bool is_free() const { return value.ptr() != nullptr; }
 };
 
@@ -69,23 +71,13 @@ class ProgramRule final : public AnyRule {
   int state_count() const override { return static_cast<int>(definition_->states.size()); }
   const char* state_name(int state) const override { return definition_->states[state].c_str(); }
 
-  void read_options(py::handle group, Checks, bool) override {
+  void read_options(py::handle group, Checks checks, bool) override {
     inputs_.assign(1, 0);  // the number of the step comes there
     py::list choice;
     for (const Option& option : definition_->options) {
       PyObject* object = find(group, option);
-      if (object == nullptr && option.is_free()) object = option.value.ptr();
-      if (object == nullptr) {
-        inputs_.insert(inputs_.end(), option.numbers.begin(), option.numbers.end());
-      } else if (option.is_free()) {
-        const bool counts = is_number(object);
-        inputs_.push_back(counts ? number(object, option.name.c_str(), "a number") : 0);
-        choice.append(counts ? py::handle(Py_Ellipsis) : py::handle(object));
-      } else if (option.numbers.size() == 1) {
-        inputs_.push_back(number(object, option.name.c_str(), "a number"));
-      } else {
-        read_tuple(option, object);
-      }
+      if (object == nullptr && checks == Checks::none) throw py::key_error(option.name);
+      read(option, object, checks, choice);
     }
     for (const Option& kept : definition_->kept) {  // fastopt.kernels has them among the options
       PyObject* object = find(group, kept);
@@ -159,20 +151,26 @@ class ProgramRule final : public AnyRule {
     return object;
   }
 
-  void read_tuple(const Option& option, PyObject* object) {
-    const std::string accepted = std::to_string(option.numbers.size()) + " numbers";
-    const py::object items = py::reinterpret_steal<py::object>(PySequence_Fast(object, ""));
-    if (!items) {
-      PyErr_Clear();
-      throw py::type_error(option.name + ": expected " + accepted + ", got " + text(object));
-    }
-    const Py_ssize_t count = PySequence_Fast_GET_SIZE(items.ptr());
-    if (static_cast<std::size_t>(count) != option.numbers.size()) {
-      throw py::value_error(option.name + ": expected " + accepted + ", got " + text(object));
-    }
-    for (Py_ssize_t i = 0; i < count; ++i) {
-      inputs_.push_back(
-          number(PySequence_Fast_GET_ITEM(items.ptr(), i), option.name.c_str(), accepted.c_str()));
+  // nullptr for the default.
+  void read(const Option& option, PyObject* object, Checks checks, py::list& choice) {
+    const char* const name = option.name.c_str();
+    if (object == nullptr) object = option.value.ptr();
+    if (object == nullptr) {
+      inputs_.insert(inputs_.end(), option.numbers.begin(), option.numbers.end());
+    } else if (option.is_flag()) {
+      inputs_.push_back(0);
+      choice.append(flag(name, object));
+    } else if (option.is_free()) {
+      const bool counts = is_number(object);
+      inputs_.push_back(counts ? number_in(option.range, name, object, checks) : 0);
+      choice.append(counts ? py::handle(Py_Ellipsis) : py::handle(object));
+    } else if (option.numbers.size() == 1) {
+      inputs_.push_back(number_in(option.range, name, object, checks));
+    } else {
+      const py::tuple items = several(name, object, option.numbers.size());
+      for (const py::handle item : items) {
+        inputs_.push_back(number_in(option.range, name, item.ptr(), checks));
+      }
     }
   }
 
@@ -228,24 +226,36 @@ class ProgramRule final : public AnyRule {
   std::vector<std::shared_ptr<const Traced>> held_;
 };
 
-using OptionText = std::tuple<std::string, std::vector<double>, py::object>;
+// The name, the defaults if they are numbers, a number's range, and the default if it is none.
+using OptionText = std::tuple<std::string, std::vector<double>, std::string, py::object>;
+
+Range range_of(const std::string& name) {
+  for (const Range range : {Range::non_negative, Range::unit, Range::closed_unit}) {
+    if (name == name_of(range)) return range;
+  }
+  return Range::any;
+}
 
 void define(const std::string& name, std::vector<std::string> states,
             const std::vector<int>& squares, const std::vector<OptionText>& options,
             const std::vector<std::pair<std::string, double>>& kept, bool has_sums,
             py::object trace) {
   if (states.size() > max_states) throw py::value_error("too many states");
+  if (is_compiled(name)) throw py::value_error("name: a compiled rule is named '" + name + "'");
   auto made = std::make_shared<Definition>();
   made->states = std::move(states);
   for (int state : squares) made->squares |= 1u << state;
-  for (const auto& [option, numbers, value] : options) {
-    const bool is_free = numbers.empty();
-    made->options.push_back({option, PyUnicode_InternFromString(option.c_str()), numbers,
-                             is_free ? value : py::object()});
+  const auto add = [](std::vector<Option>& to, const std::string& option,
+                      const std::vector<double>& numbers, const std::string& range,
+                      const py::object& value) {
+    PyObject* const interned = PyUnicode_InternFromString(option.c_str());
+    to.push_back(
+        {option, interned, numbers, range_of(range), numbers.empty() ? value : py::object()});
+  };
+  for (const auto& [option, numbers, range, value] : options) {
+    add(made->options, option, numbers, range, value);
   }
-  for (const auto& [name, start] : kept) {
-    made->kept.push_back({name, PyUnicode_InternFromString(name.c_str()), {start}, py::object()});
-  }
+  for (const auto& [number, start] : kept) add(made->kept, number, {start}, "any", py::object());
   made->has_sums = has_sums;
   made->trace = std::move(trace);
   definitions()[name] = std::move(made);
@@ -291,6 +301,21 @@ std::unique_ptr<AnyRule> make_program_rule(const std::string& name) {
   const auto found = definitions().find(name);
   if (found == definitions().end()) return nullptr;
   return std::make_unique<ProgramRule>(found->second);
+}
+
+py::dict options_of_program(const std::string& name) {
+  py::dict found;
+  for (const Option& option : definitions().at(name)->options) {
+    const py::str key(option.name);
+    if (option.is_free()) {
+      if (option.is_flag()) found[key] = py::make_tuple(option.value, "flag");
+    } else if (option.numbers.size() == 1) {
+      found[key] = py::make_tuple(option.numbers[0], name_of(option.range));
+    } else {
+      found[key] = py::make_tuple(py::tuple(py::cast(option.numbers)), name_of(option.range));
+    }
+  }
+  return found;
 }
 
 void define_rules(py::module_& m) {

@@ -1,12 +1,11 @@
 #include "bindings/rules.h"
 
-#include <cmath>
 #include <cstring>
 #include <new>
 #include <type_traits>
 #include <unordered_map>
 
-#include "bindings/checks.h"
+#include "bindings/options.h"
 #include "bindings/program_rule.h"
 #include "rules/list.h"
 #include "simd/vec.h"
@@ -15,8 +14,6 @@ namespace py = pybind11;
 
 namespace fastopt {
 namespace {
-
-using host::Range;
 
 // Python strings for the option names, made once. Keyed by address: the names are literals.
 PyObject* interned(const char* name) {
@@ -33,39 +30,24 @@ class OptionReader {
       : group_(group), checks_(checks), lr_on_device_(lr_on_device) {}
 
   void operator()(const char* name, double& value, Range range) {
-    if (PyObject* object = find(name)) value = number_in(range, name, object);
+    if (PyObject* object = find(name)) value = number_in(range, name, object, checks_);
   }
 
   // For what a step's group lacks, since the state keeps it.
   void read_kept(const char* name, double& value, Range range) {
-    if (PyObject* object = lookup(name)) value = number_in(range, name, object);
+    if (PyObject* object = lookup(name)) value = number_in(range, name, object, checks_);
   }
 
   void operator()(const char* name, double& first, double& second, Range range) {
     PyObject* pair = find(name);
     if (pair == nullptr) return;
-    // A copy: what makes a number of the first may change a list.
-    const py::object two = py::reinterpret_steal<py::object>(PySequence_Tuple(pair));
-    if (!two) {
-      take_refusal();
-      throw py::type_error(std::string(name) + ": expected two numbers, got " + text(pair));
-    }
-    if (PyTuple_GET_SIZE(two.ptr()) != 2) {
-      throw py::value_error(std::string(name) + ": expected two numbers, got " + text(pair));
-    }
-    first = number_in(range, name, PyTuple_GET_ITEM(two.ptr(), 0));
-    second = number_in(range, name, PyTuple_GET_ITEM(two.ptr(), 1));
+    const py::tuple two = several(name, pair, 2);
+    first = number_in(range, name, PyTuple_GET_ITEM(two.ptr(), 0), checks_);
+    second = number_in(range, name, PyTuple_GET_ITEM(two.ptr(), 1), checks_);
   }
 
   void operator()(const char* name, bool& value) {
-    PyObject* object = find(name);
-    if (object == nullptr) return;
-    const int truth = PyObject_IsTrue(object);
-    if (truth < 0) {
-      take_refusal();
-      throw py::type_error(std::string(name) + ": expected True or False, got " + text(object));
-    }
-    value = truth != 0;
+    if (PyObject* object = find(name)) value = flag(name, object);
   }
 
  private:
@@ -80,27 +62,6 @@ class OptionReader {
     PyObject* object = PyDict_GetItemWithError(group_.ptr(), interned(name));
     if (object == nullptr && PyErr_Occurred()) throw py::error_already_set();
     return object;
-  }
-
-  double number_in(Range range, const char* name, PyObject* object) const {
-    const double value = number(object, name, describe(range), "a number within a double's range");
-    if (checks_ == Checks::ranges && !accepts(range, value)) {
-      throw py::value_error(std::string(name) + ": expected " + describe(range) + ", got " +
-                            text(object));
-    }
-    return value;
-  }
-
-  static bool accepts(Range range, double value) {
-    if (range == Range::any) return !std::isnan(value);
-    if (range == Range::closed_unit) return value >= 0 && value <= 1;
-    return value >= 0 && (range != Range::unit || value < 1);
-  }
-
-  static const char* describe(Range range) {
-    if (range == Range::any) return "a number other than NaN";
-    if (range == Range::closed_unit) return "a number in [0, 1]";
-    return range == Range::unit ? "a number in [0, 1)" : "a number >= 0";
   }
 
   py::handle group_;
@@ -186,6 +147,12 @@ class RuleOf final : public AnyRule {
 };
 
 }  // namespace
+
+bool is_compiled(const std::string& name) {
+#define FASTOPT_IS(Rule) || name == host::Rule<float>::name
+  return false FASTOPT_RULES(FASTOPT_IS) FASTOPT_NORMED_RULES(FASTOPT_IS);
+#undef FASTOPT_IS
+}
 
 std::unique_ptr<AnyRule> make_rule(const std::string& name) {
 #define FASTOPT_MAKE(Rule)                                                                        \

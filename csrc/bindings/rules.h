@@ -60,6 +60,8 @@ class AnyRule {
   virtual bool runs_python(const std::vector<double>&, double) { return false; }
 };
 
+bool is_compiled(const std::string& name);
+
 // Throws pybind11::value_error if there is no rule of this name.
 std::unique_ptr<AnyRule> make_rule(const std::string& name);
 

@@ -50,7 +50,7 @@ def define_rule(
     name: str,
     states: Sequence[str],
     squares: Sequence[int],
-    options: Sequence[tuple[str, Sequence[float], object]],
+    options: Sequence[tuple[str, Sequence[float], str, object]],
     kept: Sequence[tuple[str, float]],
     has_sums: bool,
     trace: Callable[[tuple[Any, ...], list[float]], Traced],

@@ -23,7 +23,7 @@ class Facts:
     kept: tuple[str, ...]  # the numbers that a rule in Python keeps, in double
     norms: bool  # whether a step needs all of a parameter, for norms or other sums of it
     counts_steps: bool  # with its default options
-    options: Mapping[str, tuple[Value, str]]  # default and range; none of a rule in Python
+    options: Mapping[str, tuple[Value, str]]  # default and range, of numbers and flags
 
 
 @functools.cache
@@ -39,5 +39,5 @@ def facts_of(rule: str) -> Facts:
         kept=tuple(it["kept"]),
         norms=it["norms"],
         counts_steps=it["counts_steps"],
-        options=it["options"] or {},
+        options=it["options"],
     )

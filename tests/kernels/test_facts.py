@@ -69,12 +69,33 @@ def test_each_range_refuses_what_lies_outside(name: str) -> None:
 
 def test_a_rule_in_python_has_facts() -> None:
     @rules.rule(squares=["v"], numbers=["k"])
-    def example(p: Any, g: Any, m: Any, v: Any, k: Any, *, t: Any, lr: float = 0.1) -> Any:
+    def example(
+        p: Any, g: Any, m: Any, v: Any, k: Any, *, t: Any,
+        lr: float = 0.1, betas: Any = (0.5, 0.9), gain: float = 2.0, kind: str | None = None,
+    ) -> Any:  # fmt: skip
         return p - lr * g, m, v + g * g, k + 1
 
     facts = facts_of(example.name)
     assert (facts.states, facts.required, facts.squares) == (("m", "v"), ("m", "v"), ("v",))
-    assert (facts.product, facts.kept, facts.norms, facts.options) == (None, ("k",), False, {})
+    assert (facts.product, facts.kept, facts.norms) == (None, ("k",), False)
+    assert facts.options == {
+        "lr": (0.1, "non_negative"),
+        "betas": ((0.5, 0.9), "unit"),
+        "gain": (2.0, "any"),
+        "maximize": (False, "flag"),
+    }
+
+
+def test_a_rule_in_python_is_known_by_its_own_name() -> None:
+    def example(p: Any, g: Any, *, t: Any, lr: float = 0.1) -> Any:
+        return p - lr * g
+
+    made = rules.Rule(example, name="test_facts.example")
+    assert made.name == "test_facts.example"
+    assert facts_of("test_facts.example").options["lr"] == (0.1, "non_negative")
+    assert rules.Rule(example).name != made.name
+    with pytest.raises(ValueError, match="name: a compiled rule is named 'sgd'"):
+        rules.Rule(example, name="sgd")
 
 
 def test_there_are_no_facts_of_nothing() -> None:

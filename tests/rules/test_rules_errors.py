@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from conftest import RunPython
+from fastopt import _C
 from fastopt.rules import Rule, RuleError, exp, log, maximum, mean, minimum, rule, sqrt, where
 
 OUTSIDE = np.ones(3, np.float32)
@@ -132,6 +133,38 @@ def test_options_are_checked(options: dict[str, Any], error: type[Exception], sa
         with pytest.raises(error, match=said):
             call()
     assert all((it == 1).all() for it in arrays)
+
+
+def test_kernels_ranges_are_those_of_compiled_ones() -> None:
+    """Where the class's words are not asked first: by the name of a rule of fastopt's own."""
+    arrays = [[np.ones(3, np.float32)] for _ in range(3)]
+    for options, error, said in (
+        ({"lr": -1.0}, ValueError, r"^lr: expected a number >= 0, got -1\.0$"),
+        ({"lr": float("nan")}, ValueError, "^lr: expected a number >= 0, got nan$"),
+        ({"lr": 10**400}, ValueError, "^lr: expected a number within a double's range, got 1000"),
+        ({"lr": "1"}, TypeError, "^lr: expected a number >= 0, got '1'$"),
+        ({"betas": (0.9, 1.0)}, ValueError, r"^betas: expected a number in \[0, 1\), got 1\.0$"),
+        ({"betas": (0.9,)}, ValueError, r"^betas: expected two numbers, got \(0\.9,\)$"),
+        ({"betas": 0.9}, TypeError, r"^betas: expected two numbers, got 0\.9$"),
+        ({"maximize": np.ones(2)}, TypeError, "^maximize: expected True or False, got array"),
+    ):
+        with pytest.raises(error, match=said):
+            _C.apply(plain.name, arrays, [1], options, False, 1, ("param", "grad"))
+    assert all((it[0] == 1).all() for it in arrays)
+
+
+@pytest.mark.parametrize("flag", [1, np.True_, torch.tensor(True), "yes"], ids=repr)
+def test_flags_are_read_by_their_truth(flag: Any) -> None:
+    def stepped(maximize: Any) -> torch.Tensor:
+        param = torch.nn.Parameter(torch.ones(3))
+        param.grad = torch.ones(3)
+        optimizer = Plain([param])
+        optimizer.param_groups[0]["maximize"] = maximize
+        optimizer.step()
+        return param.detach()
+
+    assert torch.equal(stepped(flag), stepped(True))
+    assert not torch.equal(stepped(True), stepped(False))
 
 
 def test_unknown_options_are_named() -> None:

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 _count = itertools.count(1)
 
 PROGRAMS_UNTIL_WARNING = 16
-NOT_NEGATIVE = ("lr", "eps", "weight_decay")
+RANGES = {  # as csrc/rules/rule.h calls them; of other names any number
+    **dict.fromkeys(("lr", "eps", "weight_decay", "momentum_decay"), "non_negative"),
+    "betas": "unit",
+}
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,21 @@ class Option:
     annotation: Any
 
     @property
+    def range(self) -> str:
+        """Which numbers it takes."""
+        return RANGES.get(self.name, "any")
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether it is read as true or false."""
+        return isinstance(self.default, bool)
+
+    @property
     def numbers(self) -> tuple[float, ...]:
         """The default's, where it is a number or a tuple of them; else nothing."""
         if isinstance(self.default, tuple):
             return tuple(float(it) for it in self.default)
-        is_plain = isinstance(self.default, (int, float)) and not isinstance(self.default, bool)
+        is_plain = isinstance(self.default, (int, float)) and not self.is_flag
         return (float(self.default),) if is_plain else ()
 
     def check(self, value: Any) -> None:
@@ -79,11 +92,11 @@ class Option:
             raise TypeError(f"Invalid {self.name} value: {value!r}; expected a number")
         if self.name == "lr" and not value >= 0:
             raise ValueError(f"Invalid learning rate: {value}; expected >= 0")
-        if self.name == "betas" and not 0 <= value < 1:
+        if self.range == "unit" and not 0 <= value < 1:
             raise ValueError(
                 f"Invalid beta parameter at index {index}: {value}; expected 0 <= beta < 1"
             )
-        if self.name in NOT_NEGATIVE and not value >= 0:
+        if self.range == "non_negative" and not value >= 0:
             raise ValueError(f"Invalid {self.name} value: {value}; expected >= 0")
         if not math.isfinite(value):
             raise ValueError(f"Invalid {self.name} value: {value}; expected a finite number")
@@ -103,6 +116,7 @@ class Rule:
         start: Mapping[str, str | float] | None = None,
         numbers: Sequence[str] | Mapping[str, float] = (),
         sums: bool = False,
+        name: str | None = None,
     ) -> None:
         self.function = function
         self.__name__, self.__qualname__ = function.__name__, function.__qualname__
@@ -115,12 +129,12 @@ class Rule:
         self.states = self.arrays[2:]
         self.start = dict(start or {})
         self._check_names("start", self.start, self.states)
-        for name, begins in self.start.items():
+        for state, begins in self.start.items():
             is_plain = isinstance(begins, (int, float)) and not isinstance(begins, bool)
             if begins != "param" and not is_plain:
-                raise ValueError(f"start[{name!r}]: expected 'param' or a number, got {begins!r}")
+                raise ValueError(f"start[{state!r}]: expected 'param' or a number, got {begins!r}")
         self._check_names("squares", squares or (), self.states)
-        self._squares, self._sums = squares, sums
+        self._squares, self._sums, self._own_name = squares, sums, name
         self._traces = 0
         with suppress(NameError):  # of a function that is defined below
             self._defined  # noqa: B018  meets mistakes here
@@ -132,12 +146,12 @@ class Rule:
         plain = [self._trace(choice, [t, *values]) for t in (1.0, 2.0)]
         sums = self._sums or any(len(it.stages) > 1 for it in plain)
         squares = tuple(self._find_squares(plain) if self._squares is None else self._squares)
-        name = f"{self.__module__}.{self.__qualname__}#{next(_count)}"
+        name = self._own_name or f"{self.__module__}.{self.__qualname__}#{next(_count)}"
         _C.define_rule(
             name,
             self.states,
             [self.states.index(it) for it in squares],
-            [(it.name, list(it.numbers), it.default) for it in self.options],
+            [(it.name, list(it.numbers), it.range, it.default) for it in self.options],
             list(self.kept.items()),
             sums,
             self._traced,
@@ -179,24 +193,9 @@ class Rule:
         numbers = self._numbers(options)
         self._check_once(numbers, t)
         self._check_arrays(arrays)
-        wide = [np.atleast_1d(widen(it) if is_stored(it.dtype) else it).view() for it in arrays]
-        for it in wide:
-            it.flags.writeable = False
-        with np.errstate(all="ignore"), reading(wide[0]):
-            results = self._call(wide, [float(t), *numbers[1]], numbers[0])
+        wide = [widen(it) if is_stored(it.dtype) else it for it in arrays]
+        results, after = self._on_numpy(wide, [float(t), *numbers[1]], numbers[0])
         expected = [arrays[0], *arrays[2:]]
-        if not isinstance(results, tuple):
-            results = (results,)
-        names = [self.arrays[0], *self.states]
-        after = [float(as_number(it).value) for it in results[len(names) :]]
-        results = results[: len(names)]
-        for name, it in zip(names, results, strict=True):
-            if not isinstance(it, np.ndarray) or it.dtype != wide[0].dtype or it.shape != wide[0].shape:
-                got = f"{it.dtype} of shape {it.shape}" if isinstance(it, np.ndarray) else repr(it)
-                raise RuleError(
-                    f"{self.where} returns {got} for {name} on NumPy arrays; expected "
-                    f"{wide[0].dtype} of shape {wide[0].shape}: use the functions of fastopt.rules"
-                )
 
         def rounded(number: int, x: Any, dtype: Any) -> Any:
             if not is_stored(dtype):
@@ -206,10 +205,34 @@ class Rule:
             return store_state(x, dtype, step=t, state=number - 1, like=arrays[0])
 
         new = [
-            rounded(number, it.reshape(like.shape), like.dtype)
+            rounded(number, it, like.dtype)
             for number, (it, like) in enumerate(zip(results, expected, strict=True))
         ]
         return (*new, *after)
+
+    def _on_numpy(
+        self, arrays: Sequence[Any], values: Sequence[float], choice: Sequence[Any]
+    ) -> tuple[list[Any], list[float]]:
+        """The results on arrays of the type that is computed in, and the numbers that are kept."""
+        given = [np.atleast_1d(it).view() for it in arrays]
+        for it in given:
+            it.flags.writeable = False
+        with np.errstate(all="ignore"), reading(given[0]):
+            results = self._call(given, values, choice)
+        if not isinstance(results, tuple):
+            results = (results,)
+        names = [self.arrays[0], *self.states]
+        after = [float(as_number(it).value) for it in results[len(names) :]]
+        results = results[: len(names)]
+        like = given[0]
+        for name, it in zip(names, results, strict=True):
+            if not isinstance(it, np.ndarray) or it.dtype != like.dtype or it.shape != like.shape:
+                got = f"{it.dtype} of shape {it.shape}" if isinstance(it, np.ndarray) else repr(it)
+                raise RuleError(
+                    f"{self.where} returns {got} for {name} on NumPy arrays; expected "
+                    f"{like.dtype} of shape {like.shape}: use the functions of fastopt.rules"
+                )
+        return [it.reshape(arrays[0].shape) for it in results], after
 
     def kernel_(self, *arrays: Any, t: Any = 1, grad_scale: Any = None, **options: Any) -> None:
         """The rule in place, on NumPy arrays, torch tensors or whatever has DLPack; or lists of them.
@@ -332,6 +355,9 @@ class Rule:
             option.check(value)
             if option.numbers:
                 values += map(float, value) if isinstance(value, (tuple, list)) else [float(value)]
+            elif option.is_flag:
+                values.append(0.0)
+                choice.append(bool(value))
             else:
                 counts = isinstance(value, (int, float)) and not isinstance(value, bool)
                 values.append(float(value) if counts else 0.0)
@@ -444,6 +470,7 @@ def rule(
     start: Mapping[str, str | float] | None = None,
     numbers: Sequence[str] | Mapping[str, float] = (),
     sums: bool = False,
+    name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 def rule(function: Callable[..., Any] | None = None, /, **settings: Any) -> Any:
     """Make a rule of a function ``(p, g, states…, *, t, options…) -> (p, states…)``.
@@ -456,6 +483,7 @@ def rule(function: Callable[..., Any] | None = None, /, **settings: Any) -> Any:
         numbers: arguments behind the states that are not arrays but numbers, which go in and come out
             like states, in double, one of each for a parameter; with a dict, what they begin at.
         sums: whether some options ask for sums over a tensor; found by itself if the defaults do.
+        name: what classes and kernels of fastopt's own know it by; other rules need none.
     """
     if function is None:
         return lambda it: Rule(it, **settings)
