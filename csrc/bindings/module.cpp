@@ -68,6 +68,10 @@ PYBIND11_MODULE(_C, m) {
       [](bool wanted) { return fastopt::TorchReader::get().use_layout(wanted); }, "wanted"_a,
       "Read tensors where torch keeps them, or through DLPack; tells which of the two it is now.");
   m.def(
+      "reads_in_place",
+      [](py::handle tensor) { return fastopt::TorchReader::get().reads_in_place(tensor.ptr()); },
+      "tensor"_a, "Whether a tensor is read where torch keeps it.");
+  m.def(
       "knows_autograd_layout",
       [] {
         const fastopt::TorchReader& torch = fastopt::TorchReader::get();

@@ -30,15 +30,15 @@ const DLPackExchangeAPI* exchange_api(py::handle type) {
   return static_cast<const DLPackExchangeAPI*>(api);
 }
 
+bool ask_exchange(PyObject* tensor, DLTensor* view) {
+  const auto* api = exchange_api(py::type::of(py::handle(tensor)));
+  return api->dltensor_from_py_object_no_sync(tensor, view) == 0;
+}
+
 }  // namespace
 
 TorchReader::TorchReader()
-    : layout_([](PyObject* tensor, DLTensor* view) {
-        const auto* api = exchange_api(py::type::of(py::handle(tensor)));
-        return api->dltensor_from_py_object_no_sync(tensor, view) == 0;
-      }),
-      autograd_(layout_),
-      uses_layout_(layout_.known()) {
+    : layout_(ask_exchange), autograd_(layout_), uses_layout_(layout_.known()) {
   py::module_ torch = py::module_::import("torch");
   strided_ = py::object(torch.attr("strided")).release().ptr();
   py::object tensor = torch.attr("Tensor"), parameter = torch.attr("nn").attr("Parameter");
@@ -68,7 +68,12 @@ bool TorchReader::ask(PyObject* object, View* view) const {
     return false;
   }
   view->negated = py::handle(object).attr("is_neg")().cast<bool>();
-  return has_memory(object, *view) || element_count(*view) == 0;
+  if (element_count(*view) == 0) return true;
+  if (!has_memory(object, *view)) return false;
+  if (view->device.device_type == kDLCUDA && chances_ > 0) {
+    chances_ = layout_.learn(object, ask_exchange) ? 0 : chances_ - 1;
+  }
+  return true;
 }
 
 void* TorchReader::stream(int device) const {

@@ -35,6 +35,12 @@ class TorchReader {
     return (uses_layout_ && is_plain(object) && layout_.read(object, view)) || ask(object, view);
   }
 
+  // Whether this one is read where torch keeps it.
+  bool reads_in_place(PyObject* object) const {
+    View view;
+    return read(object, &view) && uses_layout_ && is_plain(object) && layout_.read(object, &view);
+  }
+
   // Reads tensors where torch keeps them, or no longer. Tells whether it does so now.
   bool use_layout(bool wanted) const { return uses_layout_ = wanted && layout_.known(); }
   bool finds_grads() const { return uses_layout_ && autograd_.knows_grads(); }
@@ -87,7 +93,8 @@ class TorchReader {
   // torch's refusal of a sparse tensor costs a millisecond (it collects a stack trace), so after
   // the first one the layout is asked for beforehand, at 40 ns a tensor.
   mutable bool wary_ = false;
-  TensorLayout layout_;
+  mutable TensorLayout layout_;
+  mutable int chances_ = 8;  // to learn from CUDA tensors, of which some are not plain
   AutogradLayout autograd_;
   mutable bool uses_layout_;
 };

@@ -71,8 +71,10 @@ bool TensorLayout::find(PyObject* module) {
   const auto extent_of = [&](const py::object& tensor) {
     return *reinterpret_cast<const Extent*>(words(impl_of(tensor)) + extent_at_);
   };
+  // Of a storage on the CPU torch keeps no index, which tells the index from what lies around it.
+  if (impl->storage->device_type != 0 || impl->storage->device_index != -1) return false;
   const py::object plain = zeros(torch, py::make_tuple(2));
-  plain_keys_ = extent_of(plain).keys;
+  cpu_keys_ = keys_of(plain.ptr());
   std::vector<uint16_t> numbers;
   for (const char* name : dtype_names) {
     numbers.push_back(extent_of(zeros(torch, py::make_tuple(2), name)).dtype);
@@ -90,12 +92,33 @@ bool TensorLayout::find(PyObject* module) {
       plain.attr("to_sparse")(),
       torch.attr("empty")(2, "device"_a = "meta"),
   };
-  return std::none_of(std::begin(unlike), std::end(unlike), [&](const py::object& tensor) {
-    return extent_of(tensor).keys == plain_keys_;
-  });
+  return std::none_of(std::begin(unlike), std::end(unlike),
+                      [&](const py::object& tensor) { return keys_of(tensor.ptr()) == cpu_keys_; });
 }
 
-bool TensorLayout::confirm(PyObject* module, Ask ask) {
+bool TensorLayout::reads_alike(PyObject* tensor, Ask ask) const {
+  DLTensor mine, theirs;
+  return read(tensor, &mine) && ask(tensor, &theirs) && alike(mine, theirs);
+}
+
+// An empty tensor there allocates nothing, also while a graph is captured.
+bool TensorLayout::learn(PyObject* tensor, Ask ask) {
+  if (!known_) return false;
+  const auto met = py::reinterpret_borrow<py::object>(tensor);
+  const bool learned = probe_torch([&](const py::object& torch) {
+    const py::object empty = torch.attr("empty")(0, "device"_a = met.attr("device"));
+    if (!py::type::of(empty).is(torch.attr("Tensor"))) return false;  // under a mode
+    cuda_keys_ = keys_of(empty.ptr());
+    const py::object detached = met.attr("detach")();
+    const py::object strided =
+        detached.attr("as_strided")(py::make_tuple(1, 1), py::make_tuple(7, 3));
+    return cuda_keys_ != cpu_keys_ && reads_alike(tensor, ask) && reads_alike(strided.ptr(), ask);
+  });
+  if (!learned) cuda_keys_ = 0;
+  return learned;
+}
+
+bool TensorLayout::confirm(PyObject* module, Ask ask) const {
   const auto torch = py::reinterpret_borrow<py::object>(module);
   for (const char* dtype : dtype_names) {
     const py::object image = zeros(torch, py::make_tuple(2, 3, 4, 5), dtype);
@@ -114,12 +137,10 @@ bool TensorLayout::confirm(PyObject* module, Ask ask) {
         image.attr("unsqueeze")(0).attr("expand")(3, 2, 3, 4, 5),
         torch.attr("nn").attr("Parameter")(image).attr("detach")(),
     };
-    DLTensor mine, theirs;
     for (const py::object& tensor : others) {
-      if (!read(tensor.ptr(), &mine) || !ask(tensor.ptr(), &theirs) || !alike(mine, theirs))
-        return false;
+      if (!reads_alike(tensor.ptr(), ask)) return false;
     }
-    if (read(lazy.ptr(), &mine) || read(pair.ptr(), &mine)) return false;
+    if (DLTensor any; read(lazy.ptr(), &any) || read(pair.ptr(), &any)) return false;
   }
   return true;
 }

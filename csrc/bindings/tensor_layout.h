@@ -4,9 +4,9 @@
 // GIL and a reference; a step over 200 small tensors asks 1000 times. But the layout of torch's
 // objects is no interface. So it is looked up in tensors made for it when fastopt is first used,
 // and then compared with the exchange API on others; if anything differs, it stays unused. And it
-// speaks of plain tensors only: those of the ordinary CPU allocator, of up to five dimensions,
-// whose dispatch keys are those of torch.zeros(1). For all others `read` says false, and the
-// exchange API is asked.
+// speaks of plain tensors only: those of the ordinary allocators, of up to five dimensions, whose
+// dispatch keys are those of torch.zeros(1) on the CPU or, once one has been met, on a CUDA device.
+// For all others `read` says false, and the exchange API is asked.
 #pragma once
 
 #include <Python.h>
@@ -26,6 +26,10 @@ class TensorLayout {
 
   bool known() const { return known_; }
 
+  // Learns the dispatch keys of plain tensors on CUDA devices from one that the exchange API has
+  // read, and confirms that it reads alike; false, and tensors there stay unread, if it does not.
+  bool learn(PyObject* tensor, Ask ask);
+
   // The beginnings of c10::StorageImpl and c10::TensorImpl as of torch 2.10 to 2.13.
   struct Storage {
     void* vtable;
@@ -33,6 +37,7 @@ class TensorLayout {
     char* data;
     void* deleter;
     void* context;
+    int8_t device_type, device_index;
   };
   struct Impl {
     void* vtable;
@@ -53,7 +58,8 @@ class TensorLayout {
     if (impl == nullptr || impl->storage == nullptr) return false;
     const Storage& storage = *impl->storage;
     const Extent& extent = *reinterpret_cast<const Extent*>(words(impl) + extent_at_);
-    if (extent.keys != plain_keys_ || extent.dimensions > Extent::inlined) return false;
+    const bool on_cpu = extent.keys == cpu_keys_;
+    if ((!on_cpu && extent.keys != cuda_keys_) || extent.dimensions > Extent::inlined) return false;
     int dtype = 0;
     while (extent.dtype != dtypes_[dtype]) {
       if (++dtype == dtype_count) return false;
@@ -64,6 +70,7 @@ class TensorLayout {
     const bool is_bfloat = static_cast<DType>(dtype) == DType::bfloat16;
     view->data = storage.data + extent.offset * bytes;
     view->device = {kDLCPU, 0};
+    if (!on_cpu) view->device = {kDLCUDA, storage.device_index};
     view->ndim = static_cast<int>(extent.dimensions);
     view->dtype = {static_cast<uint8_t>(is_bfloat ? kDLBfloat : kDLFloat),
                    static_cast<uint8_t>(bytes * 8), 1};
@@ -93,12 +100,16 @@ class TensorLayout {
   };
 
   bool find(PyObject* torch);
-  bool confirm(PyObject* torch, Ask ask);
+  bool confirm(PyObject* torch, Ask ask) const;
+  bool reads_alike(PyObject* tensor, Ask ask) const;
+  uint64_t keys_of(PyObject* tensor) const {
+    return reinterpret_cast<const Extent*>(words(impl_of(tensor)) + extent_at_)->keys;
+  }
 
   bool known_ = false;
-  int extent_at_ = 0;                  // words from the start of c10::TensorImpl
-  uint16_t dtypes_[dtype_count] = {};  // torch's numbers for DType
-  uint64_t plain_keys_ = 0;
+  int extent_at_ = 0;                      // words from the start of c10::TensorImpl
+  uint16_t dtypes_[dtype_count] = {};      // torch's numbers for DType
+  uint64_t cpu_keys_ = 0, cuda_keys_ = 0;  // of plain tensors; 0 is of none
 };
 
 }  // namespace fastopt

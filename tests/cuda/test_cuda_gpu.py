@@ -373,6 +373,18 @@ def test_checkpoints_go_from_device_to_device(name: str, options: dict[str, Any]
 
 
 @on_a_gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_tensors_are_read_where_torch_keeps_them(dtype: torch.dtype) -> None:
+    for number in range(torch.cuda.device_count()):
+        device = torch.device("cuda", number)
+        (param,) = parameters(device, dtype, [(3, 5)])
+        gradients([param], 0)
+        optimizer = optim.AdamW([param], lr=0.1)
+        optimizer.step()  # which meets a tensor there
+        assert all(map(_C.reads_in_place, (param, param.grad, param.grad.t())))
+
+
+@on_a_gpu
 def test_a_parameter_whose_memory_was_freed_is_left_to_torch() -> None:
     params = parameters(DEVICE, torch.float32, [(7,)])
     gradients(params, 0)

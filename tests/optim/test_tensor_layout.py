@@ -59,6 +59,17 @@ DATA: dict[str, Callable[[], Tensor]] = {
 }
 
 
+OTHERS = {
+    *("six dimensions", "NumPy's memory", "lazily negated", "complex64"),
+    *("without memory", "no element", "shared between processes"),
+}
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_what_is_read_where_torch_keeps_it(kind: str) -> None:
+    assert _C.reads_in_place(DATA[kind]()) == (kind not in OTHERS)
+
+
 def stepped(name: str, data: Tensor, with_layout: bool) -> tuple[Tensor, list[str]]:
     """The parameter after three steps, and why the kernels did not take it."""
     assert _C.use_tensor_layout(with_layout) == with_layout

@@ -62,6 +62,7 @@ class Step {
     }
     work_.candidates.collect(work_.plans, memory);
     for (const Plan& plan : work_.plans) read_params(plan);
+    if (memory.holds()) spec_.on_devices = !work_.cuda.params.empty();
   }
 
   py::list left_over() { return list_of(work_.rest.left_over); }
@@ -185,15 +186,16 @@ void step(const std::string& rule, const py::object& optimizer, int threads,
   const Scaling scaling(grad_scale, found_inf);
   const bool waits = scaling.found_at().number.on_device();  // for a device
   if (!waits && scaling.found_inf()) return;
-  if (!scaling.on_device()) {
+  Spec& spec = spec_of(rule);
+  if (!scaling.on_device() && !spec.on_devices) {
     try {
-      Step step(spec_of(rule), stepped, Kind::light);
+      Step step(spec, stepped, Kind::light);
       step.read();
       return step.write(threads, scaling);
     } catch (const MustHold&) {  // before anything was written
     }
   }
-  Step step(spec_of(rule), stepped, Kind::whole);
+  Step step(spec, stepped, Kind::whole);
   step.read();
   step.write(threads, scaling);
 }

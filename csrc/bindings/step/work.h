@@ -81,6 +81,7 @@ struct Spec {
   explicit Spec(const std::string& name) : name(name), kept(*make_rule(name)) {}
   const std::string name;
   Kept kept;
+  bool on_devices = false;  // the last step was, and so is the next one, most likely
   std::vector<std::unique_ptr<Work>> idle;
 };
 
