@@ -2,7 +2,8 @@
 //
 // From float, both round to nearest even, or by a draw; denormals are kept, NaN stays a quiet NaN,
 // and what is too large becomes infinite. Rounding to nearest is in integer arithmetic, which no
-// floating-point mode can touch.
+// floating-point mode can touch. A GPU has no such mode, and conversions of its own: the same bits
+// but for the payload of NaN, which is nobody's to rely on (docs/numerics.md).
 #pragma once
 
 #include <stdint.h>
@@ -28,6 +29,10 @@ struct ComputeType<double> {
   using type = double;
 };
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#define FASTOPT_CONVERTS
+#endif
+
 FASTOPT_HOST_DEVICE uint32_t bits_of(float x) {
   uint32_t bits;
   __builtin_memcpy(&bits, &x, sizeof bits);
@@ -43,13 +48,24 @@ FASTOPT_HOST_DEVICE float float_of(uint32_t bits) {
 FASTOPT_HOST_DEVICE float to_float(bfloat16 x) { return float_of(uint32_t{x.bits} << 16); }
 
 FASTOPT_HOST_DEVICE bfloat16 to_bfloat16(float x) {
+#ifdef FASTOPT_CONVERTS
+  bfloat16 rounded;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(rounded.bits) : "f"(x));
+  return rounded;
+#else
   const uint32_t bits = bits_of(x);
   const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
   const uint32_t rounded = bits + 0x7fffu + (bits >> 16 & 1);
   return {static_cast<uint16_t>((nan ? bits | 0x400000u : rounded) >> 16)};
+#endif
 }
 
 FASTOPT_HOST_DEVICE float to_float(float16 x) {
+#ifdef FASTOPT_CONVERTS
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(x.bits));
+  return wide;
+#else
   const uint32_t sign = (x.bits & 0x8000u) << 16, magnitude = x.bits & 0x7fffu;
   if (magnitude < 0x400) {  // a multiple of 2^-24
     return float_of(sign | bits_of(static_cast<float>(magnitude) * 0x1p-24f));
@@ -57,9 +73,15 @@ FASTOPT_HOST_DEVICE float to_float(float16 x) {
   if (magnitude < 0x7c00) return float_of(sign | ((magnitude << 13) + 0x38000000u));
   const uint32_t quiet = magnitude > 0x7c00 ? 0x400000u : 0;
   return float_of(sign | 0x7f800000u | quiet | magnitude << 13);
+#endif
 }
 
 FASTOPT_HOST_DEVICE float16 to_float16(float x) {
+#ifdef FASTOPT_CONVERTS
+  float16 rounded;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(rounded.bits) : "f"(x));
+  return rounded;
+#else
   const uint32_t bits = bits_of(x), magnitude = bits & 0x7fffffffu;
   const auto with_sign = [bits](uint32_t half) {
     return float16{static_cast<uint16_t>((bits >> 16 & 0x8000u) | half)};
@@ -75,6 +97,7 @@ FASTOPT_HOST_DEVICE float16 to_float16(float x) {
   const uint32_t whole = significand >> shift, rest = significand - (whole << shift);
   const uint32_t half = 1u << (shift - 1);
   return with_sign(whole + (rest > half || (rest == half && (whole & 1))));
+#endif
 }
 
 // Rounded up with the probability of the part that is cut off: draw / 65536 is uniform in [0, 1).
