@@ -222,11 +222,13 @@ def heads_of(blocks: dict[str, Block]) -> list[str]:
     )
 
 
-def moved_by(block: Block) -> set[tuple[int, int]]:
-    """The bytes that a block may load and store: what has a predicate moves its own or none."""
+def moved_by(block: Block, least: int) -> set[tuple[int, int]]:
+    """The bytes that a block may load and store, by accesses of at least so many: what has a predicate
+    moves its own or none.
+    """
     sums = {(0, 0)}
     for it in block.instructions:
-        if it.bytes:
+        if it.bytes >= max(1, least):
             more = (it.bytes, 0) if it.opcode.startswith("LDG") else (0, it.bytes)
             moved = {(loaded + more[0], stored + more[1]) for loaded, stored in sums}
             sums = moved | sums if it.is_predicated else moved
@@ -234,7 +236,7 @@ def moved_by(block: Block) -> set[tuple[int, int]]:
 
 
 def shortest_way(
-    blocks: dict[str, Block], head: str, loads: int, stores: int, products: int
+    blocks: dict[str, Block], head: str, loads: int, stores: int, products: int, least: int
 ) -> Way | None:
     """From a block round to it again, over fast blocks, with so many bytes loaded and stored."""
     queue: list[tuple[int, int, str, int, int, int, tuple[str, ...]]] = [(0, 0, head, 0, 0, 0, ())]
@@ -251,7 +253,7 @@ def shortest_way(
         if block is None or block.is_slow:
             continue
         drawn = min(products, drawn + sum(it.is_wide_product for it in block.instructions))
-        for more_loaded, more_stored in moved_by(block):
+        for more_loaded, more_stored in moved_by(block, least):
             if loaded + more_loaded > loads or stored + more_stored > stores:
                 continue
             for following in block.following:
@@ -261,11 +263,11 @@ def shortest_way(
     return None
 
 
-def loop_of(text: str, loads: int, stores: int, products: int = 0) -> tuple[Way, int]:
+def loop_of(text: str, loads: int, stores: int, products: int = 0, least: int = 0) -> tuple[Way, int]:
     """The shortest way round a loop that moves these bytes, and how many times a pass it does so."""
     blocks = blocks_of(text)
     for times in (1, 2, 4):
-        goal = (times * loads, times * stores, times * products)
+        goal = (times * loads, times * stores, times * products, least)
         ways = (shortest_way(blocks, head, *goal) for head in heads_of(blocks))
         found = [way for way in ways if way is not None]
         if found:

@@ -4,7 +4,9 @@
 // A kernel is a struct with Args (its parameters), Shared (what a block's threads share, without
 // constructors) and run(args, shared, block). What stands in run between two phases is done by all
 // threads alike; block.each(act) is a phase: act(thread) for each of them, and none goes on before
-// all are done. A thread may read in a phase what others have written in phases before.
+// all are done. A thread may read in a phase what others have written in phases before. With
+// block.each_warp(act), act(warp) is done by each warp, which has phases of its own, warp.each: its
+// threads keep variables (Own) from one to the next, and tell each other what warp.largest says.
 #pragma once
 
 #include <stdint.h>
@@ -22,10 +24,15 @@
 namespace fastopt {
 
 constexpr int block_threads = 256;
+constexpr int warp_threads = 32;
+constexpr int block_warps = block_threads / warp_threads;
 
-// On a multiprocessor, at least. Asked for more, or left to itself, the compiler keeps some numbers
-// in memory to save registers.
+// On a multiprocessor, at least, if a kernel does not say otherwise (Kernel::resident). Asked for
+// too many, or left to itself, the compiler keeps some numbers in memory to save registers.
+template <class Kernel, class = void>
 constexpr int resident_blocks = 2;
+template <class Kernel>
+constexpr int resident_blocks<Kernel, decltype(void(Kernel::resident))> = Kernel::resident;
 
 #ifndef __CUDACC__
 // For tests: which blocks are walked, and in which order they and their threads come.
@@ -51,6 +58,53 @@ inline thread_local int64_t launches_so_far = 0;
 
 FASTOPT_TARGET_BEGIN
 
+// A variable of each of a warp's threads: on a GPU in its registers.
+template <class T>
+class Own {
+ public:
+#ifdef __CUDACC__
+  FASTOPT_DEVICE T& operator[](int) { return its_; }
+
+ private:
+  T its_;
+#else
+  T& operator[](int lane) { return all_[lane]; }
+
+ private:
+  T all_[warp_threads];
+#endif
+};
+
+struct Warp {
+  int number;  // in its block
+
+  // act(lane) for each thread.
+  template <class Act>
+  FASTOPT_DEVICE void each(Act act) const {
+#ifdef __CUDACC__
+    act(static_cast<int>(threadIdx.x % warp_threads));
+#else
+    for (int i = 0; i < warp_threads; ++i) act(walk_order.backwards ? warp_threads - 1 - i : i);
+#endif
+  }
+
+  // Makes the largest of all threads' numbers of each.
+  FASTOPT_DEVICE void spread_largest(Own<uint32_t>& number) const {
+#if !defined(__CUDACC__)
+    uint32_t largest = 0;
+    each([&](int lane) { largest = number[lane] > largest ? number[lane] : largest; });
+    each([&](int lane) { number[lane] = largest; });
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    number[0] = __reduce_max_sync(~0u, number[0]);
+#else
+    for (int distance = warp_threads / 2; distance > 0; distance /= 2) {
+      const uint32_t others = __shfl_xor_sync(~0u, number[0], distance);
+      number[0] = number[0] > others ? number[0] : others;
+    }
+#endif
+  }
+};
+
 struct Block {
   int64_t index;
 
@@ -61,6 +115,18 @@ struct Block {
     __syncthreads();
 #else
     for (int i = 0; i < block_threads; ++i) act(walk_order.backwards ? block_threads - 1 - i : i);
+#endif
+  }
+
+  template <class Act>
+  FASTOPT_DEVICE void each_warp(Act act) const {
+#ifdef __CUDACC__
+    act(Warp{static_cast<int>(threadIdx.x / warp_threads)});
+    __syncthreads();
+#else
+    for (int i = 0; i < block_warps; ++i) {
+      act(Warp{walk_order.backwards ? block_warps - 1 - i : i});
+    }
 #endif
   }
 };
@@ -107,7 +173,7 @@ class OnDevice {
 };
 
 template <class Kernel>
-__global__ void __launch_bounds__(block_threads, resident_blocks)
+__global__ void __launch_bounds__(block_threads, resident_blocks<Kernel>)
     enter(const __grid_constant__ typename Kernel::Args args) {
   __shared__ typename Kernel::Shared shared;
   Kernel::run(args, shared, Block{blockIdx.x});

@@ -1,28 +1,27 @@
 // The CUDA kernel of parameters with a packing (cpu/packing.h).
 //
 // A parameter is cut into pieces of 256 elements within its rows, as the blocks of states in 8 bits
-// are, and a thread takes one element of a piece. What a block's threads need of each other goes
-// through shared memory: the random numbers that sixteen of them share, and the largest magnitudes
-// of which the scales are made.
+// are. A warp takes a piece at a time, a lane eight adjoining elements of it (cuda/eight.h), and
+// its threads need of each other but the largest magnitudes of which the scales are made. At the
+// ends of rows, and where arrays are not aligned to what is loaded at once, a lane goes element by
+// element.
 #pragma once
 
 #include <new>
 
-#include "cuda/arrays.h"
 #include "cuda/divide.h"
+#include "cuda/eight.h"
 #include "cuda/launch.h"
+#include "cuda/stored.h"
 #include "cuda/table.h"
-#include "numeric/code8.h"
-#include "numeric/dither.h"
-#include "numeric/philox.h"
-#include "numeric/split.h"
 #include "rules/update.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
 
-constexpr int pieces_at_once = chunk_size / block_size;  // a block's work
-static_assert(block_size == block_threads);
+static_assert(block_size == eight * warp_threads);
+constexpr int pieces_of_warp = chunk_size / block_threads / eight;
+constexpr int pieces_at_once = pieces_of_warp * block_warps;  // a block's work
 
 FASTOPT_HOST_DEVICE int64_t row_of(const CudaPackedItem& item) {
   return item.packing.row > 0 ? item.packing.row : item.size;
@@ -37,34 +36,139 @@ inline int64_t chunks_of(const CudaPackedItem& item) {
   return (pieces + pieces_at_once - 1) / pieces_at_once;
 }
 
-// Up to block_size elements of a row, counted through over all rows.
-struct Piece {
-  int64_t number, begin;  // begin: the first element
-  int length;
-
-  FASTOPT_DEVICE Piece(const CudaPackedItem& item, int64_t piece) : number(piece) {
-    const int64_t row = row_of(item), pieces = pieces_of_row(row), r = quotient(piece, pieces);
-    const int64_t in_row = (piece - r * pieces) * block_size, rest = row - in_row;
-    begin = r * row + in_row;
-    length = static_cast<int>(rest < block_size ? rest : block_size);
+// Whether lanes may take the elements of full pieces at once.
+FASTOPT_DEVICE bool takes_eights(const CudaPackedItem& item) {
+  bool takes = item.packing.row % eight == 0;
+  for (int array = 0; array < max_arrays; ++array) {
+    takes = takes && takes_eights(item.arrays[array], bytes_of(dtype_of(item, array)));
   }
+  return takes && takes_eights(item.packing.master_data, EightParams::master_bytes(item));
+}
+
+// Up to block_size elements of a row, counted through over all rows.
+class Piece {
+ public:
+  FASTOPT_DEVICE Piece(const CudaPackedItem& item, int64_t number)
+      : row_(row_of(item)), number_(number) {
+    const int64_t pieces = pieces_of_row(row_), rows = quotient(number, pieces);
+    begin_ = (number - rows * pieces) * block_size + rows * row_;
+    rest_ = (rows + 1) * row_ - begin_;
+  }
+
+  FASTOPT_DEVICE void next() {
+    ++number_;
+    begin_ += rest_ < block_size ? rest_ : block_size;
+    rest_ = rest_ <= block_size ? row_ : rest_ - block_size;
+  }
+
+  FASTOPT_DEVICE int64_t number() const { return number_; }
+  FASTOPT_DEVICE EightAt of_lane(int lane, bool at_once) const {
+    const int64_t rest = rest_ - eight * lane;
+    const int count = rest >= eight ? eight : rest > 0 ? static_cast<int>(rest) : 0;
+    return {begin_ + eight * lane, count, at_once && count == eight};
+  }
+
+ private:
+  int64_t row_, number_, begin_, rest_;  // begin: the first element; rest: of the row
+};
+
+// A lane's elements of a piece.
+template <class Rule, unsigned used>
+class PackedLane {
+ public:
+  using V = Vec<float>;
+  using Bound = Update<Rule, float, used>;
+  template <int state>
+  FASTOPT_DEVICE static constexpr DType coding() {
+    return (Rule::squares >> state & 1) != 0 ? DType::root8 : DType::signed8;
+  }
+
+  FASTOPT_DEVICE void load(const CudaPackedItem& item, const Piece& piece, const EightAt& at) {
+    at_ = at;
+    if (at.count == 0) return;
+    param_.load_from(item, at);
+    fastopt::FASTOPT_TARGET::load(item, 1, at, grad_);
+    for_states<used>([&](auto state) {
+      constexpr int k = state.index;
+      fastopt::FASTOPT_TARGET::load(item, 2 + k, at, states_[k]);
+      if (is_code(dtype_of(item, 2 + k))) scales_[k] = item.packing.scales[k][piece.number()];
+    });
+    if (item.arrays[ema_array] != nullptr) {
+      fastopt::FASTOPT_TARGET::load(item, ema_array, at, ema_);
+    }
+  }
+
+  // Steps, and stores all but codes.
+  FASTOPT_DEVICE void step(const CudaPackedItem& item, const Bound& bound, DitherStep dither) {
+    if (at_.count == 0) return;
+    V p[eight], g[eight];
+    param_.get_numbers(item, p);
+    grad_.get_numbers(dtype_of(item, 1), g);
+    for_states<used>([&](auto state) {
+      constexpr int k = state.index;
+      get_state<coding<k>()>(states_[k], dtype_of(item, 2 + k), scales_[k], numbers_[k]);
+    });
+    for (int i = 0; i < eight; ++i) {
+      V of_one[max_states];
+      for_states<used>([&](auto state) { of_one[state.index] = numbers_[state.index][i]; });
+      bound.step(p[i], g[i], of_one);
+      for_states<used>([&](auto state) { numbers_[state.index][i] = of_one[state.index]; });
+    }
+    for_states<used>([&](auto state) {
+      if (is_code(dtype_of(item, 2 + state.index))) return;
+      store_state(item, state.index, at_, numbers_[state.index], dither);
+    });
+    if (item.arrays[ema_array] != nullptr) average(item, bound, p);
+    EightParams::store_numbers(item, at_, p);
+  }
+
+  // The bits of the largest magnitude that a code of a state is to hold.
+  template <int state>
+  FASTOPT_DEVICE uint32_t measure() {
+    return measure_state<coding<state>()>(at_.count, numbers_[state]);
+  }
+
+  // Codes and, by the first lane, their scale. `entry`: which of the dither's is the piece's first.
+  template <int state>
+  FASTOPT_DEVICE void encode(const CudaPackedItem& item, const Piece& piece, int lane,
+                             uint32_t largest, DitherStep dither, uint32_t entry) const {
+    if (at_.count == 0) return;
+    const BlockScale scale = block_scale<coding<state>()>(largest);
+    store_codes<coding<state>()>(item.arrays[2 + state], at_, numbers_[state], scale, dither,
+                                 entry + eight * lane);
+    if (lane == 0) item.packing.scales[state][piece.number()] = scale.scale;
+  }
+
+ private:
+  FASTOPT_DEVICE void average(const CudaPackedItem& item, const Bound& bound, const V* p) const {
+    V a[eight];
+    ema_.get_numbers(dtype_of(item, ema_array), a);
+    for (int i = 0; i < eight; ++i) a[i] = bound.averaged(a[i], p[i]);
+    store_numbers(item, ema_array, at_, a);
+  }
+
+  EightAt at_;
+  EightParams param_;
+  Eight grad_, ema_, states_[max_states];
+  float scales_[max_states];
+  V numbers_[max_states][eight];
 };
 
 template <class Rule, unsigned used>
 struct PackedKernel {
   using Args = PackedTable;
-  using V = Vec<float>;
-  using Bound = Update<Rule, float, used>;
-  static constexpr int draws = 16;      // of a block of random numbers
-  static constexpr int searchers = 16;  // threads that look for the largest magnitude
+  using Lane = PackedLane<Rule, used>;
+  using Bound = typename Lane::Bound;
+
+  // Eight elements of each of more states take more than half of the registers.
+  static constexpr int resident = __builtin_popcount(used) > 2 ? 1 : 2;
 
   struct Shared {
     alignas(Bound) unsigned char bound[sizeof(Bound)];
     int item;
+    bool at_once;
     int64_t first, last;  // pieces
-    uint32_t words[block_size / draws + 1][4];
-    float numbers[max_states][block_size];  // of states in 8 bits, updated
-    uint32_t largest[max_states][searchers];
+    double dither_step;
   };
 
   static FASTOPT_DEVICE void run(const PackedTable& table, Shared& shared, const Block& block) {
@@ -72,20 +176,16 @@ struct PackedKernel {
       if (thread == 0) bind(table, block.index, shared);
     });
     const CudaPackedItem& item = table.items[shared.item];
-    for (int64_t number = shared.first; number < shared.last; ++number) {
-      const Piece piece(item, number);
-      if (item.packing.master == Master::stochastic) {
-        block.each([&](int thread) { draw(item, piece, shared, thread); });
+    block.each_warp([&](const Warp& warp) {
+      const Bound bound = *reinterpret_cast<const Bound*>(shared.bound);
+      const DitherStep dither(shared.dither_step);
+      const int64_t first = shared.first + warp.number * pieces_of_warp;
+      const int64_t behind = first + pieces_of_warp;
+      const int64_t last = behind < shared.last ? behind : shared.last;
+      for (Piece piece(item, first); piece.number() < last; piece.next()) {
+        step(item, piece, bound, dither, shared.at_once, warp);
       }
-      block.each([&](int thread) {
-        if (thread < piece.length) update(item, piece, shared, thread);
-      });
-      if (item.packing.row == 0) continue;
-      block.each([&](int thread) { search(piece, shared, thread); });
-      block.each([&](int thread) {
-        if (thread < piece.length) encode(item, piece, shared, thread);
-      });
-    }
+    });
   }
 
  private:
@@ -97,150 +197,32 @@ struct PackedKernel {
     const int64_t behind = shared.first + pieces_at_once;
     shared.last = behind < pieces ? behind : pieces;
     if (table.found_inf != nullptr && *table.found_inf != 0) shared.last = shared.first;
+    shared.at_once = takes_eights(item);
+    shared.dither_step = read(item.dither_step);
     new (shared.bound) Bound(rule_of<Rule>(table, item), read(table.grad_factor), table.ema_decay);
   }
 
-  // A block of random numbers for each sixteen elements that share one.
-  static FASTOPT_DEVICE void draw(const CudaPackedItem& item, const Piece& piece, Shared& shared,
-                                  int thread) {
-    const Packing& packing = item.packing;
-    const uint64_t index = packing.index + piece.begin;
-    if (thread * draws >= piece.length + static_cast<int>(index % draws)) return;
-    const uint64_t seed = item.rounding == nullptr ? packing.seed : item.rounding[0];
-    const uint64_t offset = packing.offset + (item.rounding == nullptr ? 0 : item.rounding[1]);
-    const Philox words(index / draws + thread, offset, seed, rounding_rounds);
-    for (int k = 0; k < 4; ++k) shared.words[thread][k] = words.word[k];
-  }
-
-  static FASTOPT_DEVICE void update(const CudaPackedItem& item, const Piece& piece, Shared& shared,
-                                    int thread) {
-    constexpr Packets<1, 1> one{0, 1};
-    const Bound bound = *reinterpret_cast<const Bound*>(shared.bound);
-    const int64_t i = piece.begin + thread;
-    V p = load_param(item, i), g, s[max_states];
-    MixedArray(item, 1, i).load(one, &g);
-    for_states<used>([&](auto state) { s[state.index] = load_state(item, state.index, piece, i); });
-    bound.step(p, g, s);
+  static FASTOPT_DEVICE void step(const CudaPackedItem& item, const Piece& piece,
+                                  const Bound& bound, DitherStep dither, bool at_once,
+                                  const Warp& warp) {
+    Own<Lane> lanes;
+    warp.each([&](int lane) {
+      lanes[lane].load(item, piece, piece.of_lane(lane, at_once));
+      lanes[lane].step(item, bound, dither);
+    });
+    if (item.packing.row == 0) return;
+    const int64_t block = piece.number() + item.packing.first_row * pieces_of_row(item.packing.row);
+    const uint32_t entry = static_cast<uint32_t>(block) * dither_factor >> 24;
     for_states<used>([&](auto state) {
       constexpr int k = state.index;
-      const DType dtype = static_cast<DType>(item.dtypes[2 + k]);
-      if (!is_code(dtype)) {
-        const HalfDraws draws{read(item.dither_step), item.first + i, k};
-        MixedArray(item, 2 + k, i).store(one, &s[k], draws);
-      } else {
-        shared.numbers[k][thread] = (dtype == DType::root8 ? sqrt(s[k]) : s[k]).value;
-      }
+      if (!is_code(dtype_of(item, 2 + k))) return;
+      Own<uint32_t> largest;
+      warp.each([&](int lane) { largest[lane] = lanes[lane].template measure<k>(); });
+      warp.spread_largest(largest);
+      warp.each([&](int lane) {
+        lanes[lane].template encode<k>(item, piece, lane, largest[lane], dither, entry);
+      });
     });
-    if (item.arrays[ema_array] != nullptr) {
-      const MixedArray ema(item, ema_array, i);
-      V a;
-      ema.load(one, &a);
-      a = bound.averaged(a, p);
-      ema.store(one, &a);
-    }
-    store_param(item, i, p, draw_of(item, piece, shared, thread));
-  }
-
-  static FASTOPT_DEVICE V load_param(const CudaPackedItem& item, int64_t i) {
-    const void *param = item.arrays[0], *master = item.packing.master_data;
-    switch (item.packing.master) {
-      case Master::low_half:
-        return joined(static_cast<const bfloat16*>(param)[i],
-                      static_cast<const int16_t*>(master)[i]);
-      case Master::whole:
-        return restored(static_cast<const float16*>(param)[i],
-                        static_cast<const float*>(master)[i]);
-      case Master::stochastic:
-        return to_float(static_cast<const bfloat16*>(param)[i]);
-      default:
-        V p;
-        MixedArray(item, 0, i).load(Packets<1, 1>{0, 1}, &p);
-        return p;
-    }
-  }
-
-  static FASTOPT_DEVICE void store_param(const CudaPackedItem& item, int64_t i, V p,
-                                         uint16_t draw) {
-    void *param = item.arrays[0], *master = item.packing.master_data;
-    switch (item.packing.master) {
-      case Master::low_half:
-        static_cast<bfloat16*>(param)[i] = split_float(p.value, static_cast<int16_t*>(master)[i]);
-        return;
-      case Master::whole:
-        static_cast<float*>(master)[i] = p.value;
-        static_cast<float16*>(param)[i] = to_float16(p.value);
-        return;
-      case Master::stochastic:
-        static_cast<bfloat16*>(param)[i] = to_bfloat16(p.value, draw);
-        return;
-      default:
-        MixedArray(item, 0, i).store(Packets<1, 1>{0, 1}, &p);
-    }
-  }
-
-  static FASTOPT_DEVICE uint16_t draw_of(const CudaPackedItem& item, const Piece& piece,
-                                         const Shared& shared, int thread) {
-    if (item.packing.master != Master::stochastic) return 0;
-    const int at = static_cast<int>((item.packing.index + piece.begin) % draws) + thread;
-    return rounding_draw(shared.words[at / draws], at % draws);
-  }
-
-  static FASTOPT_DEVICE V load_state(const CudaPackedItem& item, int k, const Piece& piece,
-                                     int64_t i) {
-    const uint8_t* codes = static_cast<const uint8_t*>(item.arrays[2 + k]);
-    switch (static_cast<DType>(item.dtypes[2 + k])) {
-      case DType::signed8:
-        return decoded<DType::signed8>(codes[i], item.packing.scales[k][piece.number]);
-      case DType::root8:
-        return decoded<DType::root8>(codes[i], item.packing.scales[k][piece.number]);
-      default:
-        V s;
-        MixedArray(item, 2 + k, i).load(Packets<1, 1>{0, 1}, &s);
-        return s;
-    }
-  }
-
-  // The largest magnitude of every 16th number, by its bits.
-  static FASTOPT_DEVICE void search(const Piece& piece, Shared& shared, int thread) {
-    if (thread >= searchers) return;
-    for_states<used>([&](auto state) {
-      uint32_t largest = 0;
-      for (int i = thread; i < piece.length; i += searchers) {
-        const uint32_t magnitude = bits_of(shared.numbers[state.index][i]) & 0x7fffffffu;
-        largest = magnitude > largest ? magnitude : largest;
-      }
-      shared.largest[state.index][thread] = largest;
-    });
-  }
-
-  static FASTOPT_DEVICE void encode(const CudaPackedItem& item, const Piece& piece,
-                                    const Shared& shared, int thread) {
-    for_states<used>([&](auto state) {
-      const DType dtype = static_cast<DType>(item.dtypes[2 + state.index]);
-      if (dtype == DType::signed8) {
-        store_code<DType::signed8>(item, state.index, piece, shared, thread);
-      } else if (dtype == DType::root8) {
-        store_code<DType::root8>(item, state.index, piece, shared, thread);
-      }
-    });
-  }
-
-  template <DType coding>
-  static FASTOPT_DEVICE void store_code(const CudaPackedItem& item, int k, const Piece& piece,
-                                        const Shared& shared, int thread) {
-    const Packing& packing = item.packing;
-    uint32_t largest = 0;
-    for (int i = 0; i < searchers; ++i) {
-      largest = shared.largest[k][i] > largest ? shared.largest[k][i] : largest;
-    }
-    const BlockScale scale = block_scale<coding>(largest);
-    const float x = scale.inverse == 0 ? 0.0f : shared.numbers[k][thread];
-    const int64_t number = piece.number + packing.first_row * pieces_of_row(packing.row);
-    const uint32_t entry = (static_cast<uint32_t>(number) * dither_factor >> 24) + thread;
-    uint8_t* const codes = static_cast<uint8_t*>(item.arrays[2 + k]);
-    codes[piece.begin + thread] =
-        encoded<coding>(x, scale.inverse, dither_entry<coding>(read(item.dither_step), entry));
-    if (thread == 0) packing.scales[k][piece.number] = scale.scale;
   }
 };
 

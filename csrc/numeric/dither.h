@@ -8,10 +8,16 @@
 
 FASTOPT_TARGET_BEGIN
 
+// A step's part in every hash of it.
+struct DitherStep {
+  uint32_t part;
+  FASTOPT_HOST_DEVICE DitherStep(double step)
+      : part(static_cast<uint32_t>(static_cast<uint64_t>(step)) * 0x9E3779B1u) {}
+};
+
 // `kind` tells the tables of a step apart.
-FASTOPT_HOST_DEVICE uint32_t dither_hash(double step, uint32_t kind, uint32_t number) {
-  uint32_t h = static_cast<uint32_t>(static_cast<uint64_t>(step)) * 0x9E3779B1u;
-  h += number * 0x85EBCA77u + kind;
+FASTOPT_HOST_DEVICE uint32_t dither_hash(DitherStep step, uint32_t kind, uint32_t number) {
+  uint32_t h = step.part + (number * 0x85EBCA77u + kind);
   h = (h ^ h >> 16) * 0x7FEB352Du;
   h = (h ^ h >> 15) * 0x846CA68Bu;
   return h ^ h >> 16;
@@ -19,14 +25,17 @@ FASTOPT_HOST_DEVICE uint32_t dither_hash(double step, uint32_t kind, uint32_t nu
 
 // Of a step's table (numeric/dtype.h): in [0, 2^19) for signed8 and in [0, 2^18) for root8.
 template <DType coding>
-FASTOPT_HOST_DEVICE uint32_t dither_entry(double step, uint32_t entry) {
+FASTOPT_HOST_DEVICE uint32_t dither_entry(DitherStep step, uint32_t entry) {
   constexpr bool is_root = coding == DType::root8;
   return dither_hash(step, is_root ? 0xC2B2AE3Du : 0u, entry) >> (is_root ? 14 : 13);
 }
 
 // Of the table for 16 bits: half a hash.
-FASTOPT_HOST_DEVICE uint16_t half_dither_entry(double step, uint32_t entry) {
-  return static_cast<uint16_t>(dither_hash(step, 0x27D4EB2Fu, entry / 2) >> entry % 2 * 16);
+FASTOPT_HOST_DEVICE uint32_t half_dither_pair(DitherStep step, uint32_t pair) {
+  return dither_hash(step, 0x27D4EB2Fu, pair);
+}
+FASTOPT_HOST_DEVICE uint16_t half_dither_entry(DitherStep step, uint32_t entry) {
+  return static_cast<uint16_t>(half_dither_pair(step, entry / 2) >> entry % 2 * 16);
 }
 
 // Which entry of that table an element takes for a state: blocks and states begin at places of

@@ -1,7 +1,8 @@
 """The CUDA kernel of masters, random rounding and 8-bit states, without a GPU.
 
 That its bits are the references' is tested where the CPU's are, with the fixture ``backend``; here is
-what CUDA alone has: pieces and tables, the order of threads, what lies on the device.
+what CUDA alone has: pieces and tables, lanes that take eight elements at once or not, the order of
+threads, what lies on the device.
 """
 
 from collections.abc import Callable
@@ -23,20 +24,33 @@ WAYS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "int8, rounding": (torch.bfloat16, {"state_dtype": "int8", "stochastic_rounding": True}),
 }
 SHAPES = [(64, 64), (5, 1023), (3, 9000), (7,), (0,), (300, 257)]
+ROWS = [(80, 64 + n) for n in range(9)] + [(9, 512 + n) for n in (-8, -1, 0, 1, 8)]
 each_way = pytest.mark.parametrize("way", WAYS)
 
 
+def placed(contents: Tensor, offset: int) -> Tensor:
+    """A copy that begins so many elements behind a multiple of 64 bytes."""
+    around = torch.empty(contents.numel() + offset, dtype=contents.dtype)
+    return around[offset:].view(contents.shape).copy_(contents)
+
+
 def run(
-    way: str, shapes: Any = SHAPES, steps: int = 3, name: str = "AdamW", **more: Any
+    way: str,
+    shapes: Any = SHAPES,
+    steps: int = 3,
+    name: str = "AdamW",
+    offsets: tuple[int, int] = (0, 0),
+    **more: Any,
 ) -> list[Tensor]:
-    """All parameters and states after some steps."""
+    """All parameters and states after some steps. ``offsets``: where parameters and gradients begin."""
     dtype, options = WAYS[way]
     generator = torch.manual_seed(0)
-    params = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+    params = [placed(torch.randn(shape, generator=generator).to(dtype), offsets[0]) for shape in shapes]
     optimizer = getattr(optim, name)(params, lr=0.01, **options, **more)
     for _ in range(steps):
         for param in params:
-            param.grad = torch.randn(param.shape, generator=generator).to(dtype)
+            grad = torch.randn(param.shape, generator=generator).to(dtype)
+            param.grad = placed(grad, offsets[1])
         optimizer.step()
     states = [optimizer.state[param] for param in params]
     return [*params, *(state[name] for state in states for name in sorted(state))]
@@ -63,6 +77,15 @@ def both(walk: Walk) -> Callable[..., None]:
 @each_way
 def test_with_the_whole_tail(way: str, both: Callable[..., None]) -> None:
     both(way, max_grad_norm=0.5, ema_decay=0.9, amsgrad=True)
+
+
+@pytest.mark.parametrize("offsets", [(0, 0), (1, 1), (0, 3), (4, 0), (8, 8)], ids=str)
+@each_way
+def test_rows_of_any_length_anywhere_in_memory(
+    way: str, offsets: tuple[int, int], both: Callable[..., None]
+) -> None:
+    """Some are aligned to what a lane loads at once and some are not."""
+    both(way, shapes=ROWS, steps=2, offsets=offsets)
 
 
 @each_way
