@@ -6,6 +6,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python -m fastopt verify
 python -m pytest -m slow
+# The recipes of docs/offload.md. DeepSpeed compiles its C++ when it is needed, and asks torch for how.
+python -m pip install -q -c constraints.txt wheel setuptools
+DS_BUILD_OPS=0 python -m pip install -q --no-build-isolation -c constraints.txt "deepspeed" "torchao"
+python -m pytest tests/docs/test_offload.py
 FASTOPT_TEST_DEVICE=cpu python -m pytest -m cuda  # CUDA's kernels, walked on the CPU
 if command -v nvcc >/dev/null; then scripts/check_cuda.sh; fi
 export FASTOPT_CPU_TARGETS=  # all of them
