@@ -7,6 +7,9 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from fastopt import _C
 
@@ -56,6 +59,8 @@ class Walk:
         library = ctypes.CDLL(self.path)
         self._set = library.fastopt_cuda_walk
         self._set.argtypes = (ctypes.c_int64, ctypes.c_int64, ctypes.c_bool)
+        self._replay, self._forget = library.fastopt_cuda_walk_replay, library.fastopt_cuda_walk_forget
+        self._pool: list[torch.Tensor] = []
         library.fastopt_cuda_walk_events.restype = ctypes.POINTER(Events)
         self._events = library.fastopt_cuda_walk_events().contents
 
@@ -87,12 +92,26 @@ class Walk:
 
     @contextmanager
     def captured(self) -> Iterator[None]:
-        """While a graph captures the stream."""
+        """While a graph captures the stream: for `replay`."""
+        self._forget()
+        self._pool.clear()
+        empty = torch.empty
+
+        def kept(*args: Any, **options: Any) -> torch.Tensor:
+            self._pool.append(empty(*args, **options))
+            return self._pool[-1]
+
         self._events.captures = True
+        torch.empty = kept  # a graph keeps what is allocated
         try:
             yield
         finally:
+            torch.empty = empty
             self._events.captures = False
+
+    def replay(self) -> None:
+        """All launches that the latest graph has captured, on the same memory."""
+        self._replay()
 
     @contextmanager
     def failing(self, after: int) -> Iterator[None]:

@@ -191,6 +191,7 @@ class Call {
         cuda_items_[device].push_back(made);
       } else {
         const BoundRule bound = rule_.at_step(compute_type(item), step, rule_.product());
+        if (const char* why = unfit_program(bound)) throw py::value_error(name(0, i) + ": " + why);
         cuda_programs_[device].add(bound, compute_type(item), made);
       }
       return;

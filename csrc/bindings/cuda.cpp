@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <deque>
 #include <stdexcept>
 
 #include "bindings/tensor.h"
@@ -130,36 +131,82 @@ Doubles::Doubles(int device, int64_t count) {
   data = static_cast<double*>(data_of(view));
 }
 
-void CudaLibrary::summed(const Summed& summed, DType compute, CudaStep step,
-                         const std::vector<CudaItem>& items, int device) const {
-  const Traced& traced = *summed.program;
+namespace {
+
+// A program as the library takes it, and what that points to.
+struct Described {
   std::vector<CudaStage> stages;
-  for (const Traced::Stage& stage : traced.stages) {
-    unsigned squares = 0;
-    const int summands = static_cast<int>(stage.squares.size());
-    for (int k = 0; k < summands; ++k) squares |= unsigned{stage.squares[k]} << k;
-    stages.push_back(
-        {stage.steps.data(), static_cast<int>(stage.steps.size()), summands, squares, stage.nodes});
+  std::vector<CudaProgram::Guard> guards;
+  CudaProgram program;
+
+  Described(const Summed& of, bool has_given) {
+    const Traced& traced = *of.program;
+    for (const Traced::Stage& stage : traced.stages) {
+      unsigned squares = 0;
+      const int summands = static_cast<int>(stage.squares.size());
+      for (int k = 0; k < summands; ++k) squares |= unsigned{stage.squares[k]} << k;
+      stages.push_back({stage.steps.data(), static_cast<int>(stage.steps.size()), summands, squares,
+                        stage.nodes});
+    }
+    if (has_given) {  // else they have been asked
+      for (const Traced::Guard& guard : traced.guards) {
+        guards.push_back({guard.number, guard.answer});
+      }
+    }
+    program = {stages.data(),
+               static_cast<int>(stages.size()),
+               traced.arrays,
+               traced.written,
+               traced.nodes.data(),
+               of.numbers.data(),
+               static_cast<int>(of.numbers.size()),
+               traced.has_sums() ? traced.given() : -1,
+               traced.first_node(),
+               guards.data(),
+               static_cast<int>(guards.size()),
+               traced.kept.data(),
+               has_given ? static_cast<int>(traced.kept.size()) : 0};
   }
-  const CudaSummed program = {stages.data(),
-                              static_cast<int>(stages.size()),
-                              traced.arrays,
-                              traced.written,
-                              traced.nodes.data(),
-                              summed.numbers.data(),
-                              static_cast<int>(summed.numbers.size()),
-                              traced.given(),
-                              traced.inputs + static_cast<int>(traced.constants.size())};
+};
+
+bool fits(const Summed& of) {
+  const Traced& traced = *of.program;
+  return of.numbers.size() <= max_program_numbers && traced.nodes.size() <= max_program_nodes &&
+         traced.stages.size() <= max_program_stages && traced.guards.size() <= max_program_guards;
+}
+
+}  // namespace
+
+const char* unfit_program(const BoundRule& rule) {
+  if (rule.summed == nullptr) return nullptr;
+  const Summed& first = *rule.summed;
+  if (!fits(first) || !std::all_of(first.others.begin(), first.others.end(), fits)) {
+    return "of a rule of more numbers, sums or ifs than CUDA's kernels take";
+  }
+  return first.given.size() <= max_program_given
+             ? nullptr
+             : "of a rule that keeps more numbers than CUDA's kernels take";
+}
+
+void CudaLibrary::branches(const Summed& first, DType compute, CudaStep step,
+                           const std::vector<CudaItem>& items, const std::vector<CudaNumber>& given,
+                           int device) const {
+  const std::size_t given_count = first.given.size();
+  std::deque<Described> all;
+  all.emplace_back(first, given_count > 0);
+  for (const Summed& other : first.others) all.emplace_back(other, true);
+  std::vector<CudaProgram> programs;
+  for (const Described& one : all) programs.push_back(one.program);
+  CudaBranches branches = {programs.data(), static_cast<int>(programs.size()), first.given.data(),
+                           static_cast<int>(given_count), nullptr};
   const std::size_t at_once = step.one_by_one ? 1 : items.size();  // those that share memory
   for (std::size_t i = 0; i < items.size(); i += at_once) {
     step.items = &items[i];
     step.count = static_cast<int64_t>(at_once);
-    const int64_t size = face_->summed_scratch(program, step);
-    if (size < 0)
-      throw std::runtime_error("a rule of more numbers or sums than CUDA's kernels take");
-    const Doubles scratch(device, size);
+    branches.given = given.data() + i * given_count;
+    const Doubles scratch(device, face_->branches_scratch(branches, step));
     act(device, [&](const CudaPlace& at) {
-      return face_->summed(program, compute, step, scratch.data, at);
+      return face_->branches(branches, compute, step, scratch.data, at);
     });
   }
 }
@@ -178,17 +225,20 @@ bool is_same(const BoundRule& a, const BoundRule& b) {
 
 }  // namespace
 
-void CudaPrograms::add(const BoundRule& rule, DType compute, const CudaItem& item) {
-  if (item.size == 0) return;
-  if (all.empty() || !is_same(all.back().rule, rule)) all.push_back({rule, compute, {}});
-  all.back().items.push_back(item);
+void CudaPrograms::add(const BoundRule& rule, DType compute, const CudaItem& item,
+                       const std::vector<CudaNumber>& given) {
+  if (item.size == 0 && given.empty()) return;
+  if (all.empty() || !is_same(all.back().rule, rule)) all.push_back({rule, compute, {}, {}});
+  Of& its = all.back();
+  its.items.push_back(item);
+  its.given.insert(its.given.end(), given.begin(), given.end());
 }
 
 void CudaPrograms::step(const CudaStep& step, int device) const {
   for (const Of& one : all) {
     const CudaLibrary& library = CudaLibrary::get();
     if (one.rule.summed != nullptr) {
-      library.summed(*one.rule.summed, one.compute, step, one.items, device);
+      library.branches(*one.rule.summed, one.compute, step, one.items, one.given, device);
     } else {
       library.program(program_of(one.rule), one.compute, step, one.items, device);
     }

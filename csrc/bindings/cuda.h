@@ -51,8 +51,9 @@ class CudaLibrary {
             const std::vector<CudaPackedItem>& packed, int device) const;
   void program(const BoundProgram& program, DType compute, CudaStep step,
                const std::vector<CudaItem>& items, int device) const;
-  void summed(const Summed& summed, DType compute, CudaStep step,
-              const std::vector<CudaItem>& items, int device) const;
+  void branches(const Summed& first, DType compute, CudaStep step,
+                const std::vector<CudaItem>& items, const std::vector<CudaNumber>& given,
+                int device) const;
   void sum_of_squares(const std::vector<Values>& arrays, double* scratch, int device) const;
   void clip(const CudaClip& clip, int device) const;
   void advance(const std::vector<CudaCounter>& counters, const float* found_inf, int device) const;
@@ -89,12 +90,17 @@ struct CudaPrograms {
     BoundRule rule;
     DType compute;
     std::vector<CudaItem> items;
+    std::vector<CudaNumber> given;  // of each item, one after another
   };
   std::vector<Of> all;
 
-  void add(const BoundRule& rule, DType compute, const CudaItem& item);
+  void add(const BoundRule& rule, DType compute, const CudaItem& item,
+           const std::vector<CudaNumber>& given = {});
   void step(const CudaStep& step, int device) const;
 };
+
+// Why a device cannot compute the numbers of a program; nullptr if it can, or need not.
+const char* unfit_program(const BoundRule& rule);
 
 // A float32 or float64 tensor of one element on a CUDA device; on cpu_device where `object` is
 // anything else. A CPU tensor of the tests lies there if `placed`.

@@ -22,10 +22,19 @@ namespace {
 
 constexpr std::size_t programs_kept = 64;  // of one choice of options
 
+using Programs = std::vector<std::shared_ptr<const Traced>>;
+
+// Every program that there may be where these inputs are given on a device.
+struct Branches {
+  std::vector<int> given;
+  Programs programs;
+};
+
 // Those of a function for one choice of what is not a number: flags, texts, None.
 struct Family {
   py::tuple choice;
-  std::vector<std::shared_ptr<const Traced>> programs;  // the one used last is the first
+  Programs programs;  // the one used last is the first
+  std::deque<Branches> branches;
 };
 
 struct Option {
@@ -45,7 +54,7 @@ struct Definition {
   std::vector<Option> options;
   std::vector<Option> kept;  // numbers, with what they begin at
   bool has_sums = false;
-  py::object trace;  // (choice, numbers) -> Traced
+  py::object trace;  // (choice, numbers, given) -> [Traced]: one, or all of the branches
   std::deque<Family> families;
 };
 
@@ -71,12 +80,17 @@ class ProgramRule final : public AnyRule {
   int state_count() const override { return static_cast<int>(definition_->states.size()); }
   const char* state_name(int state) const override { return definition_->states[state].c_str(); }
 
-  void read_options(py::handle group, Checks checks, bool) override {
+  void read_options(py::handle group, Checks checks, bool lr_on_device) override {
     inputs_.assign(1, 0);  // the number of the step comes there
+    lr_at_ = -1;
     py::list choice;
     for (const Option& option : definition_->options) {
       PyObject* object = find(group, option);
       if (object == nullptr && checks == Checks::none) throw py::key_error(option.name);
+      if (lr_on_device && option.name == "lr" && option.numbers.size() == 1) {
+        lr_at_ = static_cast<int>(inputs_.size());
+        object = nullptr;
+      }
       read(option, object, checks, choice);
     }
     for (const Option& kept : definition_->kept) {  // fastopt.kernels has them among the options
@@ -130,6 +144,31 @@ class ProgramRule final : public AnyRule {
     return bound;
   }
 
+  bool reads_lr_there() const override { return lr_at_ >= 0; }
+  bool runs_python_there(double step, const NumbersThere& there) override {
+    set_step(step, there);
+    return find_branches(given_of(there)) == nullptr;
+  }
+
+  BoundRule at_step_there(DType, double step, const NumbersThere& there) override {
+    set_step(step, there);
+    const std::vector<int> given = given_of(there);
+    const Branches* branches = find_branches(given);
+    if (branches == nullptr) branches = &trace_branches(given);
+    Summed& first = summed_.emplace_back();
+    first.given = given;
+    for (const auto& program : branches->programs) {
+      const bool is_first = program == branches->programs[0];
+      Summed& one = is_first ? first : first.others.emplace_back();
+      one.program = program.get();
+      program->begin(inputs_, one.numbers);
+      held_.push_back(program);
+    }
+    BoundRule bound;
+    bound.summed = &first;
+    return bound;
+  }
+
   void forget_steps() override {
     floats_used_ = doubles_used_ = 0;
     summed_.clear();
@@ -143,6 +182,19 @@ class ProgramRule final : public AnyRule {
   void set_inputs(const std::vector<double>& kept, double step) {
     std::copy(kept.begin(), kept.end(), inputs_.end() - static_cast<std::ptrdiff_t>(kept.size()));
     inputs_[0] = step;
+  }
+
+  // What lies on a device has no value here; any would do to be traced.
+  void set_step(double step, const NumbersThere& there) { inputs_[0] = there.step ? 2 : step; }
+
+  // Those of the inputs.
+  std::vector<int> given_of(const NumbersThere& there) const {
+    std::vector<int> given;
+    if (there.step) given.push_back(0);
+    if (there.lr) given.push_back(lr_at_);
+    const int count = static_cast<int>(inputs_.size());
+    for (int k = there.kept ? count - kept_count() : count; k < count; ++k) given.push_back(k);
+    return given;
   }
 
   static PyObject* find(py::handle group, const Option& option) {
@@ -181,7 +233,7 @@ class ProgramRule final : public AnyRule {
         return;
       }
     }
-    family_ = &definition_->families.emplace_back(Family{choice, {}});
+    family_ = &definition_->families.emplace_back(Family{choice, {}, {}});
   }
 
   // The family's program for the inputs, whose guards' numbers are then known.
@@ -192,20 +244,50 @@ class ProgramRule final : public AnyRule {
       if (i > 0) std::swap(programs[i], programs[0]);
       return *programs[0];
     }
-    auto traced = definition_->trace(family_->choice, inputs_).cast<std::shared_ptr<Traced>>();
-    if (traced->given() != static_cast<int>(inputs_.size()) ||
-        traced->arrays != state_count() + 2 || traced->kept.size() != definition_->kept.size() ||
-        !traced->holds(inputs_, numbers_)) {
-      throw std::logic_error("a rule was traced to a program of another step");
-    }
-    if (traced->has_sums() && !definition_->has_sums) {
-      throw py::type_error(
-          "these options sum over a tensor, which the rule's defaults do not; "
-          "expected @rule(sums=True)");
-    }
+    auto traced = trace({})[0];
+    if (!traced->holds(inputs_, numbers_)) throw std::logic_error(other_step);
     if (programs.size() == programs_kept) programs.pop_back();
     programs.insert(programs.begin(), std::move(traced));
     return *programs[0];
+  }
+
+  static constexpr const char* other_step = "a rule was traced to a program of another step";
+
+  // The program for the inputs; or those of all branches, where some are given on a device.
+  Programs trace(const std::vector<int>& given) const {
+    Programs programs;
+    for (const auto& traced : definition_->trace(family_->choice, inputs_, given)
+                                  .cast<std::vector<std::shared_ptr<Traced>>>()) {
+      if (traced->given() != static_cast<int>(inputs_.size()) ||
+          traced->arrays != state_count() + 2 || traced->kept.size() != definition_->kept.size()) {
+        throw std::logic_error(other_step);
+      }
+      if (traced->has_sums() && !definition_->has_sums) {
+        throw py::type_error(
+            "these options sum over a tensor, which the rule's defaults do not; "
+            "expected @rule(sums=True)");
+      }
+      programs.push_back(traced);
+    }
+    return programs;
+  }
+
+  // The family's branches for the inputs, if they have been traced.
+  const Branches* find_branches(const std::vector<int>& given) const {
+    for (const Branches& branches : family_->branches) {
+      const auto may_hold = [&](const auto& program) { return program->may_hold(inputs_, given); };
+      if (branches.given == given &&
+          std::all_of(branches.programs.begin(), branches.programs.end(), may_hold)) {
+        return &branches;
+      }
+    }
+    return nullptr;
+  }
+
+  const Branches& trace_branches(const std::vector<int>& given) {
+    Programs programs = trace(given);
+    if (family_->branches.size() == programs_kept) family_->branches.pop_back();
+    return family_->branches.emplace_front(Branches{given, std::move(programs)});
   }
 
   template <class T>
@@ -217,6 +299,7 @@ class ProgramRule final : public AnyRule {
 
   const std::shared_ptr<Definition> definition_;
   std::vector<double> inputs_, numbers_;
+  int lr_at_ = -1;  // among the inputs, where it lies on a device
   Family* family_ = nullptr;
   // Of this step, which rules hold pointers to.
   Bound<float> floats_;

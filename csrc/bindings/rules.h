@@ -13,6 +13,15 @@ namespace fastopt {
 
 enum class Checks { none, ranges };  // whether options outside their range are refused
 
+// Which of the numbers that a step is made of lie on a device.
+struct NumbersThere {
+  bool step = false, lr = false, kept = false;
+  bool any() const { return step || lr || kept; }
+  bool operator==(const NumbersThere& other) const {
+    return step == other.step && lr == other.lr && kept == other.kept;
+  }
+};
+
 // An update rule with its options.
 class AnyRule {
  public:
@@ -56,8 +65,16 @@ class AnyRule {
   virtual BoundRule at_step(DType compute, double step, double product) = 0;
   virtual void forget_steps() {}
 
+  // Likewise where some of a program's numbers lie on a device, which computes what comes of them:
+  // those that the step has there are, in this order, it, the rate, and what the rule keeps.
+  virtual bool reads_lr_there() const { return false; }  // with these options
+  virtual BoundRule at_step_there(DType compute, double step, const NumbersThere&) {
+    return at_step(compute, step, 1);
+  }
+
   // Whether advance() or at_step() would have to run Python code: a rule in Python may be traced.
   virtual bool runs_python(const std::vector<double>&, double) { return false; }
+  virtual bool runs_python_there(double, const NumbersThere&) { return false; }
 };
 
 bool is_compiled(const std::string& name);

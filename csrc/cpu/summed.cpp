@@ -77,8 +77,8 @@ class Stages {
 
   void measure(int64_t begin, int64_t end) {
     constexpr int64_t longest_strip = 128;  // the last one is left whole
-    alignas(
-        64) static thread_local double room[max_summands][sum_chunk + longest_strip];  // or floats
+    using Room = double[max_summands][sum_chunk + longest_strip];
+    alignas(64) static thread_local Room room;  // or floats
     void* summands[max_summands];
     for (int k = 0; k < max_summands; ++k) summands[k] = room[k];
     const Pass pass = {summands};

@@ -14,9 +14,14 @@
 namespace fastopt {
 
 // A program and its numbers, without the size and the sums of a tensor.
+//
+// For CUDA some of its inputs may be `given` on the device, those that a parameter keeps as the
+// last. Then it is one of several, and the device finds the one for a step.
 struct Summed {
   const Traced* program;
   std::vector<double> numbers;
+  std::vector<int> given = {};
+  std::vector<Summed> others = {};
 };
 
 // As `run` (cpu/parallel.h), which hands over items whose rule has sums and that lie apart.

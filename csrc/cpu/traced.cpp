@@ -55,17 +55,37 @@ int Traced::given() const {
   return sums == 0 ? inputs : inputs - 1 - sums;
 }
 
-bool Traced::holds(const std::vector<double>& inputs, std::vector<double>& numbers) const {
+void Traced::begin(const std::vector<double>& inputs, std::vector<double>& numbers) const {
   numbers.assign(inputs.begin(), inputs.end());
   numbers.resize(this->inputs, 0.0);
   numbers.insert(numbers.end(), constants.begin(), constants.end());
   numbers.resize(first_node() + nodes.size(), 0.0);
+}
+
+bool Traced::holds(const std::vector<double>& inputs, std::vector<double>& numbers) const {
+  begin(inputs, numbers);
   for (int i = 0; i < guard_nodes; ++i) {
     numbers[first_node() + i] =
         host::result_of(nodes[i].op, numbers[nodes[i].a], numbers[nodes[i].b]);
   }
   for (const Guard& guard : guards) {
     if ((numbers[guard.number] != 0) != guard.answer) return false;
+  }
+  return true;
+}
+
+bool Traced::may_hold(const std::vector<double>& inputs, const std::vector<int>& given) const {
+  std::vector<double> numbers;
+  begin(inputs, numbers);
+  std::vector<bool> is_open(numbers.size());  // whether it comes of what is given
+  for (int number : given) is_open[number] = true;
+  for (int i = 0; i < guard_nodes; ++i) {
+    const Node& node = nodes[i];
+    numbers[first_node() + i] = host::result_of(node.op, numbers[node.a], numbers[node.b]);
+    is_open[first_node() + i] = is_open[node.a] || is_open[node.b];
+  }
+  for (const Guard& guard : guards) {
+    if (!is_open[guard.number] && (numbers[guard.number] != 0) != guard.answer) return false;
   }
   return true;
 }

@@ -44,9 +44,16 @@ class Traced {
 
   bool has_sums() const { return stages.size() > 1; }
   int given() const;  // the inputs without sums
+  int first_node() const { return inputs + static_cast<int>(constants.size()); }
+
+  // The numbers before any is computed.
+  void begin(const std::vector<double>& inputs, std::vector<double>& numbers) const;
 
   // Whether it is the program for these inputs. Computes the numbers that this depends on.
   bool holds(const std::vector<double>& inputs, std::vector<double>& numbers) const;
+
+  // Whether it may be, where some of the inputs are `given` on a device.
+  bool may_hold(const std::vector<double>& inputs, const std::vector<int>& given) const;
 
   // The others that a stage needs.
   void compute(std::size_t stage, std::vector<double>& numbers) const;
@@ -72,7 +79,6 @@ class Traced {
 
  private:
   std::string trouble(const Stage& stage, bool last) const;
-  int first_node() const { return inputs + static_cast<int>(constants.size()); }
 };
 
 }  // namespace fastopt

@@ -16,7 +16,12 @@
 
 namespace fastopt {
 
-constexpr int cuda_abi = 8;  // to be raised with every change of this file
+constexpr int cuda_abi = 9;  // to be raised with every change of this file
+
+// The most that a program whose numbers the device computes may have of each. `given`: numbers that
+// lie on the device.
+constexpr int max_program_numbers = 1024, max_program_nodes = 1024, max_program_stages = 8;
+constexpr int max_program_guards = 64, max_program_given = 6;
 
 // Where kernels are launched.
 struct CudaPlace {
@@ -76,22 +81,42 @@ struct CudaStep {
   bool one_by_one = false;  // parameters share memory
 };
 
-// A program whose numbers come of sums over each parameter (cpu/traced.h), in stages: passes that
-// leave sums, and a step. Numbers are counted through; there is room for a parameter's size and its
-// sums from `size_at` on, and for what each node makes from `first_node` on.
+// A stage of a program: a pass that leaves sums, or the step.
 struct CudaStage {
   const ProgramStep* steps;
   int length, summands;
   unsigned squares;  // bit k is set if the squares of summand k are summed up
   int nodes;         // how many are known before it
 };
-struct CudaSummed {
+
+// A program whose numbers the device computes for each parameter (cpu/traced.h). They are counted
+// through; there is room for a parameter's size and its sums from `size_at` on, if it has some, and
+// for what each node makes from `first_node` on.
+struct CudaProgram {
+  struct Guard {
+    int number;
+    bool answer;
+  };
   const CudaStage* stages;
   int stage_count, arrays;
   unsigned written;
   const NumberNode* nodes;
-  const double* numbers;
+  const double* numbers;  // as far as all parameters have the same
   int number_count, size_at, first_node;
+  const Guard* guards;
+  int guard_count;
+  const int* kept;  // what the numbers that a parameter keeps are after the step
+  int kept_count;
+};
+
+// The programs of a step, of which the guards of one hold for a parameter.
+struct CudaBranches {
+  const CudaProgram* programs;
+  int count;
+  const int*
+      given_at;  // the numbers that lie on the device; those that parameters keep are the last
+  int given_count;
+  const CudaNumber* given;  // of each item, one after another
 };
 
 // A number that lies on the device and becomes factor x number + term, rounded as it is stored: one
@@ -141,11 +166,11 @@ struct CudaFace {
   const char* (*program)(const BoundProgram& program, DType compute, const CudaStep& step,
                          const CudaPlace& place);
 
-  // Likewise, of items that have elements. `scratch` has as many doubles as summed_scratch says,
-  // which is -1 for a program of more numbers or stages than a launch takes.
-  int64_t (*summed_scratch)(const CudaSummed& program, const CudaStep& step);
-  const char* (*summed)(const CudaSummed& program, DType compute, const CudaStep& step,
-                        double* scratch, const CudaPlace& place);
+  // Likewise by programs whose numbers the device computes, of items that have elements. `scratch`
+  // has as many doubles as branches_scratch says.
+  int64_t (*branches_scratch)(const CudaBranches& branches, const CudaStep& step);
+  const char* (*branches)(const CudaBranches& branches, DType compute, const CudaStep& step,
+                          double* scratch, const CudaPlace& place);
 
   // To scratch[0], with the CPU's bits (cpu/norm.h). For n chunks of up to sum_chunk elements,
   // of one array each, scratch has 2 n + 2 elements.

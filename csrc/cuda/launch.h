@@ -18,6 +18,9 @@
 #define FASTOPT_DEVICE __device__ __forceinline__
 #else
 #include <stdlib.h>
+
+#include <functional>
+#include <vector>
 #define FASTOPT_DEVICE inline
 #endif
 
@@ -50,6 +53,9 @@ struct WalkEvents {
   int answers = 0;                    // the sum of what it said
 };
 extern WalkEvents walk_events;
+
+// For tests: the launches that a graph has captured, for it to be replayed.
+extern std::vector<std::function<void()>> walk_graph;
 #endif
 
 inline thread_local int64_t launches_so_far = 0;
@@ -225,10 +231,7 @@ inline const char* captures(const CudaPlace&, bool& answer) {
 }
 
 template <class Kernel>
-const char* launch(const typename Kernel::Args& args, int64_t blocks, void*) {
-  if (walk_events.asked != nullptr) walk_events.answers += walk_events.asked();
-  if (walk_events.launches_left-- <= 0) return "the walk's launch failed";
-  ++launches_so_far;
+void walk(const typename Kernel::Args& args, int64_t blocks) {
   const int64_t first = walk_order.first_block;
   const int64_t last = blocks < walk_order.last_block ? blocks : walk_order.last_block;
   for (int64_t i = first; i < last; ++i) {
@@ -236,6 +239,15 @@ const char* launch(const typename Kernel::Args& args, int64_t blocks, void*) {
     __builtin_memset(&shared, 0xa5, sizeof shared);  // what no phase has written is anything
     Kernel::run(args, shared, Block{walk_order.backwards ? last - 1 - (i - first) : i});
   }
+}
+
+template <class Kernel>
+const char* launch(const typename Kernel::Args& args, int64_t blocks, void*) {
+  if (walk_events.asked != nullptr) walk_events.answers += walk_events.asked();
+  if (walk_events.launches_left-- <= 0) return "the walk's launch failed";
+  ++launches_so_far;
+  if (walk_events.captures) walk_graph.push_back([=] { walk<Kernel>(args, blocks); });
+  walk<Kernel>(args, blocks);
   return nullptr;
 }
 

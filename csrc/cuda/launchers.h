@@ -17,9 +17,9 @@ extern const StepLauncher float32[], float64[], bfloat16[], mixed[], packed[];
 // As in CudaFace.
 const char* run_program(const BoundProgram& program, DType compute, const CudaStep& step,
                         const CudaPlace& place);
-int64_t summed_scratch(const CudaSummed& program, const CudaStep& step);
-const char* run_summed(const CudaSummed& program, DType compute, const CudaStep& step,
-                       double* scratch, const CudaPlace& place);
+int64_t branches_scratch(const CudaBranches& branches, const CudaStep& step);
+const char* run_branches(const CudaBranches& branches, DType compute, const CudaStep& step,
+                         double* scratch, const CudaPlace& place);
 
 // The sums of all chunks of these arrays, or of their squares, one after another.
 const char* sum_chunks(const Values* arrays, int64_t count, bool squares, double* sums,

@@ -8,6 +8,7 @@
 namespace fastopt {
 WalkOrder walk_order;
 WalkEvents walk_events;
+std::vector<std::function<void()>> walk_graph;
 }  // namespace fastopt
 extern "C" __attribute__((visibility("default"))) void fastopt_cuda_walk(int64_t first_block,
                                                                          int64_t last_block,
@@ -16,6 +17,12 @@ extern "C" __attribute__((visibility("default"))) void fastopt_cuda_walk(int64_t
 }
 extern "C" __attribute__((visibility("default"))) fastopt::WalkEvents* fastopt_cuda_walk_events() {
   return &fastopt::walk_events;
+}
+extern "C" __attribute__((visibility("default"))) void fastopt_cuda_walk_replay() {
+  for (const auto& launch : fastopt::walk_graph) launch();
+}
+extern "C" __attribute__((visibility("default"))) void fastopt_cuda_walk_forget() {
+  fastopt::walk_graph.clear();
 }
 #endif
 
@@ -70,9 +77,10 @@ const char* trouble(const CudaPlace& place) {
 
 int64_t launches() { return launches_so_far; }
 
-constexpr CudaFace face = {cuda_abi, device_count, trouble,        captures,    launches,
-                           run_step, run_program,  summed_scratch, run_summed,  run_sum_of_squares,
-                           run_clip, run_advance,  run_multiply,   run_dropout, run_dropout_mask};
+constexpr CudaFace face = {cuda_abi,     device_count,       trouble,         captures,
+                           launches,     run_step,           run_program,     branches_scratch,
+                           run_branches, run_sum_of_squares, run_clip,        run_advance,
+                           run_multiply, run_dropout,        run_dropout_mask};
 
 }  // namespace
 }  // namespace FASTOPT_TARGET

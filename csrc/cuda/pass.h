@@ -1,5 +1,5 @@
-// The CUDA kernels of programs with sums over a tensor (cpu/summed.h has the CPU's way): a pass
-// that sums up chunk by chunk, and the numbers that come of sums.
+// The CUDA kernels of programs whose numbers the device computes: those numbers, and, where they
+// come of sums over a tensor (cpu/summed.h has the CPU's way), a pass that sums up chunk by chunk.
 #pragma once
 
 #include <stdint.h>
@@ -11,31 +11,37 @@
 
 namespace fastopt {
 
-constexpr int max_program_numbers = 1024, max_program_nodes = 1024, max_program_stages = 8;
-
-// What an item's numbers are after some stages: the same for all items but for its size and sums.
-struct NumbersTable {
+// What an item's numbers are after some stages: the same for all items but for what is given of
+// each, its size and its sums. One more says whether the guards hold.
+struct ProgramNumbersTable {
   struct Node {
     NumberOp op;
     uint16_t a, b;
   };
+  struct Guard {
+    uint16_t number;
+    bool answer;
+  };
   struct Entry {
     double* numbers;
     int64_t size;
+    CudaNumber given[max_program_given];
   };
   double initial[max_program_numbers];
   Node nodes[max_program_nodes];
+  Guard guards[max_program_guards];
   const double* sums[max_program_stages];  // of each stage that is done: of every item
   int summands[max_program_stages];
-  int stages, number_count, size_at, first_node, node_count;
+  int given_at[max_program_given];
+  int stages, number_count, size_at, first_node, node_count, guard_count, given_count;
   int count;
   int64_t first;  // of the items
-  static constexpr int capacity =
-      (parameter_bytes - 8 * max_program_numbers - 8 * max_program_nodes - 160) /
-      static_cast<int>(sizeof(Entry));
+  static constexpr int capacity = (parameter_bytes - 8 * max_program_numbers -
+                                   8 * max_program_nodes - 4 * max_program_guards - 200) /
+                                  static_cast<int>(sizeof(Entry));
   Entry entries[capacity];
 };
-static_assert(sizeof(NumbersTable) <= parameter_bytes);
+static_assert(sizeof(ProgramNumbersTable) <= parameter_bytes);
 
 }  // namespace fastopt
 
@@ -43,7 +49,7 @@ FASTOPT_TARGET_BEGIN
 
 // An item a thread.
 struct ProgramNumbersKernel {
-  using Args = NumbersTable;
+  using Args = ProgramNumbersTable;
   struct Shared {};
 
   static FASTOPT_DEVICE void run(const Args& table, Shared&, const Block& block) {
@@ -55,18 +61,30 @@ struct ProgramNumbersKernel {
 
  private:
   static FASTOPT_DEVICE void compute(const Args& table, int entry) {
-    double* const numbers = table.entries[entry].numbers;
+    const Args::Entry& own = table.entries[entry];
+    double* const numbers = own.numbers;
     for (int n = 0; n < table.number_count; ++n) numbers[n] = table.initial[n];
+    for (int k = 0; k < table.given_count; ++k) numbers[table.given_at[k]] = read(own.given[k]);
+    if (table.size_at >= 0) put_sums(table, entry);
+    for (int n = 0; n < table.node_count; ++n) {
+      const Args::Node& node = table.nodes[n];
+      numbers[table.first_node + n] = result_of(node.op, numbers[node.a], numbers[node.b]);
+    }
+    bool hold = true;
+    for (int n = 0; n < table.guard_count; ++n) {
+      hold = hold && (numbers[table.guards[n].number] != 0) == table.guards[n].answer;
+    }
+    numbers[table.number_count] = hold ? 1 : 0;
+  }
+
+  static FASTOPT_DEVICE void put_sums(const Args& table, int entry) {
+    double* const numbers = table.entries[entry].numbers;
     int at = table.size_at;
     numbers[at++] = static_cast<double>(table.entries[entry].size);
     for (int stage = 0; stage < table.stages; ++stage) {
       const int summands = table.summands[stage];
       const double* const sums = table.sums[stage] + summands * (table.first + entry);
       for (int k = 0; k < summands; ++k) numbers[at++] = sums[k];
-    }
-    for (int n = 0; n < table.node_count; ++n) {
-      const NumbersTable::Node& node = table.nodes[n];
-      numbers[table.first_node + n] = result_of(node.op, numbers[node.a], numbers[node.b]);
     }
   }
 };
@@ -82,6 +100,7 @@ struct PassKernel {
 
   struct Shared {
     int item;
+    bool is_due;
     int64_t first, chunks;  // the first chunk, and how many the item has
     T factor;
     ProgramNumbers<T> numbers;
@@ -96,6 +115,7 @@ struct PassKernel {
       const CudaProgramItem& item = table.items[shared.item];
       shared.first = (block.index - item.first_chunk) * warps;
       shared.chunks = (item.size + sum_chunk - 1) / sum_chunk;
+      shared.is_due = is_due(table, shared.item);
       shared.factor = static_cast<T>(read(table.grad_factor));
     });
     block.each([&](int thread) { read_numbers(table, shared.item, thread, shared.numbers); });
@@ -124,7 +144,7 @@ struct PassKernel {
   static FASTOPT_DEVICE void measure(const Args& table, Shared& shared, int thread) {
     const CudaProgramItem& item = table.items[shared.item];
     const int64_t chunk = shared.first + thread / lanes, begin = chunk * sum_chunk;
-    const int64_t rest = chunk < shared.chunks ? item.size - begin : 0;
+    const int64_t rest = shared.is_due && chunk < shared.chunks ? item.size - begin : 0;
     const int count = static_cast<int>(rest < sum_chunk ? rest : sum_chunk);
     const Column<T, 1, columns> column(&shared.place[0][thread]);
     double sums[max_summands] = {};

@@ -21,7 +21,7 @@ namespace fastopt {
 
 // One parameter of a program.
 struct CudaProgramItem : CudaItem {
-  const double* numbers;  // on the device, where they come of sums; else nullptr
+  const double* numbers;  // where the device computes them; else nullptr
   double* partials;       // of a pass for a sum: of each summand, by chunks
 };
 
@@ -38,6 +38,7 @@ struct ProgramTable {
   double ema_decay;
   const float* found_inf;
   int length, arrays, summands;
+  int due;  // which of an item's own numbers says whether the program is its
   unsigned written, squares;
   int count;
   CudaProgramItem items[capacity];
@@ -53,6 +54,12 @@ FASTOPT_TARGET_BEGIN
 
 template <class T>
 using ProgramNumbers = T[max_instructions][2];  // each instruction's, rounded
+
+template <class T>
+FASTOPT_DEVICE bool is_due(const ProgramTable<T>& table, int item) {
+  const double* const own = table.items[item].numbers;
+  return own == nullptr || own[table.due] != 0;
+}
 
 // A thread's part of them.
 template <class T>
@@ -181,7 +188,8 @@ struct ProgramKernel {
     shared.factor = static_cast<T>(read(table.grad_factor));
     shared.decay = static_cast<T>(table.ema_decay);
     shared.growth = static_cast<T>(1 - table.ema_decay);
-    if (table.found_inf != nullptr && *table.found_inf != 0) shared.chunk.size = 0;
+    const bool skips = table.found_inf != nullptr && *table.found_inf != 0;
+    if (skips || !is_due(table, shared.chunk.item)) shared.chunk.size = 0;
     shared.head = head_of<Array, width>(item, shared.chunk.size);
     shared.in_packets = (shared.chunk.size - shared.head) / width * width;
   }

@@ -9,24 +9,6 @@ namespace {
 
 int64_t sum_chunks_of(int64_t size) { return (size + sum_chunk - 1) / sum_chunk; }
 
-template <class Act>
-const char* for_numbers(const Act& act, const typename Act::Entry* entries, int64_t count,
-                        const float* found_inf, void* stream) {
-  using Kernel = NumbersKernel<Act>;
-  typename Kernel::Args args;
-  args.act = act;
-  args.found_inf = found_inf;
-  for (int64_t i = 0; i < count; i += args.count) {
-    const int64_t rest = count - i;
-    constexpr int capacity = Kernel::Args::capacity;
-    args.count = static_cast<int>(rest < capacity ? rest : capacity);
-    for (int k = 0; k < args.count; ++k) args.entries[k] = entries[i + k];
-    const int64_t blocks = (args.count + block_threads - 1) / block_threads;
-    if (const char* error = launch<Kernel>(args, blocks, stream)) return error;
-  }
-  return nullptr;
-}
-
 using Multiplier = const char* (*)(const CudaStep& step, const CudaProduct* products, int64_t count,
                                    void* stream);
 

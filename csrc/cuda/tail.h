@@ -131,6 +131,25 @@ struct NumbersKernel {
   }
 };
 
+// Launches it over any number of entries.
+template <class Act>
+const char* for_numbers(const Act& act, const typename Act::Entry* entries, int64_t count,
+                        const float* found_inf, void* stream) {
+  using Kernel = NumbersKernel<Act>;
+  typename Kernel::Args args;
+  args.act = act;
+  args.found_inf = found_inf;
+  for (int64_t i = 0; i < count; i += args.count) {
+    const int64_t rest = count - i;
+    constexpr int capacity = Kernel::Args::capacity;
+    args.count = static_cast<int>(rest < capacity ? rest : capacity);
+    for (int k = 0; k < args.count; ++k) args.entries[k] = entries[i + k];
+    const int64_t blocks = (args.count + block_threads - 1) / block_threads;
+    if (const char* error = launch<Kernel>(args, blocks, stream)) return error;
+  }
+  return nullptr;
+}
+
 // A counter's next number.
 struct Count {
   using Entry = CudaCounter;
@@ -155,6 +174,23 @@ struct Count {
         break;
       case CudaNumber::Type::value:
         break;
+    }
+  }
+};
+
+// A number that a parameter keeps, of the program that has stepped it.
+struct Keep {
+  struct Entry {
+    const double *due, *number;
+    CudaNumber to;
+  };
+
+  FASTOPT_DEVICE void operator()(const Entry& entry) const {
+    if (*entry.due == 0) return;
+    if (entry.to.type == CudaNumber::Type::float64) {
+      *static_cast<double*>(entry.to.at) = *entry.number;
+    } else {
+      *static_cast<float*>(entry.to.at) = static_cast<float>(*entry.number);
     }
   }
 };

@@ -7,13 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from _optim_cases import array_of, parameters, set_gradients
+from _optim_cases import Snapshot, array_of, parameters, set_gradients
 from _walk import CHUNK, THREADS, Walk
 from fastopt import optim
 from fastopt.rules import (
     Rule,
+    RuleError,
     count,
+    exp,
     library,
+    log,
     maximum,
     mean,
     minimum,
@@ -300,13 +303,194 @@ def test_what_the_kernels_lack_is_refused(options: Options, cuda_walk: Walk) -> 
     assert not optimizer.state
 
 
-def test_its_numbers_are_the_hosts_so_that_no_graph_captures_it(cuda_walk: Walk) -> None:
+# ---- numbers on the device -------------------------------------------------------------------------
+
+
+@rule(numbers={"weights": 0.5, "largest": -1.0})
+def branching(p, g, z, weights, largest, *, t, lr=0.1, warm=3):  # type: ignore[no-untyped-def]
+    """Numbers that are kept, and ifs on the step, on what is kept and on the rate."""
+    largest = maximum(largest, lr)
+    if t <= warm:
+        weights = weights + largest * log(t + 1.0)
+        return p - lr * g, z + g, weights, largest
+    share = exp(-weights) + t**0.5
+    if weights > 3.0 and t > warm:
+        share = share % 1.0
+    z = share * z + (1 - b_of(t)) * g
+    return p - (lr if lr > 0.05 else 0.05) * z, z, weights + 0.25, largest
+
+
+def b_of(t: Any) -> Any:
+    return 0.9 ** (t - 2.0) if t % 2 == 0 else 1 / t
+
+
+@rule(numbers={"sizes": 1.0})
+def branching_sums(p, g, m, sizes, *, t, lr=0.1):  # type: ignore[no-untyped-def]
+    """Of several programs some have sums."""
+    if t == 1:
+        return p, g + m, sizes
+    m = m + g * (1 / (norm(g) + t))
+    if t > 3:
+        return p - lr * m * mean(m), m, sizes * 0.5
+    return p - lr * sizes * m, m, sizes + t
+
+
+Branching, BranchingSums = branching.optimizer("Branching"), branching_sums.optimizer("BranchingSums")
+THERE = {**{name: getattr(optim, name) for name in CLASSES}, "Branching": Branching,
+         "BranchingSums": BranchingSums}  # fmt: skip
+
+
+def graphed(cls: Any, dtype: torch.dtype, walk: Walk | None, **options: Any) -> list[bytes]:
+    """All bits after a step, another one, which a graph captures, and four replays of that one."""
+    shapes = [(7, 3), (41, 101), (0,)]
+    params = parameters(dtype, shapes=shapes)
+    optimizer = cls(params, capturable=True, **options) if walk else cls(params, **options)
+    grads = [torch.empty_like(param) for param in params]
+    for param, grad in zip(params, grads, strict=True):
+        param.grad = grad
+    for step in range(6):
+        for param, new in zip(parameters(dtype, shapes=shapes), grads, strict=True):
+            new.copy_(param.detach() * (step - 2.5))
+        if walk and step == 1:
+            with walk.captured():
+                optimizer.step()
+        elif walk and step > 1:
+            walk.replay()
+        else:
+            optimizer.step()
+    states = [optimizer.state[param] for param in params]
+    found = [*params, *(state[key] for state in states for key in sorted(state))]
+    return [array_of(it).tobytes() for it in found]
+
+
+REPLAYED = [(name, torch.float32) for name in THERE]
+REPLAYED += [(name, torch.bfloat16) for name in ("Branching", "BranchingSums", "StableAdamW")]
+REPLAYED += [(name, torch.float64) for name in ("Branching", "BranchingSums")]
+
+
+@pytest.mark.parametrize(("name", "dtype"), REPLAYED)
+def test_a_replay_steps_on(name: str, dtype: torch.dtype, cuda_walk: Walk) -> None:
+    """By numbers that the device computes, of the step that it counts and of what is kept there."""
+    ours = graphed(THERE[name], dtype, cuda_walk, **TAIL)
+    with cuda_walk.out_of_use():
+        cpus = graphed(THERE[name], dtype, None, **TAIL)
+    assert ours == cpus
+
+
+def test_a_replay_takes_the_rate_as_it_is(cuda_walk: Walk) -> None:
+    for cls in (Branching, BranchingSums, optim.ADOPT):
+        results = []
+        for walk in (cuda_walk, None):
+            place = cuda_walk.in_use() if walk else cuda_walk.out_of_use()
+            with place:
+                lr = torch.tensor(0.25, dtype=torch.float64)
+                (param,) = params = parameters(shapes=[(41, 101)])
+                optimizer = cls(params, lr=lr if walk else 0.25, capturable=walk is not None)
+                param.grad = torch.linspace(-1, 1, param.numel()).reshape(param.shape)
+                for step in range(5):
+                    lr.fill_(0.25 * 0.5**step)
+                    if walk is None:
+                        optimizer.param_groups[0]["lr"] = float(lr)
+                        optimizer.step()
+                    elif step == 1:
+                        with walk.captured():
+                            optimizer.step()
+                    elif step > 1:
+                        walk.replay()
+                    else:
+                        optimizer.step()
+                results.append(
+                    [array_of(it).tobytes() for it in (param, *optimizer.state[param].values())]
+                )
+        assert results[0] == results[1]
+
+
+def test_a_step_that_is_skipped_keeps_its_numbers(cuda_walk: Walk) -> None:
+    (param,) = params = parameters(shapes=[(7, 3)])
+    optimizer = Branching(params, capturable=True)
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    before = [array_of(it).tobytes() for it in (param, *optimizer.state[param].values())]
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(8.0), torch.tensor(1.0)
+    optimizer.step()
+    assert [array_of(it).tobytes() for it in (param, *optimizer.state[param].values())] == before
+    optimizer.found_inf.zero_()
+    optimizer.step()
+    assert optimizer.state[param]["step"] == 2
+
+
+def test_a_checkpoint_moves_its_numbers(cuda_walk: Walk) -> None:
+    """From the host to the device and back."""
+    results = []
+    for first, then in ((False, False), (True, False), (False, True)):
+        (param,) = params = parameters(shapes=[(7, 3)])
+        param.grad = torch.ones_like(param)
+        optimizer = Branching(params, capturable=first)
+        for _ in range(3):
+            optimizer.step()
+        saved = optimizer.state_dict()
+        optimizer = Branching(params, capturable=then)
+        saved["param_groups"][0]["capturable"] = then
+        optimizer.load_state_dict(saved)
+        for _ in range(3):
+            optimizer.step()
+        state = optimizer.state[param]
+        assert state["weights"].dtype == torch.float64
+        results.append([array_of(it).tobytes() for it in (param, *state.values())])
+    assert results[0] == results[1] == results[2]
+
+
+@rule
+def endless(p, g, *, t):  # type: ignore[no-untyped-def]
+    k = 0
+    while k < t:
+        k, p = k + 1, p - g
+    return p
+
+
+@rule
+def many_ways(p, g, *, t):  # type: ignore[no-untyped-def]
+    for k in range(6):
+        p = p - g if t % (k + 2.0) == 1 else p + g
+    return p
+
+
+@pytest.mark.parametrize("it", [endless, many_ways], ids=["endless", "many"])
+def test_ifs_that_lead_too_many_ways_are_refused(it: Rule, cuda_walk: Walk) -> None:
+    params = parameters(shapes=[(7,)])
+    optimizer = it.optimizer("Ways")(params, capturable=True)
+    set_gradients(params, seed=0)
+    before = params[0].detach().clone()
+    with pytest.raises(RuleError, match=r"ifs lead more than 32 ways, on numbers that lie on the dev"):
+        optimizer.step()
+    assert torch.equal(params[0], before)
+    assert not optimizer.state
+
+
+def test_more_numbers_than_a_device_is_given_take_the_function_itself(cuda_walk: Walk) -> None:
+    names = [f"k{number}" for number in range(6)]
+    text = f"def many(p, g, {', '.join(names)}, *, t):\n    return p - t * g, {', '.join(names)}\n"
+    found: dict[str, Any] = {}
+    exec(text, found)
+    many = rule(numbers=names)(found["many"])
+    params = parameters(shapes=[(7,)])
+    optimizer = many.optimizer("Many")(params, capturable=True)
+    set_gradients(params, seed=0)
+    assert params[0].grad is not None
+    want = params[0].detach() - params[0].grad
+    with cuda_walk.failing(after=0):  # nothing is launched
+        optimizer.step()
+    assert torch.equal(params[0], want)
+
+
+@pytest.mark.parametrize("cls", [optim.ADOPT, Branching])
+def test_numbers_of_the_host_are_refused_in_a_capture(cls: Any, cuda_walk: Walk) -> None:
     params = parameters()
-    optimizer = optim.ADOPT(params)
+    optimizer = cls(params)
     set_gradients(params, seed=0)
     optimizer.step()
-    before = [param.detach().clone() for param in params]
-    with cuda_walk.captured(), pytest.raises(RuntimeError, match="step lies on the CPU while a CUDA"):
+    before = Snapshot(optimizer)
+    message = "step lies on the CPU while a CUDA.*expected capturable=True"
+    with cuda_walk.captured(), pytest.raises(RuntimeError, match=message):
         optimizer.step()
-    assert all(torch.equal(*pair) for pair in zip(params, before, strict=True))
-    assert all(state["step"] == 1 for state in optimizer.state.values())
+    before.assert_unchanged()

@@ -70,19 +70,29 @@ CudaNumber Clock::multiply(PyObject* tensor, const CudaNumber& step) {
   return CudaNumber::of(product.value);
 }
 
-std::vector<double> Clock::advance(const std::vector<PyObject*>& tensors, double step) {
+void Clock::advance(const std::vector<PyObject*>& tensors, Numbers& numbers) {
   AnyRule& rule = *plan_.rule;
-  std::vector<double> before;
+  std::vector<Count> here;
   for (std::size_t k = 0; k < tensors.size(); ++k) {
-    counts_.of_rule.push_back(read(tensors[k], rule.kept_name(static_cast<int>(k))).here);
-    before.push_back(counts_.of_rule.back().value);
+    const std::string name = rule.kept_name(static_cast<int>(k));
+    const Held held = read(tensors[k], name.c_str());
+    if (held.there.on_device()) {
+      numbers.there.push_back(held.there);
+    } else {
+      here.push_back(held.here);
+      numbers.others.push_back(held.here.value);
+    }
+    if (!here.empty() && (numbers.step.on_device() || !numbers.there.empty())) {
+      throw Unfit{"of its state's " + name + ", step and other numbers, some lie on the CPU"};
+    }
   }
-  if (rule.runs_python(before, step)) memory_.must_hold();
+  if (here.empty()) return;
+  if (rule.runs_python(numbers.others, numbers.step.value)) memory_.must_hold();
   FloatMode mode;
-  std::vector<double> after = before;
-  rule.advance(after, step);
-  for (std::size_t k = 0; k < after.size(); ++k) counts_.of_rule[k].value = after[k];
-  return before;
+  std::vector<double> after = numbers.others;
+  rule.advance(after, numbers.step.value);
+  for (std::size_t k = 0; k < after.size(); ++k) here[k].value = after[k];
+  counts_.of_rule = std::move(here);
 }
 
 void Clock::weigh(PyObject* tensor) {
@@ -101,14 +111,21 @@ void Clock::weigh(PyObject* tensor) {
 
 const BoundRule* Shared::rule_at(const Memory& memory, const Plan& plan, const Numbers& numbers,
                                  DType compute) {
-  const double step = numbers.step.value, product = numbers.product.value;
-  if (&plan != plan_ || step != step_ || product != product_ || compute != compute_ ||
-      numbers.others != others_) {
-    if (plan.rule->runs_python({}, step)) memory.must_hold();
+  AnyRule& rule = *plan.rule;
+  const NumbersThere there = {numbers.step.on_device(), rule.reads_lr_there(),
+                              !numbers.there.empty()};
+  const double step = there.step ? 0 : numbers.step.value, product = numbers.product.value;
+  if (&plan != plan_ || !(there == there_) || step != step_ || product != product_ ||
+      compute != compute_ || numbers.others != others_) {
+    const bool traces =
+        there.any() ? rule.runs_python_there(step, there) : rule.runs_python({}, step);
+    if (traces) memory.must_hold();
     FloatMode mode;
-    rules_.push_back(plan.rule->at_step(compute, step, product));
+    rules_.push_back(there.any() ? rule.at_step_there(compute, step, there)
+                                 : rule.at_step(compute, step, product));
     rules_.back().tail.ema_decay = plan.tail.ema_decay;
     plan_ = &plan;
+    there_ = there;
     step_ = step;
     product_ = product;
     others_ = numbers.others;

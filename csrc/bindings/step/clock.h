@@ -54,6 +54,7 @@ struct Counts {
 struct Numbers {
   CudaNumber step = {}, product = {};  // of this step
   std::vector<double> others;          // before it
+  std::vector<CudaNumber> there;       // in their place, where those lie on a device
 };
 
 // Reads one parameter's.
@@ -68,8 +69,9 @@ class Clock {
   // The product, to which this step's factor comes. `tensor` is not nullptr.
   CudaNumber multiply(PyObject* tensor, const CudaNumber& step);
 
-  // The other numbers that the rule keeps, which become those after this step: what they were.
-  std::vector<double> advance(const std::vector<PyObject*>& tensors, double step);
+  // The other numbers that the rule keeps, which become those after this step, whose number is
+  // there: what they were. On a device, its kernels advance them.
+  void advance(const std::vector<PyObject*>& tensors, Numbers& numbers);
 
   // The sum of the weights in an average that began at 0: what the average of a constant 1 is.
   void weigh(PyObject* tensor);
@@ -128,6 +130,7 @@ class Shared {
   std::deque<BoundRule> rules_;
   // What the latest was made for.
   const Plan* plan_ = nullptr;
+  NumbersThere there_;
   double step_ = -1, product_ = 0;
   std::vector<double> others_;
   DType compute_ = DType::float32;

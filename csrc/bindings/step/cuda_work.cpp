@@ -50,9 +50,19 @@ std::size_t CudaWork::place_of(const Plan& plan) {
   return groups.size() - 1;
 }
 
+// In the order in which AnyRule::at_step_there has them.
+static std::vector<CudaNumber> given_of(const Plan& plan, const Numbers& numbers) {
+  std::vector<CudaNumber> given;
+  if (numbers.step.on_device()) given.push_back(numbers.step);
+  if (plan.rule->reads_lr_there()) given.push_back(plan.lr.number);
+  given.insert(given.end(), numbers.there.begin(), numbers.there.end());
+  return given;
+}
+
 void CudaWork::add(const Memory& memory, const Plan& plan, const Reading& reading) {
   const int device = reading.place.device;
-  if (reading.item.size > 0) {
+  // An empty parameter keeps numbers, too.
+  if (reading.item.size > 0 || !reading.numbers.there.empty()) {
     has_first_step |= !plan.rule->counts_steps() && reading.made_rule_state;
     Item item = reading.item;
     if (reading.packing) item.packing = &packings_.emplace_back(*reading.packing);
@@ -60,8 +70,12 @@ void CudaWork::add(const Memory& memory, const Plan& plan, const Reading& readin
     const BoundRule* const program =
         plan.rule->is_program() ? shared_.rule_at(memory, plan, reading.numbers, compute_type(item))
                                 : nullptr;
+    if (program != nullptr && unfit_program(*program) != nullptr) {
+      throw Unfit{unfit_program(*program)};
+    }
     params.push_back({item, reading.numbers.step, reading.numbers.product, reading.dither_step,
-                      reading.rounding, program, device, reading.place.layout, place_of(plan)});
+                      reading.rounding, program, given_of(plan, reading.numbers), device,
+                      reading.place.layout, place_of(plan)});
   }
   const Counts& counts = reading.counts;
   for (int i = 0; i < counts.device_count; ++i) counters.push_back({counts.on_device[i], device});
@@ -96,7 +110,7 @@ std::optional<Doubles> squares_on(const CudaWork& work, int device, int layout) 
   std::vector<Values> grads;
   int64_t chunks = 0;
   for (const CudaWork::Param& param : work.params) {
-    if (param.device != device || param.layout != layout) continue;
+    if (param.device != device || param.layout != layout || param.item.size == 0) continue;
     grads.push_back({param.item.arrays[1], param.item.size, param.item.dtypes[1]});
     chunks += (param.item.size + sum_chunk - 1) / sum_chunk;
   }
@@ -130,7 +144,7 @@ void launch_all(const CudaWork& work, const CudaNumber& grad_factor, const float
         const CudaItem item =
             cuda_item(param->item, param->step, param->product, param->dither_step);
         if (param->program != nullptr) {
-          programs.add(*param->program, compute_type(param->item), item);
+          programs.add(*param->program, compute_type(param->item), item, param->given);
         } else if (param->item.packing == nullptr) {
           made.push_back(item);
         } else {

@@ -35,7 +35,8 @@ struct CudaWork {
     Item item;
     CudaNumber step, product, dither_step;
     const uint64_t* rounding;
-    const BoundRule* program;  // nullptr for a compiled rule
+    const BoundRule* program;       // nullptr for a compiled rule
+    std::vector<CudaNumber> given;  // of its numbers, what lies on the device
     int device, layout;
     std::size_t group;
   };

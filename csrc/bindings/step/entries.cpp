@@ -1,5 +1,7 @@
 #include "bindings/step/entries.h"
 
+#include <algorithm>
+
 namespace fastopt {
 
 Kept::Kept(const AnyRule& rule) {
@@ -35,7 +37,9 @@ PyObject* Entries::find_or_begin(PyObject* name) {
 // What is made while a graph captures the step would be made anew by every replay.
 void Entries::check_no_capture(PyObject* name) const {
   if (!place_.captured) return;
-  const bool is_number = name == kept_.step || name == kept_.product;
+  const bool is_number =
+      name == kept_.step || name == kept_.product ||
+      std::find(kept_.numbers.begin(), kept_.numbers.end(), name) != kept_.numbers.end();
   refuse_captured_entry(plan_, py::str(name), is_number);
 }
 

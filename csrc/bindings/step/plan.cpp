@@ -144,7 +144,9 @@ Plan Plans::plan_of(py::object dict, py::handle named, const Stepped& optimizer,
   } else if (watched) {
     plan.to_torch = "a mode or a trace of torch is to see its operations";
   } else {
-    plan.rule->read_options(group, Checks::none, plan.lr.number.on_device());
+    // A program's rate is read here, unless all of its numbers lie on the device.
+    const bool lr_there = plan.capturable || !plan.rule->is_program();
+    plan.rule->read_options(group, Checks::none, lr_there && plan.lr.number.on_device());
   }
   plan.tail = TailOptions::of(group);
   plan.has_norms = plan.rule->has_norms();

@@ -20,13 +20,11 @@ void check_norms(const Plan& plan, PyObject* param) {
   }
 }
 
-// A program's numbers are those of the host.
 void check_program(const Reading& reading) {
   if (reading.packing) {
     throw Unfit{
         "masters, random rounding and states in 8 bits of a rule in Python are for the CPU"};
   }
-  if (reading.numbers.step.on_device()) throw Unfit{"its state's step does not lie on the CPU"};
 }
 
 View grad_of(Place& place, const Candidate& candidate) {

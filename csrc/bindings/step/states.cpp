@@ -45,7 +45,8 @@ void States::read_numbers(const CudaNumber& step) {
     tensors.push_back(entries_.find_or_begin(name));
     if (tensors.back() == nullptr) return;
   }
-  reading_.numbers.others = clock_.advance(tensors, step.value);
+  reading_.numbers.step = step;
+  clock_.advance(tensors, reading_.numbers);
 }
 
 void States::read_rule_state(int i) {

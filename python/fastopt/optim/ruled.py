@@ -29,7 +29,7 @@ Yogi = library.yogi.optimizer("Yogi")
 class _ScheduleFree(RuleOptimizer):
     """What evaluates at the average x: the parameters hold y while they are trained."""
 
-    _extras: ClassVar[dict[str, Any]] = {"train_mode": True}
+    _extras: ClassVar[dict[str, Any]] = {**RuleOptimizer._extras, "train_mode": True}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's."""

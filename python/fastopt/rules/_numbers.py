@@ -8,7 +8,7 @@ branches on one while a function is traced, the answer is recorded as a guard of
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -37,36 +37,79 @@ OPERATIONS: dict[str, Callable[..., float]] = {
 }
 
 
+MOST_WAYS = 32
+TOO_MANY_WAYS = (
+    f"ifs lead more than {MOST_WAYS} ways, on numbers that lie on the device, as the step's does under "
+    "capturable=True; expected fewer, or maximum and minimum, or capturable=False"
+)
+
+
 class Guards(list[tuple["Number", bool, str]]):
-    """The answers that a function was given while it was traced, each with its line."""
+    """The answers that a function was given while it was traced, each with its line.
+
+    Numbers that are given on a device have no value here. What is asked of them is answered by
+    `answers`, one after another, and true from there on; what is asked again, alike.
+    """
 
     recording: Guards | None = None
+
+    def __init__(self, answers: Sequence[bool] = ()) -> None:
+        super().__init__()
+        self.answers = answers
+        self.given: list[bool] = []  # of numbers that are given, in their order
+        self._answered: dict[int, bool] = {}
+        self._same: dict[tuple[Any, ...], int] = {}
+        self._places: dict[int, tuple[Number, int]] = {}
+
+    def ask(self, it: Number) -> bool:
+        """Whether a number is true."""
+        if not it.given:
+            answer = it.value != 0
+        elif (place := self._place(it)) in self._answered:
+            return self._answered[place]
+        else:
+            asked = len(self.given)
+            if asked == MOST_WAYS:
+                raise wrong(TOO_MANY_WAYS)
+            answer = self.answers[asked] if asked < len(self.answers) else True
+            self.given.append(answer)
+            self._answered[place] = answer
+        self.append((it, answer, line_of_rule()))
+        return answer
+
+    def _place(self, it: Number) -> int:
+        """The same for numbers that are computed alike."""
+        if id(it) not in self._places:
+            own = {"input": id(it), "constant": it.value.hex()}.get(it.op)
+            key = it.op, own, *(self._place(arg) for arg in it.args)
+            self._places[id(it)] = it, self._same.setdefault(key, len(self._same))
+        return self._places[id(it)][1]
 
 
 class Number:
     """A double, and what it was made of."""
 
-    __slots__ = ("args", "op", "stage", "value")
+    __slots__ = ("args", "given", "op", "stage", "value")
     __array_ufunc__ = None  # NumPy's operators leave it to these
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, op: str, args: tuple[Any, ...], value: float) -> None:
         self.op, self.args, self.value = op, args, value
         self.stage: int = max((it.stage for it in args), default=0)  # how many sums come before it
+        self.given: bool = any(it.given for it in args)  # it comes of a number on a device
 
     def __repr__(self) -> str:
         return repr(self.value)
 
     def __bool__(self) -> bool:
-        answer = self.value != 0
         if self.stage > 0:
             raise wrong(
                 "an if on a sum over a tensor, which is known only once the tensor has been seen; "
                 "expected maximum or minimum of it"
             )
         if Guards.recording is not None and self.op != "constant":
-            Guards.recording.append((self, answer, line_of_rule()))
-        return answer
+            return Guards.recording.ask(self)
+        return self.value != 0
 
     if TYPE_CHECKING:  # they are set below, alike
 

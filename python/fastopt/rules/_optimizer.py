@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from fastopt.optim._fused import Fused
 from fastopt.optim._stepped import Group, Leftover
 from fastopt.optim._tail import tail_options
+from fastopt.optim.adam import Adam
 from fastopt.optim.lion import Lion
 
 from ._functions import reading
@@ -26,6 +27,8 @@ AROUND = """
     params: parameters, ``(name, parameter)`` pairs, or dicts that define groups.
     {options}: of the rule.
     maximize: ascend instead of descend.
+    capturable: keep the number of the step, and others that the rule keeps, on the parameter's
+        device, so that a CUDA graph may capture a step; see docs/cuda.md.
     max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction: clip and average in the same
         pass; see :mod:`fastopt.optim`.
     state_dtype, master_weights, stochastic_rounding, rounding_seed: what parameters and states are
@@ -40,6 +43,7 @@ class RuleOptimizer(Fused):
     """What it was made of."""
 
     _rule = "sgd"  # of a class that is made: its rule's name
+    _extras: ClassVar[dict[str, Any]] = {"capturable": False}
 
     def __init__(self, params: Any, **options: Any) -> None:
         settings = {
@@ -48,7 +52,8 @@ class RuleOptimizer(Fused):
         defaults = {it.name: options.get(it.name, it.default) for it in self.rule.options}
         for option in self.rule.options:
             option.check(defaults[option.name])
-        super().__init__(params, defaults)
+        capturable = bool(options.get("capturable", False))
+        super().__init__(params, defaults | {"capturable": capturable})
         self._set_extras(
             **tail_options(**{key: settings[key] for key in self._tail}),
             **self._storage_options(**{key: settings[key] for key in self._storage}),
@@ -62,7 +67,8 @@ class RuleOptimizer(Fused):
 
     def _new_state(self, group: Group, param: Tensor, name: str) -> Tensor:
         if name in self.rule.kept:
-            return torch.tensor(self.rule.kept[name], dtype=torch.float64)
+            device = param.device if group.get("capturable") else "cpu"
+            return torch.tensor(self.rule.kept[name], dtype=torch.float64, device=device)
         begin = self.rule.start.get(name)
         if isinstance(begin, (int, float)):
             return torch.full_like(param, begin, dtype=self._dtype_of_state(group, param, name))
@@ -139,6 +145,7 @@ def make_class(rule: Rule, name: str, module: str) -> type[RuleOptimizer]:
         parameters.append(
             inspect.Parameter(option.name, kind, default=option.default, annotation=annotation)
         )
+    parameters.append(inspect.signature(Adam.__init__, eval_str=True).parameters["capturable"])
     parameters += [around[key] for key in {**RuleOptimizer._tail, **RuleOptimizer._storage}]
     parameters.sort(key=lambda it: it.kind)
     signature = inspect.Signature(parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import math
@@ -23,7 +24,7 @@ from fastopt.reference.storage import is_stored, narrow, store_state, widen
 from ._errors import RuleError
 from ._functions import reading
 from ._numbers import Number, as_number
-from ._trace import Trace, never_negative, trace
+from ._trace import Trace, branches, never_negative, trace
 from ._values import function_of, value_of
 
 if TYPE_CHECKING:
@@ -385,7 +386,13 @@ class Rule:
             grad = -grad
         return self.function(param, grad, *states, *after, **kept)
 
-    def _trace(self, choice: Sequence[Any], values: Sequence[float]) -> Trace:
+    def _trace(
+        self,
+        choice: Sequence[Any],
+        values: Sequence[float],
+        given: Sequence[int] = (),
+        answers: Sequence[bool] = (),
+    ) -> Trace:
         return trace(
             lambda arrays, numbers: self._call(arrays, numbers, choice),
             self.__name__,
@@ -393,6 +400,8 @@ class Rule:
             tuple(self.kept),
             dict(zip(self._number_names, values, strict=True)),
             self.where,
+            given,
+            answers,
         )
 
     @cached_property
@@ -408,8 +417,13 @@ class Rule:
             )
         return [*names, *self.kept]
 
-    def _traced(self, choice: tuple[Any, ...], values: list[float]) -> _C.Traced:
-        """What C++ calls where no program holds."""
+    def _traced(
+        self, choice: tuple[Any, ...], values: list[float], given: list[int]
+    ) -> list[_C.Traced]:
+        """What C++ calls where no program holds; with numbers that are given on a device, all."""
+        if given:
+            traced = functools.partial(self._trace, choice, values, given)
+            return [it.traced for it in branches(traced, self.where)]
         found = self._trace(choice, values)
         self._traces += 1
         if self._traces == PROGRAMS_UNTIL_WARNING:
@@ -421,7 +435,7 @@ class Rule:
                 UserWarning,
                 stacklevel=2,
             )
-        return found.traced
+        return [found.traced]
 
     def _find_squares(self, traces: Sequence[Trace]) -> list[str]:
         known = [never_negative(it) for it in traces]

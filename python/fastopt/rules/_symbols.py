@@ -94,6 +94,8 @@ class Symbol:
     made: ClassVar[dict[Any, Symbol] | None] = None
     sums: ClassVar[dict[Any, Number] | None] = None
 
+    given: ClassVar[bool] = False  # a Number of a sum is asked for it
+
     def __init__(self, op: str, args: tuple[Symbol, ...], numbers: tuple[Number, ...]) -> None:
         self.op, self.args, self.numbers = op, args, numbers
         self.is_condition = op in CONDITIONS

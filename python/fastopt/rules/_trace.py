@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from fastopt import _C
 
 from ._errors import RuleError
 from ._listing import listing
-from ._numbers import Guards, Number, as_number, is_number
+from ._numbers import MOST_WAYS, TOO_MANY_WAYS, Guards, Number, as_number, is_number
 from ._program import Instruction, Stage, numbered, stages_of
 from ._symbols import Symbol
 
@@ -49,14 +49,19 @@ def trace(
     kept: Sequence[str],
     values: Mapping[str, float],
     where: str,
+    given: Collection[int] = (),
+    answers: Sequence[bool] = (),
 ) -> Trace:
     """The program of `call(arrays, numbers)` for these values of its numbers.
 
-    The last of these are those that a parameter keeps, `kept`.
+    The last of these are those that a parameter keeps, `kept`. Of those that are `given` on a device,
+    by their places, `answers` say what is asked of them (see :class:`Guards`).
     """
     arrays = [Symbol("input", (), ()) for _ in names]
     inputs = [Number("input", (), float(value)) for value in values.values()]
-    guards = Guards()
+    for place in given:
+        inputs[place].given = True
+    guards = Guards(answers)
     with _lock:
         before = Symbol.made, Symbol.sums, Guards.recording
         Symbol.made, Symbol.sums, Guards.recording = {}, {}, guards
@@ -66,8 +71,8 @@ def trace(
             Symbol.made, Symbol.sums, Guards.recording = before
     wanted = {0 if k == 0 else k + 1: it for k, it in enumerate(results)}
     stages = stages_of(arrays, wanted)
-    answers = [(it, answer) for it, answer, _ in guards]
-    traced = numbered(stages, inputs, answers, after, len(arrays))
+    asked = [(it, answer) for it, answer, _ in guards]
+    traced = numbered(stages, inputs, asked, after, len(arrays))
     return Trace(
         rule,
         tuple(names),
@@ -80,6 +85,20 @@ def trace(
         tuple(stages),
         traced,
     )
+
+
+def branches(traced: Callable[[Sequence[bool]], Trace], where: str) -> list[Trace]:
+    """The programs of every way that Python's ifs can go, where what they ask of lies on a device."""
+    found: list[Trace] = []
+    waiting: list[tuple[bool, ...]] = [()]
+    while waiting:
+        answers = waiting.pop()
+        found.append(traced(answers))
+        asked = tuple(found[-1].guards.given)
+        waiting += [(*asked[:k], not asked[k]) for k in range(len(answers), len(asked))]
+        if len(found) + len(waiting) > MOST_WAYS:
+            raise RuleError(f"{where}: {TOO_MANY_WAYS}")
+    return found
 
 
 def checked(
