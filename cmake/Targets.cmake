@@ -1,7 +1,7 @@
 # csrc/cpu/target*.cpp, compiled once per CPU target with that target's machine flags, and way.cpp, once
 # per target and way of storing.
-add_library(fastopt_cpu STATIC csrc/cpu/dispatch.cpp csrc/cpu/dropout.cpp csrc/cpu/lbfgs.cpp csrc/cpu/norm.cpp
-  csrc/cpu/normed.cpp csrc/cpu/parallel.cpp csrc/cpu/summed.cpp csrc/cpu/traced.cpp)
+add_library(fastopt_cpu STATIC csrc/cpu/copied.cpp csrc/cpu/dispatch.cpp csrc/cpu/dropout.cpp csrc/cpu/lbfgs.cpp
+  csrc/cpu/norm.cpp csrc/cpu/normed.cpp csrc/cpu/parallel.cpp csrc/cpu/summed.cpp csrc/cpu/traced.cpp)
 target_link_libraries(fastopt_cpu PUBLIC fastopt_numerics PRIVATE OpenMP::OpenMP_CXX)
 
 # Those of csrc/cpu/kernel.h.

@@ -50,6 +50,25 @@ void check_array(const Array& array, const Array& param, const std::string& name
   check_layout(array, name, written);
 }
 
+// What a copy must be, likewise.
+void check_copy(const Array& copy, const Array& param, const std::string& name,
+                const std::string& param_name) {
+  const DLTensor &view = copy.view(), &like = param.view();
+  check_same_device(copy, name, param, param_name);
+  check_dtype(copy, name);
+  if (!copied_to(view, like)) {
+    const bool is_double = dtype_of(like) == static_cast<int>(DType::float64);
+    throw py::type_error(
+        name + ": expected " + (is_double ? "float64 or float32" : "float32, bfloat16 or float16") +
+        " for " + param_name + " of " + dtype_name(like) + ", got " + dtype_name(view));
+  }
+  if (!same_shape(view, like)) {
+    throw py::value_error(name + ": expected shape " + shape_text(like) + " like " + param_name +
+                          ", got " + shape_text(view));
+  }
+  check_layout(copy, name, true);
+}
+
 // No written array may share memory with another one.
 void check_overlap(std::vector<Bytes>& all) {
   std::sort(all.begin(), all.end(),
@@ -105,13 +124,14 @@ double factor_of(const py::object& grad_scale) {
 class Call {
  public:
   Call(AnyRule& rule, const py::list& arrays, const py::list& steps, bool indexed,
-       const std::array<std::string, 2>& names, double grad_factor)
+       const std::array<std::string, 2>& names, double grad_factor, const py::object& copy_to)
       : rule_(rule),
         arrays_(arrays),
         steps_(steps),
         indexed_(indexed),
         names_(names),
-        grad_factor_(grad_factor) {}
+        grad_factor_(grad_factor),
+        copies_(copy_to) {}
 
   void prepare() {
     const std::size_t count = py::len(arrays_[0]);
@@ -129,6 +149,10 @@ class Call {
                                  : std::string()) +
                             ", got a list of " + std::to_string(steps_.size()));
     }
+    if (!copies_.is_none() && py::len(copies_) != count) {
+      throw py::value_error("copy_to: expected " + std::to_string(count) + " arrays like " +
+                            names_[0] + ", got " + std::to_string(py::len(copies_)));
+    }
     rules_.reserve(count);
     for (std::size_t i = 0; i < count; ++i) add(i);
     check_overlap(bytes_);
@@ -145,6 +169,7 @@ class Call {
       CudaLibrary::get().step(step, items, {}, device);
     }
     for (const auto& [device, programs] : cuda_programs_) programs.step(step, device);
+    for (const Item& item : walked_) target().copy(item, 0, item.size);
     held_.run([&] { fastopt::run(items_, threads); });
   }
 
@@ -176,6 +201,7 @@ class Call {
       check_array(array, param, name(argument, i), name(0, i), argument != 1);
       hold(item, argument, array, i);
     }
+    if (!copies_.is_none()) take_copy(item, param, i);
     set_kernel(item, rule_);
     if (has_half_states(item)) item.rounding.dither = dither_at(step);
     const int device = CudaLibrary::get().device_of(param.view());
@@ -185,6 +211,7 @@ class Call {
                             device_name(param.view()));
     }
     if (device != cpu_device) {
+      if (item.copy != nullptr && on_cpu(param.view())) walked_.push_back(item);
       const CudaItem made = cuda_item(item, CudaNumber::of(step), CudaNumber::of(rule_.product()),
                                       CudaNumber::of(step));
       if (!rule_.is_program()) {
@@ -200,6 +227,16 @@ class Call {
     rules_.back().tail.grad_factor = grad_factor_;
     item.rule = &rules_.back();
     items_.push_back(item);
+  }
+
+  void take_copy(Item& item, const Array& param, std::size_t i) {
+    const std::string name = indexed_ ? "copy_to[" + std::to_string(i) + "]" : "copy_to";
+    const Array& copy = held_.take(py::list(copies_)[i], name);
+    check_copy(copy, param, name, this->name(0, i));
+    if (item.size == 0) return;
+    set_copy(item, copy.view());
+    const char* begin = static_cast<const char*>(item.copy);
+    bytes_.push_back({begin, begin + item.size * element_bytes(copy.view()), true, name});
   }
 
   // Arrays at the same step share one.
@@ -225,11 +262,13 @@ class Call {
   bool indexed_;
   const std::array<std::string, 2>& names_;
   const double grad_factor_;
+  const py::object& copies_;  // a list or None
   Held held_;
   std::vector<BoundRule> rules_;
   std::deque<HalfDither> dithers_;
   double last_dither_ = -1;
   std::vector<Item> items_;
+  std::vector<Item> walked_;                         // of the walk, those that have copies
   std::map<int, std::vector<CudaItem>> cuda_items_;  // by device
   std::map<int, CudaPrograms> cuda_programs_;
   std::vector<Bytes> bytes_;
@@ -239,11 +278,12 @@ class Call {
 
 void apply(const std::string& rule_name, const py::list& arrays, const py::list& steps,
            const py::dict& options, bool indexed, int threads,
-           const std::array<std::string, 2>& names, const py::object& grad_scale) {
+           const std::array<std::string, 2>& names, const py::object& grad_scale,
+           const py::object& copy_to) {
   FloatMode mode;
   std::unique_ptr<AnyRule> rule = make_rule(rule_name);
   rule->read_options(options, Checks::ranges);
-  Call call(*rule, arrays, steps, indexed, names, factor_of(grad_scale));
+  Call call(*rule, arrays, steps, indexed, names, factor_of(grad_scale), copy_to);
   call.prepare();
   call.run(threads);
 }

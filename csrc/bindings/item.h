@@ -25,6 +25,16 @@ inline bool stored_with(const DLTensor& view, const DLTensor& param) {
          compute_type(static_cast<DType>(dtype_of(param)));
 }
 
+// Whether a copy of a parameter may be stored so: where one rounding is enough.
+inline bool copied_to(const DLTensor& view, const DLTensor& param) {
+  return stored_with(view, param) || dtype_of(view) == static_cast<int>(DType::float32);
+}
+
+inline void set_copy(Item& item, const DLTensor& view) {
+  item.copy = data_of(view);
+  item.copy_dtype = static_cast<DType>(dtype_of(view));
+}
+
 inline void set_array(Item& item, int array, const DLTensor& view) {
   item.arrays[array] = data_of(view);
   item.dtypes[array] = static_cast<DType>(dtype_of(view));

@@ -49,7 +49,8 @@ PYBIND11_MODULE(_C, m) {
         "What a step would leave to torch: (group, parameter, reason) each.");
   m.def("apply", &fastopt::apply, "rule"_a, "arrays"_a, "steps"_a, "options"_a, "indexed"_a,
         "threads"_a, "names"_a = std::array<std::string, 2>{"param", "grad"},
-        "grad_scale"_a = py::none(), "Apply a rule in place to whole arrays.");
+        "grad_scale"_a = py::none(), "copy_to"_a = py::none(),
+        "Apply a rule in place to whole arrays.");
   m.def(
       "torch_is_watched", [] { return fastopt::torch_watchers().of_operations; },
       "Whether a mode or a trace of torch is to see its operations.");

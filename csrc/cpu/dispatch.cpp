@@ -18,6 +18,7 @@ namespace fastopt {
   extern const Sum sums_of_squares[dtype_count];             \
   extern const Sum sum;                                      \
   extern const VectorKernels vectors[compute_count];         \
+  extern const Kernel copy;                                  \
   extern const DropoutKernel dropouts[dtype_count];          \
   extern const DropoutKernel dropout_rows[dtype_count];      \
   extern const DropoutKernel dropout_masks[mask_kind_count]; \
@@ -32,7 +33,7 @@ FASTOPT_DECLARE_TARGET(neon)
 #define FASTOPT_TABLE(target, way) target::ways::way,
 #define FASTOPT_TABLES(name)                                                             \
   {FASTOPT_WAYS(FASTOPT_TABLE, name)}, name::sums_of_squares, &name::sum, name::vectors, \
-      name::dropouts, name::dropout_rows, name::dropout_masks, &name::philox
+      name::copy, name::dropouts, name::dropout_rows, name::dropout_masks, &name::philox
 
 const std::vector<Target>& targets() {
   static const std::vector<Target> all = {

@@ -78,6 +78,8 @@ struct Item {
   const Packing* packing;    // nullptr where dtypes say it all
   Rounding rounding;         // of the states that are stored in 16 bits
   const Pass* pass;          // nullptr where one is enough
+  void* copy;                // of the parameter after the step, for the user; or nullptr
+  DType copy_dtype;
   int64_t size;
   int64_t start;  // in the concatenated index space; `run` sets it
 };
@@ -96,6 +98,7 @@ struct Target {
   const Sum* sums_of_squares;          // [dtype]
   const Sum* sum;                      // of doubles
   const VectorKernels* vectors;        // [dtype that is computed in]
+  Kernel copy;                         // writes an item's copy; applies no rule
   const DropoutKernel* dropouts;       // [dtype]
   const DropoutKernel* dropout_rows;   // [dtype]
   const DropoutKernel* dropout_masks;  // [MaskKind]

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cpu/copied.h"
 #include "cpu/dispatch.h"
 #include "cpu/float_mode.h"
 #include "cpu/norm.h"
@@ -84,7 +85,7 @@ class Passes {
     const Pass pass = {nullptr, it.ratio};
     Item stepped = it.item();
     stepped.pass = &pass;
-    stepped.kernel(stepped, begin, end);
+    step_elements(stepped, begin, end);
   }
 
   // The place of an element's chunk among all: only an item's last unit may lack some.

@@ -9,8 +9,8 @@
 #include <atomic>
 #include <vector>
 
+#include "cpu/copied.h"
 #include "cpu/cut.h"
-#include "cpu/dispatch.h"
 #include "cpu/float_mode.h"
 #include "cpu/normed.h"
 #include "cpu/overlap.h"
@@ -31,7 +31,7 @@ std::atomic<bool> forked{false};
 [[maybe_unused]] const int watching_forks =
     pthread_atfork(nullptr, nullptr, [] { forked.store(true, std::memory_order_relaxed); });
 
-// Elements [begin, end) of the concatenated index space, each cut moved to the grain before it.
+// Elements [begin, end) of the concatenated index space, each moved to the cut before it.
 void run_range(const std::vector<Item>& items, int64_t begin, int64_t end) {
   const auto starts_after = [](int64_t position, const Item& item) {
     return position < item.start;
@@ -39,7 +39,7 @@ void run_range(const std::vector<Item>& items, int64_t begin, int64_t end) {
   auto item = std::upper_bound(items.begin(), items.end(), begin, starts_after) - 1;
   for (; item != items.end() && item->start < end; ++item) {
     const int64_t from = cut(begin - item->start, *item), to = cut(end - item->start, *item);
-    if (from < to) item->kernel(*item, from, to);
+    if (from < to) step_elements(*item, from, to);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <new>
 
+#include "cpu/copied.h"
 #include "cpu/cut.h"
 #include "cpu/dispatch.h"
 #include "cpu/float_mode.h"
@@ -57,7 +58,7 @@ class Stages {
     if (begin >= end) return;
     Item last = item_;
     last.rule = &bound_;
-    last.kernel(last, begin, end);
+    step_elements(last, begin, end);
   }
 
   void bind() {

@@ -1,6 +1,7 @@
-// What one target has besides the kernels of rules (cpu/way.cpp): sums and passes over long
+// What one target has besides the kernels of rules (cpu/way.cpp): sums, copies and passes over long
 // vectors. CMake compiles this file and target_dropout.cpp, which takes as long as the rest, once
 // per target.
+#include "cpu/copy_loop.h"
 #include "cpu/kernel.h"
 #include "cpu/sum.h"
 #include "cpu/vector_loops.h"
@@ -17,6 +18,9 @@ const Sum sum = sum_tree<double, false>;
 #define FASTOPT_VECTORS(T) {measure<T>, pair<T>, dots<T>, combine<T>, move<T>}
 extern const VectorKernels vectors[compute_count];
 const VectorKernels vectors[compute_count] = {FASTOPT_VECTORS(float), FASTOPT_VECTORS(double)};
+
+extern const Kernel copy;
+const Kernel copy = copy_param;
 
 }  // namespace FASTOPT_TARGET
 }  // namespace fastopt

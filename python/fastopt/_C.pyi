@@ -27,6 +27,7 @@ def apply(
     threads: int,
     names: Sequence[str] = ("param", "grad"),
     grad_scale: Any = None,
+    copy_to: Sequence[Any] | None = None,
 ) -> None: ...
 
 class _pybind11_type(type): ...

@@ -114,6 +114,34 @@ def test_what_is_of_whole_parameters(
 
 
 @each_module
+@pytest.mark.parametrize("how", ["flat", "fewer"])
+def test_copies_of_what_is_no_longer_there(
+    classes: Any, flat: list[Tensor], module: str, how: str
+) -> None:
+    """The engine has put flat tensors in the place of the parameters that copies were given for."""
+    given = [nn.Parameter(torch.ones(50, 40)), nn.Parameter(torch.ones(3000))]
+    given = given[: 1 if how == "flat" else 2]
+    copies = [torch.zeros(it.shape, dtype=torch.bfloat16) for it in given]
+    optimizer = fastopt.optim.AdamW(given, copy_to=copies)
+    optimizer.param_groups[0]["params"] = flat
+    wrapper = classes(module)["Wrapper"](optimizer)
+    match = "copy_to: expected the model's own parameters, got what Wrapper of .* expected None"
+    refused(wrapper, optimizer, match)
+    assert not any(it.any() for it in copies)
+
+
+@each_module
+def test_copies_of_the_tensors_that_an_engine_steps(classes: Any, module: str) -> None:
+    """Such as torchao's, of one parameter each, are right."""
+    param = nn.Parameter(torch.ones(5000))
+    param.grad = torch.ones(5000)
+    copies = [torch.zeros(5000, dtype=torch.bfloat16)]
+    optimizer = fastopt.optim.AdamW([{"params": param, "copy_to": copies}], lr=0.1)
+    classes(module)["Wrapper"](optimizer).step(optimizer)
+    assert torch.equal(copies[0], param.bfloat16())
+
+
+@each_module
 def test_other_options_and_other_optimizers_of_theirs_step(classes: Any, module: str) -> None:
     found = classes(module)
     param = nn.Parameter(torch.ones(5000))

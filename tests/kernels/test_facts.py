@@ -47,7 +47,8 @@ def test_signatures_have_the_rules_options_and_defaults(
     given = parameters(function(name), inspect.Parameter.KEYWORD_ONLY)
     assert given.pop("step") == 1
     given.pop("as_stored", None)  # of references with norms
-    assert given.pop("grad_scale", None) is None  # around the rule, in kernels
+    for around in ("grad_scale", "copy_to"):  # of kernels
+        assert given.pop(around, None) is None
     if facts.product is not None:
         assert given.pop(facts.product) == 0
     expected = {option: default for option, (default, _) in facts.options.items()}

@@ -34,7 +34,8 @@ void Candidates::collect(const Plan& plan, PyObject* state, const Memory& memory
   if (!plan.keeps_state) out_of_order_ = true;  // nothing says whether a parameter comes twice
   for (Py_ssize_t i = 0; i < count; ++i) {
     PyObject* const param = PyTuple_GET_ITEM(params, i);
-    Candidate candidate{param, {}, {}};
+    PyObject* const copy = plan.copies ? PyTuple_GET_ITEM(plan.copies.ptr(), i) : Py_None;
+    Candidate candidate{param, copy == Py_None ? nullptr : copy, {}, {}};
     if (!memory.finds_grads() || !torch.find_grad(param, &candidate.has_grad)) {
       candidate.grad = torch.grad(param);
       if (memory.dry() && candidate.grad.is_none()) {

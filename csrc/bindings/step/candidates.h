@@ -12,6 +12,7 @@ namespace fastopt {
 
 struct Candidate {
   PyObject* param;           // which the plan's tuple holds
+  PyObject* copy;            // likewise; nullptr if it is not copied
   py::object grad, entries;  // grad: null where it is to be read where torch keeps it
   bool has_grad = false;     // without one, only its layout counts
 };

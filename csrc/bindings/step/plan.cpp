@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "bindings/checks.h"
+#include "bindings/step/copies.h"
 #include "bindings/tensor.h"
 
 namespace fastopt {
@@ -116,6 +117,7 @@ void Plans::read(const Stepped& optimizer, bool watched) {
     if (listed == nullptr) throw py::key_error("params");
     plan.params = py::reinterpret_steal<py::object>(PySequence_Tuple(listed));
     if (!plan.params) throw py::error_already_set();
+    plan.copies = copies_of(plan, optimizer);
     plans_.push_back(std::move(plan));
   }
 }

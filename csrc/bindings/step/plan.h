@@ -52,6 +52,7 @@ struct TailOptions {
 // A group as a step takes it.
 struct Plan {
   py::object group, params;  // a dict, a tuple
+  py::object copies;         // a tuple, of what each parameter is copied to; null if none is
   py::object named;          // the group as the program has it, which may be another mapping
   AnyRule* rule = nullptr;   // with the group's options
   TailOptions tail;

@@ -1,5 +1,6 @@
 #include "bindings/step/reading.h"
 
+#include "bindings/step/copies.h"
 #include "bindings/step/states.h"
 #include "cpu/overlap.h"
 
@@ -45,6 +46,7 @@ Reading read(Memory& memory, Places& places, Kept& kept, const Plan& plan,
   Entries entries(memory, kept, plan, reading.place, candidate);
   States(memory, kept, plan, candidate.param, entries, reading).read();
   reading.made = entries.take_made();
+  if (candidate.copy != nullptr && !memory.dry()) read_copy(memory, plan, candidate, reading);
   if (reading.packing) reading.item.packing = &*reading.packing;  // until it has a lasting place
   if (reading.item.size > 0 && overlaps_itself(reading.item)) {
     throw Unfit{"shares memory with its gradient or a state, or they do"};

@@ -34,6 +34,7 @@ struct Reading {
   const uint64_t* rounding = nullptr;  // on a device: as in CudaPackedItem
   bool has_halves = false;             // states in 16 bits, of no elements, too
   Counts counts;
+  PyObject* copy = nullptr;      // which the candidate holds
   py::object made;               // new states, a dict; null if there are none
   bool made_rule_state = false;  // some of the rule's own
 };

@@ -32,6 +32,7 @@ class Scaling {
 
   bool has_found_inf() const { return !found_inf_.is_none(); }
   const DeviceNumber& found_at() const { return found_at_; }
+  const pybind11::object& found_inf_object() const { return found_inf_; }
 
   // These wait for a device.
   double scale() const { return on_device() && has_scale() ? item_of(grad_scale_) : scale_; }

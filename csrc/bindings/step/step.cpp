@@ -63,6 +63,9 @@ class Step {
     work_.candidates.collect(work_.plans, memory);
     for (const Plan& plan : work_.plans) read_params(plan);
     if (memory.holds()) spec_.on_devices = !work_.cuda.params.empty();
+    if (memory.dry()) return;
+    if (work_.copy_memory.any()) work_.copy_memory.check_apart();
+    if (!work_.rest.late.empty()) optimizer_.check_late_copies(list_of(work_.rest.late));
   }
 
   py::list left_over() { return list_of(work_.rest.left_over); }
@@ -92,6 +95,10 @@ class Step {
       run(work_.cpu.items, threads);
     }
     tell(insisting);
+    if (!rest.late.empty()) {
+      const py::object found = kernels_skip ? scaling.found_inf_object() : py::none();
+      insisting.run([&] { optimizer_.write_late_copies(list_of(rest.late), found); });
+    }
     insisting.raise();
   }
 
@@ -112,13 +119,13 @@ class Step {
       if (!candidate.has_grad) {
         note_layout(work_.memory, work_.places.layouts, candidate.param);
       } else if (plan.to_torch != nullptr) {
-        work_.leave(plan, candidate.param, plan.to_torch);
+        work_.leave(plan, candidate, plan.to_torch);
       } else {
         try {
           work_.add(plan, candidate.param,
                     fastopt::read(work_.memory, work_.places, spec_.kept, plan, candidate));
         } catch (const Unfit& unfit) {
-          work_.leave(plan, candidate.param, unfit.reason);
+          work_.leave(plan, candidate, unfit.reason);
         }
       }
     }

@@ -50,6 +50,11 @@ class Stepped {
   void step_with_torch(Handle left_over, double grad_scale) const {
     ask("_step_with_torch", left_over, grad_scale);
   }
+  void check_copies(Handle group) const { ask("_check_copies", group); }
+  void check_late_copies(Handle late) const { ask("_check_late_copies", late); }
+  void write_late_copies(Handle late, Handle found_inf) const {
+    ask("_write_late_copies", late, found_inf);
+  }
   void copy_back(Handle tensor, Handle copy) const { ask("_copy_back", tensor, copy); }
   void bump_versions(Handle params) const { ask("_bump_versions", params); }
 

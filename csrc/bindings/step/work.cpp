@@ -55,6 +55,7 @@ void Rest::clear() {
   copies.clear();
   updated.clear();
   left_over.clear();
+  late.clear();
 }
 
 void Work::add(const Plan& plan, PyObject* param, Reading reading) {
@@ -68,6 +69,10 @@ void Work::add(const Plan& plan, PyObject* param, Reading reading) {
   } else if (reading.item.size > 0) {
     cpu.add(memory, plan, reading);
   }
+  if (plan.copies && reading.item.size > 0) copy_memory.add(reading.item);
+  if (reading.copy != nullptr && place.device != cpu_device) {
+    rest.late.push_back(py::make_tuple(plan.group, py::handle(param), py::handle(reading.copy)));
+  }
   const Counts& counts = reading.counts;
   for (int i = 0; i < counts.cpu_count; ++i) rest.counts.push_back(counts.on_cpu[i]);
   for (const Count& count : counts.of_rule) rest.counts.push_back(count);
@@ -77,17 +82,21 @@ void Work::add(const Plan& plan, PyObject* param, Reading reading) {
   }
   rest.updated.push_back(param);
   if (place.local != param) rest.updated.push_back(place.local);
+  if (reading.copy != nullptr) rest.updated.push_back(reading.copy);
 }
 
-void Work::leave(const Plan& plan, PyObject* param, const std::string& reason) {
+void Work::leave(const Plan& plan, const Candidate& candidate, const std::string& reason) {
   memory.must_hold();
-  rest.left_over.push_back(py::make_tuple(plan.named, py::handle(param), reason));
+  const py::handle param = candidate.param, copy = candidate.copy;
+  rest.left_over.push_back(py::make_tuple(plan.named, param, reason));
+  if (copy) rest.late.push_back(py::make_tuple(plan.named, param, copy));
 }
 
 void Work::clear() {
   cpu.clear();
   cuda.clear();
   rest.clear();
+  copy_memory.clear();
   candidates.clear();
   plans.clear();
   places.clear();

@@ -11,6 +11,7 @@
 
 #include "bindings/step/candidates.h"
 #include "bindings/step/clock.h"
+#include "bindings/step/copies.h"
 #include "bindings/step/cuda_work.h"
 #include "bindings/step/dtensor.h"
 #include "bindings/step/entries.h"
@@ -52,6 +53,7 @@ struct Rest {
   std::vector<CopyBack> copies;
   std::vector<PyObject*> updated;     // parameters that will be written; plans and memory hold them
   std::vector<py::object> left_over;  // (group, param, reason)
+  std::vector<py::object> late;       // (group, param, copy): for torch to copy at the end
 
   void clear();
 };
@@ -62,7 +64,7 @@ struct Work {
 
   // Once for each parameter that the kernels take.
   void add(const Plan& plan, PyObject* param, Reading reading);
-  void leave(const Plan& plan, PyObject* param, const std::string& reason);
+  void leave(const Plan& plan, const Candidate& candidate, const std::string& reason);
   void clear();
 
   Plans plans;
@@ -72,6 +74,7 @@ struct Work {
   CpuWork cpu;
   CudaWork cuda;
   Rest rest;
+  CopyMemory copy_memory;
   int64_t elements = 0;        // of all readings
   std::optional<double> norm;  // of all gradients, for the optimizer to tell
 };

@@ -19,6 +19,10 @@ array of one element: each is divided by it as a GradScaler's scale is in an opt
 multiplication in the same pass (:func:`fastopt.reference.unscaled`). The arrays of gradients stay as
 they are.
 
+``copy_to`` of every rule is an array, or a list of arrays, that becomes the parameter after the step,
+rounded to nearest even to what it is stored in: float32, bfloat16 or float16, or float64 or float32 of
+float64 parameters. It is written in the same pass (on CUDA devices after it).
+
 ``ema_`` is an average that is kept in the same way, of anything:
 
     fastopt.kernels.ema_(average, value, corrected, decay=0.9, step=1)

@@ -16,7 +16,7 @@ Arrays: TypeAlias = Array | Sequence[Array]
 Steps: TypeAlias = int | Sequence[int]
 Scale: TypeAlias = float | Array  # a number, or an array of one element
 
-AROUND = ("grad_scale",)  # what every rule's function takes besides, and is no option of it
+AROUND = ("grad_scale", "copy_to")  # what every rule's function takes besides, and is no option of it
 
 
 def apply_rule(rule: str, given: dict[str, Any]) -> None:
@@ -33,6 +33,7 @@ def apply(
     options: dict[str, Any],
     *,
     grad_scale: Scale | None = None,
+    copy_to: Arrays | None = None,
 ) -> None:
     """Apply a rule to arrays by their names, of which the first is written and the second read."""
     written_name, read_name, *_ = arrays
@@ -40,7 +41,7 @@ def apply(
         raise TypeError(f"{written_name}: expected an array or a list of arrays, got None")
     listed = isinstance(arrays[written_name], (list, tuple))
     columns: list[Sequence[Array] | None] = []
-    for name, column in arrays.items():
+    for name, column in (*arrays.items(), ("copy_to", copy_to)):
         if column is not None and isinstance(column, (list, tuple)) != listed:
             expected = f"{'a list of arrays' if listed else 'one array'} like {written_name}"
             raise TypeError(f"{name}: expected {expected}, got {type(column).__name__}")
@@ -52,7 +53,13 @@ def apply(
     count = len(columns[0] or ())
     steps: list[Any] = list(step) if isinstance(step, (list, tuple)) else [step] * count
     names = (written_name, read_name)
-    _C.apply(rule, columns, steps, options, listed, torch.get_num_threads(), names, grad_scale)
+    copies, threads = columns.pop(), torch.get_num_threads()
+    _C.apply(rule, columns, steps, options, listed, threads, names, grad_scale, copies)
+    for it, copy in zip(columns[0] or (), copies or (), strict=False):
+        if isinstance(it, torch.Tensor) and it.is_cuda:
+            with torch.no_grad():
+                copy.copy_(it)
+    columns.append(copies)
     written = [t for i, column in enumerate(columns) if i != 1 for t in column or ()]
     torch.autograd.graph.increment_version([t for t in written if isinstance(t, torch.Tensor)])
 

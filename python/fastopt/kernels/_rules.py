@@ -40,6 +40,7 @@ def sgd_(
     bias_correction: bool = False,
     cautious_decay: bool = False,
     grad_scale: Scale | None = None,
+    copy_to: Arrays | None = None,
 ) -> None:
     """SGD in place; see :func:`fastopt.reference.sgd`.
 
@@ -77,6 +78,7 @@ def adagrad_(
     eps: float = 1e-10,
     maximize: bool = False,
     grad_scale: Scale | None = None,
+    copy_to: Arrays | None = None,
 ) -> None:
     """AdaGrad in place; see :func:`fastopt.reference.adagrad`."""
     apply_rule("adagrad", locals())
@@ -99,6 +101,7 @@ def rmsprop_(
     eps_inside_sqrt: bool = False,
     maximize: bool = False,
     grad_scale: Scale | None = None,
+    copy_to: Arrays | None = None,
 ) -> None:
     """RMSProp in place; see :func:`fastopt.reference.rmsprop`.
 
@@ -126,6 +129,7 @@ def adam_(
     maximize: bool = False,
     cautious_decay: bool = False,
     grad_scale: Scale | None = None,
+    copy_to: Arrays | None = None,
 ) -> None:
     """Adam in place; see :func:`fastopt.reference.adam`.
 
@@ -156,6 +160,7 @@ def adamw_(
     maximize: bool = False,
     cautious_decay: bool = False,
     grad_scale: Scale | None = None,
+    copy_to: Arrays | None = None,
 ) -> None:
     """AdamW in place: :func:`adam_` with decoupled decay; see :func:`fastopt.reference.adamw`."""
     apply_rule("adam", {**locals(), "decoupled_weight_decay": True})
@@ -197,6 +202,7 @@ def lamb_(
     maximize: bool = False,
     always_adapt: bool = False,
     grad_scale: Scale | None = None,
+    copy_to: Arrays | None = None,
 ) -> None:
     """LAMB in place; see :func:`fastopt.reference.lamb`.
 
@@ -217,6 +223,7 @@ def lion_(
     maximize: bool = False,
     cautious_decay: bool = False,
     grad_scale: Scale | None = None,
+    copy_to: Arrays | None = None,
 ) -> None:
     """Lion in place; see :func:`fastopt.reference.lion`."""
     apply_rule("lion", locals())
@@ -235,6 +242,7 @@ def adadelta_(
     weight_decay: float = 0.0,
     maximize: bool = False,
     grad_scale: Scale | None = None,
+    copy_to: Arrays | None = None,
 ) -> None:
     """Adadelta in place; see :func:`fastopt.reference.adadelta`."""
     apply_rule("adadelta", locals())
@@ -254,6 +262,7 @@ def radam_(
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
     grad_scale: Scale | None = None,
+    copy_to: Arrays | None = None,
 ) -> None:
     """RAdam in place; see :func:`fastopt.reference.radam`."""
     apply_rule("radam", locals())
@@ -272,6 +281,7 @@ def adamax_(
     weight_decay: float = 0.0,
     maximize: bool = False,
     grad_scale: Scale | None = None,
+    copy_to: Arrays | None = None,
 ) -> None:
     """Adamax in place; see :func:`fastopt.reference.adamax`."""
     apply_rule("adamax", locals())
@@ -293,6 +303,7 @@ def nadam_(
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
     grad_scale: Scale | None = None,
+    copy_to: Arrays | None = None,
 ) -> None:
     """NAdam in place; see :func:`fastopt.reference.nadam`.
 

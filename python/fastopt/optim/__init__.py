@@ -2,8 +2,9 @@
 
 Besides torch's options, every optimizer takes ``max_grad_norm``, ``error_if_nonfinite``, ``ema_decay``
 and ``ema_bias_correction``, which clip the gradients by their norm and average the parameters in the
-step's own pass over memory (:mod:`fastopt.optim._tail` describes them), and ``state_dtype``, what the
-states are stored in (:mod:`fastopt.optim._storage`).
+step's own pass over memory (:mod:`fastopt.optim._tail` describes them), ``state_dtype``, what the
+states are stored in (:mod:`fastopt.optim._storage`), and ``copy_to``, tensors that the parameters are
+also written to, rounded (:mod:`fastopt.optim._copies`).
 
 What else :mod:`torch.optim` has is here, too, so that ``import fastopt.optim as optim`` does for
 ``import torch.optim as optim``: ``Optimizer``, ``lr_scheduler``, ``swa_utils``, and torch's own classes
@@ -16,7 +17,8 @@ none of these options.
 What may live here: one module per optimizer, holding its signature, its docstring and nothing that
 a kernel does; ``_fused.py``, the one ``step`` that they share; ``_stepped.py``, what C++ asks of them
 in it; ``_hooks.py``, what surrounds that; ``_tail.py``, what it does besides the rule; ``_storage.py``,
-what its states are stored in; ``_loading.py``, how they are loaded; ``_checks.py``, of the options of
+what its states are stored in; ``_copies.py``, where else its parameters are written to; ``_parts.py``,
+steps of some of them; ``_loading.py``, how they are loaded; ``_checks.py``, of the options of
 classes that torch lacks; ``_report.py``, what it tells of the ways that its steps take;
 ``in_backward.py``, steps inside ``backward()``; ``ruled.py``, the classes of rules in Python.
 """

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from fastopt import _C
 from fastopt._threads import fit_for_forks
 from fastopt.optim import _engines
+from fastopt.optim._copies import CopiesT
 from fastopt.optim._entries import Kind
 from fastopt.optim._hooks import hooked
 from fastopt.optim._loading import Loading
@@ -133,6 +134,8 @@ class Fused(Tail, Loading, Reports):
         it would load nothing that is missing from this.
         """
         packed = super().state_dict()
+        for packed_group in packed["param_groups"]:
+            packed_group |= {key: it for key, it in self._copying.items() if key in packed_group}
         if as_torch and torchs_class(type(self)) is None:
             raise ValueError(f"as_torch=True: torch.optim has no {type(self).__name__}")
         if as_torch:
@@ -155,10 +158,11 @@ class Fused(Tail, Loading, Reports):
     @classmethod
     def _neutral(cls) -> dict[str, Any]:
         """Every option that torch's class lacks, with the value at which the two agree."""
-        return {**cls._extras, **cls._tail, **cls._storage}
+        return {**cls._extras, **cls._tail, **cls._storage, **cls._copying}
 
-    def _set_extras(self, **extras: Any) -> None:
+    def _set_extras(self, copy_to: CopiesT = None, **extras: Any) -> None:
         """Add options that torch's constructor does not know to the defaults and the groups."""
+        self._set_copies(copy_to)
         self._find_grad_norm_group()
         self.defaults.update(extras)
         for group in self.param_groups:
@@ -275,7 +279,7 @@ class Fused(Tail, Loading, Reports):
                     f"{tuple(param.shape)} that fastopt's kernels do not take ({reason})"
                 )
             for key, neutral in self._neutral().items():
-                if group.get(key, neutral) != neutral:
+                if key not in self._copying and group.get(key, neutral) != neutral:
                     raise ValueError(
                         f"a parameter of shape {tuple(param.shape)} needs torch's step ({reason}), and "
                         f"torch.optim has no such option as {key}={group[key]!r}; expected {key}="

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fastopt._threads import fit_for_forks
+from fastopt.optim._copies import Copies
 from fastopt.optim._distributed import cut_like, first_row, is_dtensor, local_part
 from fastopt.optim._entries import Kind, scale_of, torchs_of
 from fastopt.optim._stepped import Entries
@@ -26,7 +27,7 @@ from fastopt.reference.codes import encode_blocks
 from fastopt.reference.dither import BLOCK
 
 
-class Loading(Storage):
+class Loading(Storage, Copies):
     """Mixin: an optimizer that loads what others have stored in other dtypes."""
 
     @fit_for_forks()
@@ -42,7 +43,7 @@ class Loading(Storage):
         # the first one after.
         take = self.register_load_state_dict_pre_hook(lambda _, it: given.append(it))
         complete = self.register_load_state_dict_post_hook(
-            lambda _: self._complete(given[-1]), prepend=True
+            lambda _: self._complete(given[-1], before[1]), prepend=True
         )
         try:
             super().load_state_dict(state_dict)
@@ -53,8 +54,12 @@ class Loading(Storage):
             take.remove()
             complete.remove()
 
-    def _complete(self, given: dict[str, Any]) -> None:
-        """What torch has loaded, in our options and dtypes; nothing but new objects is written to."""
+    def _complete(self, given: dict[str, Any], groups: list[Entries]) -> None:
+        """What torch has loaded, in our options and dtypes; nothing but new objects is written to.
+
+        `groups`: those before the load.
+        """
+        self._kept_copies(groups)
         for place, group in enumerate(self.param_groups):
             group.update(self._options_that_hold(place))
             self._check_storage(group)

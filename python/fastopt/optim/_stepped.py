@@ -14,6 +14,7 @@ from torch import Tensor
 Group: TypeAlias = dict[str, Any]
 Entries: TypeAlias = dict[str, Any]  # of one parameter's state, by their names
 Leftover: TypeAlias = tuple[Group, Tensor, str]  # group, parameter, why the kernels do not take it
+Late: TypeAlias = tuple[Group, Tensor, Tensor]  # group, parameter, what it is copied to
 Part: TypeAlias = tuple[Any, Any, float]  # of the squared norm: mesh and placements, None for tensors
 
 
@@ -31,6 +32,9 @@ class Stepped(Protocol):
     def _as_dict(self, mapping: Any) -> dict[Any, Any]:
         """A mapping that is no plain dict as one; TypeError for what is none."""
 
+    def _check_copies(self, group: Group) -> None:
+        """Refuse a group's ``copy_to`` that is no list or does not fit the parameters."""
+
     # While the parameters are read: nothing has been written yet.
 
     def _new_state(self, group: Group, param: Tensor, name: str) -> Tensor:
@@ -47,6 +51,9 @@ class Stepped(Protocol):
 
     def _dense_copy(self, tensor: Tensor, like: Tensor | None, written: bool) -> Tensor:
         """A copy without gaps, laid out like another tensor if one is given."""
+
+    def _check_late_copies(self, late: list[Late]) -> None:
+        """Refuse copies of what the kernels do not take, or of what lies on a device."""
 
     # While the norm is taken.
 
@@ -69,6 +76,9 @@ class Stepped(Protocol):
 
     def _copy_back(self, tensor: Tensor, copy: Tensor) -> None:
         """Store what a kernel has made of a dense copy."""
+
+    def _write_late_copies(self, late: list[Late], found_inf: Tensor | None) -> None:
+        """Copy these, at the end of a step; not where a device has found_inf."""
 
     def _bump_versions(self, params: list[Tensor]) -> None:
         """Tell autograd that the kernels have written to these."""

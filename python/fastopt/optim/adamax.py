@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from fastopt.optim._copies import CopiesT
 from fastopt.optim._fused import Fused
 from fastopt.optim._storage import StateDtype
 from fastopt.optim._tail import tail_options
@@ -34,6 +35,8 @@ class Adamax(Fused, torch.optim.Adamax):
             same pass; see :mod:`fastopt.optim`. Not in torch.
         state_dtype, master_weights, stochastic_rounding, rounding_seed: what parameters and states are
             stored in; see :mod:`fastopt.optim._storage`. Not in torch.
+        copy_to: a list of tensors that each step also writes its parameters to, rounded; see
+            :mod:`fastopt.optim._copies`. Not in torch.
 
     Raises:
         ValueError: for options out of range, as torch does.
@@ -63,6 +66,7 @@ class Adamax(Fused, torch.optim.Adamax):
         master_weights: bool = False,
         stochastic_rounding: bool = False,
         rounding_seed: int = 0,
+        copy_to: CopiesT = None,
     ) -> None:
         super().__init__(
             params,
@@ -78,4 +82,5 @@ class Adamax(Fused, torch.optim.Adamax):
         self._set_extras(
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
             **self._storage_options(state_dtype, master_weights, stochastic_rounding, rounding_seed),
+            copy_to=copy_to,
         )

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from fastopt.optim._fused import Fused
+from fastopt.optim._parts import part_of, place_of, some_of
 
 
 class StepInBackward:
@@ -150,12 +151,11 @@ def _step_one(owner: weakref.ref[StepInBackward], place: int, param: Tensor) -> 
     whole = handle.optimizer
     group = whole.param_groups[place]
     _refuse_clipping([group])
-    # An optimizer of this parameter alone, with the whole one's state and options as they are. That
-    # it takes torch's path does not mean that all do, so it does not warn of that.
-    one = object.__new__(type(whole))
-    groups = [{**group, "params": [param]}]
-    vars(one).update(vars(whole), param_groups=groups, _whole=whole, _has_warned=True)
-    inspect.unwrap(Fused.step)(one)  # without the hooks, which are for a whole step
+    if group.get("copy_to") is None:
+        alone = {**group, "params": [param]}
+    else:
+        alone = some_of(group, [place_of(whole, param)[1]])
+    inspect.unwrap(Fused.step)(part_of(whole, [alone]))  # without hooks, which are for a whole step
     param.grad = None
     vars(whole)["_opt_called"] = True  # what a scheduler looks for
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fastopt.optim._checks import check_options
+from fastopt.optim._copies import CopiesT
 from fastopt.optim._fused import Fused
 from fastopt.optim._storage import StateDtype
 from fastopt.optim._tail import tail_options
@@ -49,6 +50,8 @@ class LAMB(Fused):
             same passes; see :mod:`fastopt.optim`.
         state_dtype: what the states are stored in, as numbers; see :mod:`fastopt.optim._storage`. By
             default float32 beside float16 parameters, since float16 cannot hold squares below 6e-8.
+        copy_to: a list of tensors that each step also writes its parameters to, rounded; see
+            :mod:`fastopt.optim._copies`.
 
     What the other optimizers have and this one has not: CUDA, states in 8 bits, ``master_weights``,
     ``stochastic_rounding``, and parameters of which a process holds a part, whose norm it does not
@@ -82,6 +85,7 @@ class LAMB(Fused):
         ema_decay: float | None = None,
         ema_bias_correction: bool = False,
         state_dtype: StateDtype = None,
+        copy_to: CopiesT = None,
     ) -> None:
         options = {
             "lr": lr,
@@ -97,6 +101,7 @@ class LAMB(Fused):
         self._set_extras(
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
             **self._storage_options(state_dtype, False, False),
+            copy_to=copy_to,
         )
 
     def _dtype_of_state(self, group: dict[str, Any], param: Tensor, name: str) -> torch.dtype:

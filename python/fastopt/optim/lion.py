@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fastopt.optim._checks import check_options
+from fastopt.optim._copies import CopiesT
 from fastopt.optim._fused import Fused
 from fastopt.optim._storage import StateDtype
 from fastopt.optim._tail import tail_options
@@ -35,6 +36,8 @@ class Lion(Fused):
             same pass; see :mod:`fastopt.optim`.
         state_dtype, master_weights, stochastic_rounding, rounding_seed: what parameters and states are
             stored in; see :mod:`fastopt.optim._storage`.
+        copy_to: a list of tensors that each step also writes its parameters to, rounded; see
+            :mod:`fastopt.optim._copies`.
 
     Raises:
         ValueError: for options out of range; from a step for a parameter that fastopt's kernels do
@@ -63,6 +66,7 @@ class Lion(Fused):
         master_weights: bool = False,
         stochastic_rounding: bool = False,
         rounding_seed: int = 0,
+        copy_to: CopiesT = None,
     ) -> None:
         options = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
         check_options(self._rule, options)
@@ -71,4 +75,5 @@ class Lion(Fused):
             cautious_decay=cautious_decay,
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
             **self._storage_options(state_dtype, master_weights, stochastic_rounding, rounding_seed),
+            copy_to=copy_to,
         )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from fastopt.optim._copies import CopiesT
 from fastopt.optim._fused import Fused
 from fastopt.optim._storage import StateDtype
 from fastopt.optim._tail import tail_options
@@ -41,6 +42,8 @@ class NAdam(Fused, torch.optim.NAdam):
             same pass; see :mod:`fastopt.optim`. Not in torch.
         state_dtype, master_weights, stochastic_rounding, rounding_seed: what parameters and states are
             stored in; see :mod:`fastopt.optim._storage`. Not in torch.
+        copy_to: a list of tensors that each step also writes its parameters to, rounded; see
+            :mod:`fastopt.optim._copies`. Not in torch.
 
     Raises:
         ValueError: for options out of range, as torch does.
@@ -72,6 +75,7 @@ class NAdam(Fused, torch.optim.NAdam):
         master_weights: bool = False,
         stochastic_rounding: bool = False,
         rounding_seed: int = 0,
+        copy_to: CopiesT = None,
     ) -> None:
         super().__init__(
             params,
@@ -89,4 +93,5 @@ class NAdam(Fused, torch.optim.NAdam):
         self._set_extras(
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
             **self._storage_options(state_dtype, master_weights, stochastic_rounding, rounding_seed),
+            copy_to=copy_to,
         )

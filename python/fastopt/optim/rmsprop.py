@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from fastopt.optim._copies import CopiesT
 from fastopt.optim._fused import Fused
 from fastopt.optim._storage import HALVES, StateDtype
 from fastopt.optim._tail import tail_options
@@ -42,6 +43,8 @@ class RMSprop(Fused, torch.optim.RMSprop):
             same pass; see :mod:`fastopt.optim`. Not in torch.
         state_dtype, master_weights, stochastic_rounding, rounding_seed: what parameters and states are
             stored in; see :mod:`fastopt.optim._storage`. Not in torch.
+        copy_to: a list of tensors that each step also writes its parameters to, rounded; see
+            :mod:`fastopt.optim._copies`. Not in torch.
 
     Raises:
         ValueError: for options out of range, as torch does; for ``centered`` with a ``state_dtype``
@@ -76,6 +79,7 @@ class RMSprop(Fused, torch.optim.RMSprop):
         master_weights: bool = False,
         stochastic_rounding: bool = False,
         rounding_seed: int = 0,
+        copy_to: CopiesT = None,
     ) -> None:
         super().__init__(
             params,
@@ -94,6 +98,7 @@ class RMSprop(Fused, torch.optim.RMSprop):
             eps_inside_sqrt=eps_inside_sqrt,
             **tail_options(max_grad_norm, error_if_nonfinite, ema_decay, ema_bias_correction),
             **self._storage_options(state_dtype, master_weights, stochastic_rounding, rounding_seed),
+            copy_to=copy_to,
         )
         for group in self.param_groups:  # whose own options met the constructor's here
             self._check_storage(group)

@@ -33,6 +33,8 @@ AROUND = """
         pass; see :mod:`fastopt.optim`.
     state_dtype, master_weights, stochastic_rounding, rounding_seed: what parameters and states are
         stored in; see :mod:`fastopt.optim._storage`.
+    copy_to: a list of tensors that each step also writes its parameters to, rounded; see
+        :mod:`fastopt.optim._copies`.
 """
 
 
@@ -46,9 +48,8 @@ class RuleOptimizer(Fused):
     _extras: ClassVar[dict[str, Any]] = {"capturable": False}
 
     def __init__(self, params: Any, **options: Any) -> None:
-        settings = {
-            key: options.pop(key, none) for key, none in {**self._tail, **self._storage}.items()
-        }
+        around = {**self._tail, **self._storage, **self._copying}
+        settings = {key: options.pop(key, none) for key, none in around.items()}
         defaults = {it.name: options.get(it.name, it.default) for it in self.rule.options}
         for option in self.rule.options:
             option.check(defaults[option.name])
@@ -57,6 +58,7 @@ class RuleOptimizer(Fused):
         self._set_extras(
             **tail_options(**{key: settings[key] for key in self._tail}),
             **self._storage_options(**{key: settings[key] for key in self._storage}),
+            copy_to=settings["copy_to"],
         )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -146,7 +148,8 @@ def make_class(rule: Rule, name: str, module: str) -> type[RuleOptimizer]:
             inspect.Parameter(option.name, kind, default=option.default, annotation=annotation)
         )
     parameters.append(inspect.signature(Adam.__init__, eval_str=True).parameters["capturable"])
-    parameters += [around[key] for key in {**RuleOptimizer._tail, **RuleOptimizer._storage}]
+    ours = RuleOptimizer
+    parameters += [around[key] for key in (*ours._tail, *ours._storage, *ours._copying)]
     parameters.sort(key=lambda it: it.kind)
     signature = inspect.Signature(parameters)
 

@@ -235,17 +235,20 @@ class Rule:
                 )
         return [it.reshape(arrays[0].shape) for it in results], after
 
-    def kernel_(self, *arrays: Any, t: Any = 1, grad_scale: Any = None, **options: Any) -> None:
+    def kernel_(
+        self, *arrays: Any, t: Any = 1, grad_scale: Any = None, copy_to: Any = None, **options: Any
+    ) -> None:
         """The rule in place, on NumPy arrays, torch tensors or whatever has DLPack; or lists of them.
 
         ``t`` is the number of the step, or one for each array. The numbers that the rule keeps are
-        options here, as they are before the step. ``grad_scale`` is as in :mod:`fastopt.kernels`.
+        options here, as they are before the step. ``grad_scale`` and
+        ``copy_to`` are as in :mod:`fastopt.kernels`.
         """
         self._numbers(options)
         if len(arrays) != len(self.arrays):
             raise TypeError(f"{self.__name__}.kernel_: expected {', '.join(self.arrays)}")
         named = dict(zip(self.arrays, arrays, strict=True))
-        apply(self.name, named, t, options, grad_scale=grad_scale)
+        apply(self.name, named, t, options, grad_scale=grad_scale, copy_to=copy_to)
 
     def program(self, *, t: int = 2, **options: Any) -> Trace:
         """What runs at step ``t`` with these options, instruction by instruction: print it."""

@@ -38,7 +38,7 @@ def on_numpy() -> None:
         param, grad, m,
         step=1, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, maximize=False,
         cautious_decay=True,
-        grad_scale=1.0,
+        grad_scale=1.0, copy_to=param.copy(),
     )  # fmt: skip
     expected = reference.lion(
         before, grad, zeros(),
@@ -52,7 +52,7 @@ def on_numpy() -> None:
         param, grad, first, second,
         step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01,
         bias_correction=True, maximize=False, always_adapt=False,
-        grad_scale=1.0,
+        grad_scale=1.0, copy_to=param.copy(),
     )  # fmt: skip
     expected = reference.lamb(
         before, grad, zeros(), zeros(),
@@ -65,7 +65,7 @@ def on_numpy() -> None:
     kernels.adadelta_(
         param, grad, square, delta,
         step=1, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.01, maximize=False,
-        grad_scale=1.0,
+        grad_scale=1.0, copy_to=param.copy(),
     )  # fmt: skip
     expected = reference.adadelta(
         before, grad, zeros(), zeros(),
@@ -78,7 +78,7 @@ def on_numpy() -> None:
         param, grad, first, second,
         step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01,
         decoupled_weight_decay=True, maximize=False,
-        grad_scale=1.0,
+        grad_scale=1.0, copy_to=param.copy(),
     )  # fmt: skip
     expected = reference.radam(
         before, grad, zeros(), zeros(),
@@ -91,7 +91,7 @@ def on_numpy() -> None:
     kernels.adamax_(
         param, grad, first, largest,
         step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, maximize=False,
-        grad_scale=1.0,
+        grad_scale=1.0, copy_to=param.copy(),
     )  # fmt: skip
     expected = reference.adamax(
         before, grad, zeros(), zeros(),
@@ -105,7 +105,7 @@ def on_numpy() -> None:
         param, grad, first, second,
         step=1, mu_product=product, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01,
         momentum_decay=4e-3, decoupled_weight_decay=True, maximize=False,
-        grad_scale=1.0,
+        grad_scale=1.0, copy_to=param.copy(),
     )  # fmt: skip
     expected = reference.nadam(
         before, grad, zeros(), zeros(),
@@ -131,6 +131,7 @@ def lion(model: torch.nn.Module) -> optim.Lion:
         master_weights=False,
         stochastic_rounding=False,
         rounding_seed=0,
+        copy_to=None,
     )
 
 
@@ -149,6 +150,7 @@ def lamb(model: torch.nn.Module) -> optim.LAMB:
         ema_decay=0.9,
         ema_bias_correction=True,
         state_dtype=torch.bfloat16,
+        copy_to=None,
     )
 
 
@@ -171,6 +173,7 @@ def adadelta(model: torch.nn.Module) -> optim.Adadelta:
         master_weights=False,
         stochastic_rounding=True,
         rounding_seed=0,
+        copy_to=None,
     )
 
 
@@ -194,6 +197,7 @@ def radam(model: torch.nn.Module) -> optim.RAdam:
         master_weights=True,
         stochastic_rounding=False,
         rounding_seed=0,
+        copy_to=None,
     )
 
 
@@ -216,6 +220,7 @@ def adamax(model: torch.nn.Module) -> optim.Adamax:
         master_weights=True,
         stochastic_rounding=False,
         rounding_seed=0,
+        copy_to=None,
     )
 
 
@@ -240,6 +245,7 @@ def nadam(model: torch.nn.Module) -> optim.NAdam:
         master_weights=False,
         stochastic_rounding=True,
         rounding_seed=0,
+        copy_to=None,
     )
 
 

@@ -39,7 +39,7 @@ def on_numpy() -> None:
         param, grad, buffer,
         step=1, lr=0.1, momentum=0.9, dampening=0.0, weight_decay=0.01, nesterov=False, maximize=False,
         exponential_average=True, bias_correction=True, cautious_decay=True,
-        grad_scale=1.0,
+        grad_scale=1.0, copy_to=param.copy(),
     )  # fmt: skip
     expected = reference.sgd(
         before, grad, zeros(),
@@ -52,7 +52,7 @@ def on_numpy() -> None:
     kernels.adagrad_(
         param, grad, total,
         step=1, lr=0.1, lr_decay=0.1, weight_decay=0.01, eps=1e-10, maximize=False,
-        grad_scale=1.0,
+        grad_scale=1.0, copy_to=param.copy(),
     )  # fmt: skip
     expected = reference.adagrad(
         before, grad, zeros(),
@@ -65,7 +65,7 @@ def on_numpy() -> None:
         param, grad, square, mean, buffer,
         step=1, lr=0.1, alpha=0.99, eps=1e-8, weight_decay=0.01, momentum=0.9, centered=True,
         eps_inside_sqrt=True, maximize=False,
-        grad_scale=1.0,
+        grad_scale=1.0, copy_to=param.copy(),
     )  # fmt: skip
     expected = reference.rmsprop(
         before, grad, zeros(), zeros(), zeros(),
@@ -80,7 +80,7 @@ def on_numpy() -> None:
         step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, amsgrad=True,
         decoupled_weight_decay=False, bias_correction=True, eps_inside_sqrt=False, maximize=False,
         cautious_decay=False,
-        grad_scale=1.0,
+        grad_scale=1.0, copy_to=param.copy(),
     )  # fmt: skip
     expected = reference.adam(
         before, grad, zeros(), zeros(), zeros(),
@@ -95,7 +95,7 @@ def on_numpy() -> None:
         param, grad, first, second, largest,
         step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, amsgrad=True,
         bias_correction=False, eps_inside_sqrt=True, maximize=False, cautious_decay=True,
-        grad_scale=1.0,
+        grad_scale=1.0, copy_to=param.copy(),
     )  # fmt: skip
     expected = reference.adamw(
         before, grad, zeros(), zeros(), zeros(),

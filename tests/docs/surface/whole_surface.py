@@ -50,6 +50,7 @@ def sgd(model: torch.nn.Module) -> optim.SGD:
         master_weights=False,
         stochastic_rounding=False,
         rounding_seed=0,
+        copy_to=None,
     )
 
 
@@ -73,6 +74,7 @@ def adagrad(model: torch.nn.Module) -> optim.Adagrad:
         master_weights=True,
         stochastic_rounding=False,
         rounding_seed=0,
+        copy_to=None,
     )
 
 
@@ -98,6 +100,7 @@ def rmsprop(model: torch.nn.Module) -> optim.RMSprop:
         master_weights=False,
         stochastic_rounding=True,
         rounding_seed=0,
+        copy_to=None,
     )
 
 
@@ -126,6 +129,7 @@ def adam(model: torch.nn.Module) -> optim.Adam:
         master_weights=True,
         stochastic_rounding=False,
         rounding_seed=0,
+        copy_to=None,
     )
 
 
@@ -155,6 +159,7 @@ def adamw(model: torch.nn.Module) -> optim.AdamW:
         master_weights=False,
         stochastic_rounding=True,
         rounding_seed=0,
+        copy_to=None,
     )
 
 
