@@ -44,7 +44,7 @@ PYBIND11_MODULE(_C, m) {
   fastopt::TorchReader::get();
   m.doc() = "fastopt's kernels. Internal: use fastopt.optim and fastopt.kernels.";
   m.def("step", &fastopt::step, "rule"_a, "optimizer"_a, "threads"_a, "grad_scale"_a, "found_inf"_a,
-        "One step of a fastopt.optim optimizer.");
+        "norm"_a = py::none(), "One step of a fastopt.optim optimizer.");
   m.def("left_over", &fastopt::left_over, "rule"_a, "optimizer"_a,
         "What a step would leave to torch: (group, parameter, reason) each.");
   m.def("apply", &fastopt::apply, "rule"_a, "arrays"_a, "steps"_a, "options"_a, "indexed"_a,

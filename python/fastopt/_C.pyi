@@ -10,7 +10,12 @@ class _Target(TypedDict):
     description: str
 
 def step(
-    rule: str, optimizer: Stepped, threads: int, grad_scale: object | None, found_inf: object | None
+    rule: str,
+    optimizer: Stepped,
+    threads: int,
+    grad_scale: object | None,
+    found_inf: object | None,
+    norm: float | None = None,
 ) -> None: ...
 def left_over(rule: str, optimizer: Stepped) -> list[Leftover]: ...
 def torch_is_watched() -> bool: ...

@@ -26,6 +26,9 @@ class Wrapper:
     def step(self, optimizer):
         optimizer.step()
 
+    def step_part(self, optimizer, params):
+        optimizer.step_parameters(params)
+
 class FP32Optimizer(Wrapper): pass
 class DeepSpeedEngine(Wrapper): pass
 class PipelineEngine(DeepSpeedEngine):
@@ -128,6 +131,35 @@ def test_copies_of_what_is_no_longer_there(
     match = "copy_to: expected the model's own parameters, got what Wrapper of .* expected None"
     refused(wrapper, optimizer, match)
     assert not any(it.any() for it in copies)
+
+
+@each_module
+@pytest.mark.parametrize("options", [{"ema_decay": 0.9}, {"state_dtype": "int8"}], ids=str)
+def test_parts_of_what_is_of_whole_parameters(
+    classes: Any, flat: list[Tensor], module: str, options: Options
+) -> None:
+    optimizer = fastopt.optim.AdamW(flat, **options)
+    wrapper = classes(module)["Wrapper"](optimizer)
+    with pytest.raises(ValueError, match=r"expected the model's own parameters, got what Wrapper of"):
+        wrapper.step_part(optimizer, flat)
+    assert not optimizer.state
+
+
+@each_module
+def test_parts_of_what_an_engine_has_put_there(classes: Any, module: str) -> None:
+    own, flat = nn.Parameter(torch.ones(50, 40)), nn.Parameter(torch.ones(2000))
+    flat.grad = torch.ones(2000)
+    optimizer = fastopt.optim.AdamW([own], lr=0.1, max_grad_norm=1.0)
+    optimizer.param_groups[0]["params"] = [flat]
+    wrapper = classes(module)["Wrapper"](optimizer)
+    with pytest.raises(ValueError, match=r"params\[0\]: expected one of the optimizer's parameters"):
+        optimizer.step_parameters([own], grad_norm=10.0)
+    with pytest.raises(ValueError, match=r"max_grad_norm=1.0: a step of some parameters does not"):
+        wrapper.step_part(optimizer, [flat])
+    optimizer.param_groups[0]["max_grad_norm"] = None  # the engine clips
+    wrapper.step_part(optimizer, [flat])
+    assert torch.equal(own, torch.ones(50, 40))
+    assert optimizer.state[flat]["step"] == 1
 
 
 @each_module

@@ -52,7 +52,7 @@ double total_squares(Work& work, const Stepped& optimizer, int threads) {
 }
 
 double factor_on_host(Work& work, const Stepped& optimizer, const TailOptions& tail, int threads,
-                      double grad_scale) {
+                      double grad_scale, const std::optional<double>& given) {
   if (!tail.clips) return host::Clip(0, no_limit, grad_scale).factor;
   if (!work.rest.left_over.empty()) {
     throw py::value_error(
@@ -62,18 +62,19 @@ double factor_on_host(Work& work, const Stepped& optimizer, const TailOptions& t
         "); clip with torch.nn.utils.clip_grad_norm_ instead");
   }
   // A light step has asked whether this process has all that the norm is of.
-  const double squares = work.memory.holds()
-                             ? total_squares(work, optimizer, threads)
-                             : own_squares(work, threads, Layouts::plain).value_or(0);
-  const host::Clip clip(squares, tail.max_grad_norm, grad_scale);
-  if (tail.error_if_nonfinite && !std::isfinite(clip.norm)) {
+  const auto squares = [&] {
+    return work.memory.holds() ? total_squares(work, optimizer, threads)
+                               : own_squares(work, threads, Layouts::plain).value_or(0);
+  };
+  const double norm = given ? *given : host::Clip(squares(), no_limit, grad_scale).norm;
+  if (tail.error_if_nonfinite && !std::isfinite(norm)) {
     throw std::runtime_error("The total norm of the gradients is non-finite (" +
-                             std::to_string(clip.norm) +
+                             std::to_string(norm) +
                              "), so they cannot be clipped; "
                              "error_if_nonfinite=False would let the step go on");
   }
-  work.norm = clip.norm;
-  return clip.factor;
+  work.norm = norm;
+  return host::clip_factor(norm, tail.max_grad_norm, grad_scale);
 }
 
 // Whether `device` has, or is to have, all that the factor is made of.
@@ -110,7 +111,8 @@ CudaNumber factor_on_device(int device, Work& work, const Stepped& optimizer,
 
 }  // namespace
 
-CudaNumber grad_factor(Work& work, const Stepped& optimizer, int threads, const Scaling& scaling) {
+CudaNumber grad_factor(Work& work, const Stepped& optimizer, int threads, const Scaling& scaling,
+                       const std::optional<double>& norm) {
   const TailOptions tail = work.plans.tail();
   if (tail.error_if_nonfinite && work.cuda.capturable) {
     throw py::value_error(
@@ -118,10 +120,10 @@ CudaNumber grad_factor(Work& work, const Stepped& optimizer, int threads, const 
         "for the device");
   }
   const int device = work.cuda.sole_device();
-  if (stays_on(device, work, optimizer, tail, scaling)) {
+  if (!norm && stays_on(device, work, optimizer, tail, scaling)) {
     return factor_on_device(device, work, optimizer, tail, scaling);
   }
-  return CudaNumber::of(factor_on_host(work, optimizer, tail, threads, scaling.scale()));
+  return CudaNumber::of(factor_on_host(work, optimizer, tail, threads, scaling.scale(), norm));
 }
 
 }  // namespace fastopt

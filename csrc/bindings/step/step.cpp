@@ -45,8 +45,9 @@ class Insisting {
 
 class Step {
  public:
-  Step(Spec& spec, const Stepped& optimizer, Kind kind)
-      : spec_(spec), lent_(spec), work_(*lent_), optimizer_(optimizer) {
+  // `norm`: of all gradients, where this is a part of a step that clips by it.
+  Step(Spec& spec, const Stepped& optimizer, Kind kind, std::optional<double> norm = std::nullopt)
+      : spec_(spec), lent_(spec), work_(*lent_), optimizer_(optimizer), norm_(norm) {
     work_.memory.begin(optimizer, kind);
   }
 
@@ -57,7 +58,7 @@ class Step {
     const Watchers watchers = torch_watchers();
     work_.memory.find_grads(!watchers.of_functions);
     work_.plans.read(optimizer_, watchers.of_operations);
-    if (work_.plans.tail().clips && !memory.dry() && !memory.holds()) {
+    if (work_.plans.tail().clips && !norm_ && !memory.dry() && !memory.holds()) {
       if (!optimizer_.norm_is_local()) throw MustHold{};
     }
     work_.candidates.collect(work_.plans, memory);
@@ -75,7 +76,7 @@ class Step {
     if (work_.places.captures.any()) scaling.check_captured();
     const bool kernels_skip = kernels_can_skip(scaling);
     if (!kernels_skip && scaling.found_inf()) return;
-    const CudaNumber factor = grad_factor(work_, optimizer_, threads, scaling);
+    const CudaNumber factor = grad_factor(work_, optimizer_, threads, scaling, norm_);
     work_.memory.check();
     Rest& rest = work_.rest;
     if (!rest.left_over.empty()) {
@@ -176,6 +177,7 @@ class Step {
   Lent lent_;
   Work& work_;
   const Stepped& optimizer_;
+  const std::optional<double> norm_;
 };
 
 Spec& spec_of(const std::string& rule) {
@@ -188,7 +190,7 @@ Spec& spec_of(const std::string& rule) {
 }  // namespace
 
 void step(const std::string& rule, const py::object& optimizer, int threads,
-          const py::object& grad_scale, const py::object& found_inf) {
+          const py::object& grad_scale, const py::object& found_inf, std::optional<double> norm) {
   const Stepped stepped(optimizer);
   const Scaling scaling(grad_scale, found_inf);
   const bool waits = scaling.found_at().number.on_device();  // for a device
@@ -196,13 +198,13 @@ void step(const std::string& rule, const py::object& optimizer, int threads,
   Spec& spec = spec_of(rule);
   if (!scaling.on_device() && !spec.on_devices) {
     try {
-      Step step(spec, stepped, Kind::light);
+      Step step(spec, stepped, Kind::light, norm);
       step.read();
       return step.write(threads, scaling);
     } catch (const MustHold&) {  // before anything was written
     }
   }
-  Step step(spec, stepped, Kind::whole);
+  Step step(spec, stepped, Kind::whole, norm);
   step.read();
   step.write(threads, scaling);
 }

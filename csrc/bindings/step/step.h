@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <optional>
 #include <string>
 
 namespace fastopt {
@@ -15,9 +16,11 @@ namespace fastopt {
 // written.
 //
 // `grad_scale` and `found_inf` are what a torch.amp.GradScaler sets, tensors or None: the gradients
-// count as divided by the one, and if the other is not 0, nothing is done at all.
+// count as divided by the one, and if the other is not 0, nothing is done at all. `norm` is that of
+// all gradients, where the optimizer clips by it and has only some of them.
 void step(const std::string& rule, const pybind11::object& optimizer, int threads,
-          const pybind11::object& grad_scale, const pybind11::object& found_inf);
+          const pybind11::object& grad_scale, const pybind11::object& found_inf,
+          std::optional<double> norm);
 
 // Calls `function` while each of `params` has the one of `grads` in its .grad. Whatever ends the
 // call, an interrupt included, they have their own again after it.

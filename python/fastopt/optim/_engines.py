@@ -90,6 +90,7 @@ def refuse_copies(optimizer: Optimizer, option: str, expected: str) -> None:
 
 
 def _engines_around(optimizer: Optimizer) -> Iterator[tuple[str, Any]]:
+    optimizer = vars(optimizer).get("_whole", optimizer)  # of which it is a part
     """The objects of these packages that hold an optimizer and are at work, the innermost first."""
     if _CLIP_WITH.keys().isdisjoint(sys.modules):
         return

@@ -26,6 +26,7 @@ from fastopt.optim._copies import CopiesT
 from fastopt.optim._entries import Kind
 from fastopt.optim._hooks import hooked
 from fastopt.optim._loading import Loading
+from fastopt.optim._parts import Parts
 from fastopt.optim._report import Reports, torchs_class
 from fastopt.optim._rounding import new_rounding
 from fastopt.optim._stepped import Entries, Group, Leftover
@@ -64,7 +65,7 @@ def shares_places(tensor: Tensor) -> bool:
     return len(set(places.flatten().tolist())) < tensor.numel()
 
 
-class Fused(Tail, Loading, Reports):
+class Fused(Parts, Tail, Loading, Reports):
     """Mixin: ``class AdamW(Fused, torch.optim.AdamW)``."""
 
     _extras: ClassVar[dict[str, Any]] = {}

@@ -87,9 +87,6 @@ class Storage(Ruled):
 
     _has_warned_flat: bool = False
 
-    _places: dict[int, tuple[int, int]] | None = None
-    """By the identities of parameters, where they stood in the groups when somebody last asked."""
-
     @property
     def _counts_itself(self) -> bool:
         """Whether a count of steps is ours and none of torch's class. On a device it is kept there."""

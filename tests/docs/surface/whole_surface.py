@@ -195,6 +195,8 @@ def train(make: Callable[[torch.nn.Module], Optimizer], steps: int = 60) -> None
     norm: Tensor | None = optimizer.grad_norm
     assert norm is not None
     assert optimizer.grad_norm_group is None  # no other process has a part
+    for param in task.model.parameters():  # one more step, in parts, which know no norm
+        optimizer.step_parameters([param], grad_norm=norm, grad_scale=1.0, copy_to=[None])
     print(
         f"{type(optimizer).__name__:8} loss {start:.3f} -> {trained:.4f}, averaged {averaged:.4f}; "
         f"last gradient norm {norm.item():.4f} over {weights} weights"
