@@ -249,11 +249,25 @@ def _check_meshes(meshes: list[DeviceMesh], group: ProcessGroup | None, plain: b
 
 def _gather(value: float, group: ProcessGroup) -> list[float]:
     """The values of all processes, in the order of their ranks."""
-    values = [torch.empty(1, dtype=torch.float64) for _ in range(dist.get_world_size(group))]
-    if len(values) == 1:
+    size = dist.get_world_size(group)
+    if size == 1:
         return [value]
-    dist.all_gather(values, torch.tensor([value], dtype=torch.float64), group=group)
+    own = torch.tensor([value], dtype=torch.float64, device=_device_of(group))
+    values = [torch.empty_like(own) for _ in range(size)]
+    dist.all_gather(values, own, group=group)
     return [it.item() for it in values]
+
+
+def _device_of(group: ProcessGroup) -> torch.device:
+    """Where what the group's processes exchange must lie: the CPU, unless it has no backend for that.
+
+    NCCL alone is such a group's, of a mesh of CUDA's whose parameters are offloaded to the CPU.
+    """
+    kinds = [it.partition(":")[0] for it in dist.get_backend_config(group).split(",")]
+    if "cpu" in kinds:
+        return torch.device("cpu")
+    bound = getattr(group, "bound_device_id", None)
+    return bound if bound is not None and bound.type in kinds else torch.device(kinds[0])
 
 
 def _add_up(values: list[float]) -> float:
