@@ -76,7 +76,7 @@ step numbers 110 "$python" -m fastopt bench large lowbit dropout tail small --de
 step counters 60 ncu --clock-control none --csv --profile-from-start off \
   --kernel-name-base mangled --kernel-name regex:fastopt "$python" scripts/gpu_kernels.py
 step tests 150 "$python" "${cuda_tests[@]}"
-step verify 60 "$python" -m fastopt verify --quick --device cuda --json "$out/verify.json"
+step verify 100 "$python" -m fastopt verify --quick --device cuda --json "$out/verify.json"
 # shellcheck disable=SC2046
 step racecheck 90 $(sanitizer racecheck) "$python" "${families[@]}"
 step bench "$seconds" "$python" -m fastopt bench --device cuda \

@@ -115,10 +115,8 @@ void CudaLibrary::step(CudaStep step, const std::vector<CudaItem>& items,
   act(device, [&](const CudaPlace& at) { return face_->step(step, at); });
 }
 
-void CudaLibrary::program(const BoundProgram& program, DType compute, CudaStep step,
-                          const std::vector<CudaItem>& items, int device) const {
-  step.items = items.data();
-  step.count = static_cast<int64_t>(items.size());
+void CudaLibrary::program(const BoundProgram& program, DType compute, const CudaStep& step,
+                          int device) const {
   act(device, [&](const CudaPlace& at) { return face_->program(program, compute, step, at); });
 }
 
@@ -188,27 +186,20 @@ const char* unfit_program(const BoundRule& rule) {
              : "of a rule that keeps more numbers than CUDA's kernels take";
 }
 
-void CudaLibrary::branches(const Summed& first, DType compute, CudaStep step,
-                           const std::vector<CudaItem>& items, const std::vector<CudaNumber>& given,
-                           int device) const {
+void CudaLibrary::branches(const Summed& first, DType compute, const CudaStep& step,
+                           const CudaNumber* given, int device) const {
   const std::size_t given_count = first.given.size();
   std::deque<Described> all;
   all.emplace_back(first, given_count > 0);
   for (const Summed& other : first.others) all.emplace_back(other, true);
   std::vector<CudaProgram> programs;
   for (const Described& one : all) programs.push_back(one.program);
-  CudaBranches branches = {programs.data(), static_cast<int>(programs.size()), first.given.data(),
-                           static_cast<int>(given_count), nullptr};
-  const std::size_t at_once = step.one_by_one ? 1 : items.size();  // those that share memory
-  for (std::size_t i = 0; i < items.size(); i += at_once) {
-    step.items = &items[i];
-    step.count = static_cast<int64_t>(at_once);
-    branches.given = given.data() + i * given_count;
-    const Doubles scratch(device, face_->branches_scratch(branches, step));
-    act(device, [&](const CudaPlace& at) {
-      return face_->branches(branches, compute, step, scratch.data, at);
-    });
-  }
+  const CudaBranches branches = {programs.data(), static_cast<int>(programs.size()),
+                                 first.given.data(), static_cast<int>(given_count), given};
+  const Doubles scratch(device, face_->branches_scratch(branches, step));
+  act(device, [&](const CudaPlace& at) {
+    return face_->branches(branches, compute, step, scratch.data, at);
+  });
 }
 
 namespace {
@@ -225,22 +216,47 @@ bool is_same(const BoundRule& a, const BoundRule& b) {
 
 }  // namespace
 
+CudaPrograms::Of& CudaPrograms::with(const BoundRule& rule, DType compute, bool is_packed,
+                                     const std::vector<CudaNumber>& given) {
+  if (all.empty() || !is_same(all.back().rule, rule) || all.back().packed.empty() == is_packed) {
+    all.push_back({rule, compute, {}, {}, {}});
+  }
+  Of& its = all.back();
+  its.given.insert(its.given.end(), given.begin(), given.end());
+  return its;
+}
+
 void CudaPrograms::add(const BoundRule& rule, DType compute, const CudaItem& item,
                        const std::vector<CudaNumber>& given) {
   if (item.size == 0 && given.empty()) return;
-  if (all.empty() || !is_same(all.back().rule, rule)) all.push_back({rule, compute, {}, {}});
-  Of& its = all.back();
-  its.items.push_back(item);
-  its.given.insert(its.given.end(), given.begin(), given.end());
+  with(rule, compute, false, given).items.push_back(item);
 }
 
-void CudaPrograms::step(const CudaStep& step, int device) const {
+void CudaPrograms::add(const BoundRule& rule, DType compute, const CudaPackedItem& item,
+                       const std::vector<CudaNumber>& given) {
+  if (item.size == 0 && given.empty()) return;
+  with(rule, compute, true, given).packed.push_back(item);
+}
+
+void CudaPrograms::step(const CudaStep& of_group, int device) const {
+  const CudaLibrary& library = CudaLibrary::get();
   for (const Of& one : all) {
-    const CudaLibrary& library = CudaLibrary::get();
-    if (one.rule.summed != nullptr) {
-      library.branches(*one.rule.summed, one.compute, step, one.items, one.given, device);
-    } else {
-      library.program(program_of(one.rule), one.compute, step, one.items, device);
+    CudaStep step = of_group;
+    const int64_t count = static_cast<int64_t>(one.items.size() + one.packed.size());
+    // Sums are of all items at once, unless they share memory.
+    const int64_t at_once = one.rule.summed != nullptr && step.one_by_one ? 1 : count;
+    for (int64_t i = 0; i < count; i += at_once) {
+      const bool is_packed = !one.packed.empty();
+      (is_packed ? step.packed_count : step.count) = at_once;
+      if (is_packed) step.packed = &one.packed[i];
+      if (!is_packed) step.items = &one.items[i];
+      if (one.rule.summed == nullptr) {
+        library.program(program_of(one.rule), one.compute, step, device);
+      } else {
+        const Summed& first = *one.rule.summed;
+        library.branches(first, one.compute, step, one.given.data() + i * first.given.size(),
+                         device);
+      }
     }
   }
 }

@@ -49,10 +49,8 @@ class CudaLibrary {
   // std::runtime_error.
   void step(CudaStep step, const std::vector<CudaItem>& items,
             const std::vector<CudaPackedItem>& packed, int device) const;
-  void program(const BoundProgram& program, DType compute, CudaStep step,
-               const std::vector<CudaItem>& items, int device) const;
-  void branches(const Summed& first, DType compute, CudaStep step,
-                const std::vector<CudaItem>& items, const std::vector<CudaNumber>& given,
+  void program(const BoundProgram& program, DType compute, const CudaStep& step, int device) const;
+  void branches(const Summed& first, DType compute, const CudaStep& step, const CudaNumber* given,
                 int device) const;
   void sum_of_squares(const std::vector<Values>& arrays, double* scratch, int device) const;
   void clip(const CudaClip& clip, int device) const;
@@ -89,14 +87,21 @@ struct CudaPrograms {
   struct Of {
     BoundRule rule;
     DType compute;
-    std::vector<CudaItem> items;
+    std::vector<CudaItem> items;  // or else
+    std::vector<CudaPackedItem> packed;
     std::vector<CudaNumber> given;  // of each item, one after another
   };
   std::vector<Of> all;
 
   void add(const BoundRule& rule, DType compute, const CudaItem& item,
            const std::vector<CudaNumber>& given = {});
+  void add(const BoundRule& rule, DType compute, const CudaPackedItem& item,
+           const std::vector<CudaNumber>& given);
   void step(const CudaStep& step, int device) const;
+
+ private:
+  Of& with(const BoundRule& rule, DType compute, bool is_packed,
+           const std::vector<CudaNumber>& given);
 };
 
 // Why a device cannot compute the numbers of a program; nullptr if it can, or need not.

@@ -22,17 +22,17 @@ class StagesRun {
       : program_(program),
         branches_(branches),
         step_(step),
-        numbers_(take(scratch_size, step.count * numbers_of_an_item())) {
+        numbers_(take(scratch_size, count() * numbers_of_an_item())) {
     for (int k = 0; k + 1 < program_.stage_count; ++k) {
-      sums_[k] = take(scratch_size, step.count * program_.stages[k].summands);
+      sums_[k] = take(scratch_size, count() * program_.stages[k].summands);
       most_ = std::max(most_, program_.stages[k].summands);
     }
     if (most_ == 0) return;
     const int64_t before = scratch_size;
-    for (int64_t i = 0; i < step.count; ++i) {
+    for (int64_t i = 0; i < count(); ++i) {
       partials_.push_back(take(scratch_size, most_ * chunks_of_item(i)));
     }
-    const int64_t level = (scratch_size - before) / sum_chunk + most_ * step.count;
+    const int64_t level = (scratch_size - before) / sum_chunk + most_ * count();
     for (int64_t& its : levels_) its = take(scratch_size, level);
   }
 
@@ -50,15 +50,13 @@ class StagesRun {
       if (k > 0) {
         if (const char* error = find_numbers(k)) return error;
       }
-      auto table = table_of<T>(step_, stage.length, program_.arrays, stage.summands);
-      table.due = program_.number_count;
-      table.squares = stage.squares;
-      table.written = stage.summands == 0 ? program_.written : 0;
+      const StageShape shape = {stage.length,   program_.arrays,
+                                stage.summands, stage.summands == 0 ? program_.written : 0,
+                                stage.squares,  program_.number_count};
       const auto its = [this](int64_t i) {
-        return CudaProgramItem{step_.items[i], numbers_of(i),
-                               most_ == 0 ? nullptr : scratch_ + partials_[i]};
+        return OwnNumbers{numbers_of(i), most_ == 0 ? nullptr : scratch_ + partials_[i]};
       };
-      if (const char* error = run_stage(table, stage, step_, its, stream_)) return error;
+      if (const char* error = run_stage<T>(shape, stage, step_, its, stream_)) return error;
       if (stage.summands == 0) return nullptr;
       if (const char* error = add_up(k)) return error;
     }
@@ -68,7 +66,7 @@ class StagesRun {
   // What becomes of the numbers that parameters keep.
   void keep(std::vector<Keep::Entry>& entries) const {
     const int first = branches_.given_count - program_.kept_count;
-    for (int64_t i = 0; i < step_.count; ++i) {
+    for (int64_t i = 0; i < count(); ++i) {
       const double* const numbers = numbers_of(i);
       const CudaNumber* const given = branches_.given + i * branches_.given_count + first;
       for (int k = 0; k < program_.kept_count; ++k) {
@@ -83,9 +81,15 @@ class StagesRun {
     return size - count;
   }
 
+  // Packed items stand behind the others.
+  int64_t count() const { return step_.count + step_.packed_count; }
+  const CudaItem& item_at(int64_t i) const {
+    return i < step_.count ? step_.items[i] : step_.packed[i - step_.count];
+  }
+
   // An empty item has a sum, too, which nothing asks for.
   int64_t chunks_of_item(int64_t item) const {
-    return std::max<int64_t>(sum_chunks_of(step_.items[item].size), 1);
+    return std::max<int64_t>(sum_chunks_of(item_at(item).size), 1);
   }
 
   // With whether its guards hold.
@@ -118,10 +122,9 @@ class StagesRun {
     table.first_node = program_.first_node;
     table.given_count = branches_.given_count;
     std::copy_n(branches_.given_at, branches_.given_count, table.given_at);
-    for (int64_t i = 0; i < step_.count; i += table.count) {
+    for (int64_t i = 0; i < count(); i += table.count) {
       table.first = i;
-      table.count =
-          static_cast<int>(std::min<int64_t>(step_.count - i, ProgramNumbersTable::capacity));
+      table.count = static_cast<int>(std::min<int64_t>(count() - i, ProgramNumbersTable::capacity));
       for (int k = 0; k < table.count; ++k) fill(table.entries[k], i + k);
       const int64_t blocks = (table.count + block_threads - 1) / block_threads;
       if (const char* error = launch<ProgramNumbersKernel>(table, blocks, stream_)) return error;
@@ -131,7 +134,7 @@ class StagesRun {
 
   void fill(ProgramNumbersTable::Entry& entry, int64_t item) const {
     entry.numbers = numbers_of(item);
-    entry.size = step_.items[item].size;
+    entry.size = item_at(item).size;
     const int count = branches_.given_count;
     std::copy_n(branches_.given + item * count, count, entry.given);
   }
@@ -141,7 +144,7 @@ class StagesRun {
     const int summands = program_.stages[stage].summands;
     std::vector<Values> arrays;
     int64_t longest = 1;
-    for (int64_t i = 0; i < step_.count; ++i) {
+    for (int64_t i = 0; i < count(); ++i) {
       const int64_t chunks = chunks_of_item(i);
       for (int k = 0; k < summands; ++k) {
         arrays.push_back({scratch_ + partials_[i] + k * chunks, chunks, DType::float64});

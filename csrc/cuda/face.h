@@ -16,7 +16,7 @@
 
 namespace fastopt {
 
-constexpr int cuda_abi = 9;  // to be raised with every change of this file
+constexpr int cuda_abi = 10;  // to be raised with every change of this file
 
 // The most that a program whose numbers the device computes may have of each. `given`: numbers that
 // lie on the device.
@@ -162,7 +162,7 @@ struct CudaFace {
   int64_t (*launches)();  // by this thread, so far, without those that failed
   const char* (*step)(const CudaStep& step, const CudaPlace& place);
 
-  // By a program in place of the rule, which computes in `compute`, of items without packing.
+  // By a program in place of the rule, which computes in `compute`.
   const char* (*program)(const BoundProgram& program, DType compute, const CudaStep& step,
                          const CudaPlace& place);
 

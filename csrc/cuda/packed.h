@@ -72,6 +72,41 @@ class Piece {
   int64_t row_, number_, begin_, rest_;  // begin: the first element; rest: of the row
 };
 
+// A block's pieces of an item, and what all of its lanes must know.
+struct PackedBlock {
+  int item;
+  bool at_once;
+  int64_t first, last;  // pieces
+  double dither_step;
+
+  template <class Table>
+  FASTOPT_DEVICE void find(const Table& table, int64_t chunk) {
+    item = entry_at(table.items, table.count, chunk);
+    const CudaPackedItem& its = table.items[item];
+    const int64_t row = row_of(its), pieces = its.size / row * pieces_of_row(row);
+    first = (chunk - its.first_chunk) * pieces_at_once;
+    const int64_t behind = first + pieces_at_once;
+    last = behind < pieces ? behind : pieces;
+    if (table.found_inf != nullptr && *table.found_inf != 0) last = first;
+    at_once = takes_eights(its);
+    dither_step = read(its.dither_step);
+  }
+
+  // act(piece) for those of a warp.
+  template <class Act>
+  FASTOPT_DEVICE void each_piece(const CudaPackedItem& its, const Warp& warp, Act act) const {
+    const int64_t from = first + warp.number * pieces_of_warp, behind = from + pieces_of_warp;
+    const int64_t to = behind < last ? behind : last;
+    for (Piece piece(its, from); piece.number() < to; piece.next()) act(piece);
+  }
+};
+
+// Which of the dither's entries a piece's first code takes.
+FASTOPT_DEVICE uint32_t dither_place(const CudaPackedItem& item, const Piece& piece) {
+  const int64_t block = piece.number() + item.packing.first_row * pieces_of_row(item.packing.row);
+  return static_cast<uint32_t>(block) * dither_factor >> 24;
+}
+
 // A lane's elements of a piece.
 template <class Rule, unsigned used>
 class PackedLane {
@@ -165,43 +200,27 @@ struct PackedKernel {
 
   struct Shared {
     alignas(Bound) unsigned char bound[sizeof(Bound)];
-    int item;
-    bool at_once;
-    int64_t first, last;  // pieces
-    double dither_step;
+    PackedBlock its;
   };
 
   static FASTOPT_DEVICE void run(const PackedTable& table, Shared& shared, const Block& block) {
     block.each([&](int thread) {
-      if (thread == 0) bind(table, block.index, shared);
+      if (thread != 0) return;
+      shared.its.find(table, block.index);
+      new (shared.bound) Bound(rule_of<Rule>(table, table.items[shared.its.item]),
+                               read(table.grad_factor), table.ema_decay);
     });
-    const CudaPackedItem& item = table.items[shared.item];
+    const CudaPackedItem& item = table.items[shared.its.item];
     block.each_warp([&](const Warp& warp) {
       const Bound bound = *reinterpret_cast<const Bound*>(shared.bound);
-      const DitherStep dither(shared.dither_step);
-      const int64_t first = shared.first + warp.number * pieces_of_warp;
-      const int64_t behind = first + pieces_of_warp;
-      const int64_t last = behind < shared.last ? behind : shared.last;
-      for (Piece piece(item, first); piece.number() < last; piece.next()) {
-        step(item, piece, bound, dither, shared.at_once, warp);
-      }
+      const DitherStep dither(shared.its.dither_step);
+      shared.its.each_piece(item, warp, [&](const Piece& piece) {
+        step(item, piece, bound, dither, shared.its.at_once, warp);
+      });
     });
   }
 
  private:
-  static FASTOPT_DEVICE void bind(const PackedTable& table, int64_t chunk, Shared& shared) {
-    shared.item = entry_at(table.items, table.count, chunk);
-    const CudaPackedItem& item = table.items[shared.item];
-    const int64_t row = row_of(item), pieces = item.size / row * pieces_of_row(row);
-    shared.first = (chunk - item.first_chunk) * pieces_at_once;
-    const int64_t behind = shared.first + pieces_at_once;
-    shared.last = behind < pieces ? behind : pieces;
-    if (table.found_inf != nullptr && *table.found_inf != 0) shared.last = shared.first;
-    shared.at_once = takes_eights(item);
-    shared.dither_step = read(item.dither_step);
-    new (shared.bound) Bound(rule_of<Rule>(table, item), read(table.grad_factor), table.ema_decay);
-  }
-
   static FASTOPT_DEVICE void step(const CudaPackedItem& item, const Piece& piece,
                                   const Bound& bound, DitherStep dither, bool at_once,
                                   const Warp& warp) {
@@ -211,8 +230,7 @@ struct PackedKernel {
       lanes[lane].step(item, bound, dither);
     });
     if (item.packing.row == 0) return;
-    const int64_t block = piece.number() + item.packing.first_row * pieces_of_row(item.packing.row);
-    const uint32_t entry = static_cast<uint32_t>(block) * dither_factor >> 24;
+    const uint32_t entry = dither_place(item, piece);
     for_states<used>([&](auto state) {
       constexpr int k = state.index;
       if (!is_code(dtype_of(item, 2 + k))) return;

@@ -89,11 +89,17 @@ struct ProgramNumbersKernel {
   }
 };
 
+template <class T, class Array, class Its>
+FASTOPT_DEVICE void load_element(const CudaItem& item, int64_t begin, int i, int arrays, T factor,
+                                 const Its& column) {
+  load_arrays<T, Array, 1>(item, begin, arrays, factor, Packets<1, 1>{i, i + 1}, column);
+}
+
 // A warp takes a chunk, and a thread one of the 32 lanes of its sums, as in tail.h. The chunks of a
 // block are one item's.
-template <class T, class Array, int columns>
+template <class T, class Array, int columns, class Item = CudaItem>
 struct PassKernel {
-  using Args = ProgramTable<T>;
+  using Args = ProgramTable<T, Item>;
   using V = Vec<T>;
   static constexpr int lanes = 32, warps = columns / lanes;
   static constexpr int places = max_program_arrays + max_summands + max_registers;
@@ -112,7 +118,7 @@ struct PassKernel {
     block.each([&](int thread) {
       if (thread != 0) return;
       shared.item = entry_at(table.items, table.count, block.index);
-      const CudaProgramItem& item = table.items[shared.item];
+      const auto& item = table.items[shared.item];
       shared.first = (block.index - item.first_chunk) * warps;
       shared.chunks = (item.size + sum_chunk - 1) / sum_chunk;
       shared.is_due = is_due(table, shared.item);
@@ -142,15 +148,14 @@ struct PassKernel {
 
  private:
   static FASTOPT_DEVICE void measure(const Args& table, Shared& shared, int thread) {
-    const CudaProgramItem& item = table.items[shared.item];
+    const Item& item = table.items[shared.item];
     const int64_t chunk = shared.first + thread / lanes, begin = chunk * sum_chunk;
     const int64_t rest = shared.is_due && chunk < shared.chunks ? item.size - begin : 0;
     const int count = static_cast<int>(rest < sum_chunk ? rest : sum_chunk);
     const Column<T, 1, columns> column(&shared.place[0][thread]);
     double sums[max_summands] = {};
     for (int i = thread % lanes; i < count; i += lanes) {
-      load_arrays<T, Array, 1>(item, begin, table.arrays, shared.factor, Packets<1, 1>{i, count},
-                               column);
+      load_element<T, Array>(item, begin, i, table.arrays, shared.factor, column);
       column.execute(table.code, table.length, shared.numbers);
 #ifdef __CUDACC__
 #pragma unroll

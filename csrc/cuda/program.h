@@ -20,18 +20,20 @@
 namespace fastopt {
 
 // One parameter of a program.
-struct CudaProgramItem : CudaItem {
+template <class Item>
+struct ProgramItemOf : Item {
   const double* numbers;  // where the device computes them; else nullptr
   double* partials;       // of a pass for a sum: of each summand, by chunks
 };
 
 // Operands of its instructions are places in a column: arrays first, then summands and registers.
-template <class T>
+template <class T, class OfItem = CudaItem>
 struct ProgramTable {
+  using Item = ProgramItemOf<OfItem>;
   static constexpr int capacity =
       (parameter_bytes -
        max_instructions * static_cast<int>(sizeof(Instruction<T>) + 2 * sizeof(int16_t)) - 96) /
-      static_cast<int>(sizeof(CudaProgramItem));
+      static_cast<int>(sizeof(Item));
   Instruction<T> code[max_instructions];
   int16_t numbers[max_instructions][2];  // where an item's are among its own; -1 for none
   CudaNumber grad_factor;
@@ -41,10 +43,12 @@ struct ProgramTable {
   int due;  // which of an item's own numbers says whether the program is its
   unsigned written, squares;
   int count;
-  CudaProgramItem items[capacity];
+  Item items[capacity];
 };
+using PackedProgramTable = ProgramTable<float, CudaPackedItem>;
 static_assert(sizeof(ProgramTable<float>) <= parameter_bytes &&
-              sizeof(ProgramTable<double>) <= parameter_bytes);
+              sizeof(ProgramTable<double>) <= parameter_bytes &&
+              sizeof(PackedProgramTable) <= parameter_bytes);
 
 constexpr int max_program_arrays = first_summand - 1;  // all but the average
 
@@ -55,15 +59,15 @@ FASTOPT_TARGET_BEGIN
 template <class T>
 using ProgramNumbers = T[max_instructions][2];  // each instruction's, rounded
 
-template <class T>
-FASTOPT_DEVICE bool is_due(const ProgramTable<T>& table, int item) {
+template <class Table>
+FASTOPT_DEVICE bool is_due(const Table& table, int item) {
   const double* const own = table.items[item].numbers;
   return own == nullptr || own[table.due] != 0;
 }
 
 // A thread's part of them.
-template <class T>
-FASTOPT_DEVICE void read_numbers(const ProgramTable<T>& table, int item, int thread,
+template <class T, class Item>
+FASTOPT_DEVICE void read_numbers(const ProgramTable<T, Item>& table, int item, int thread,
                                  ProgramNumbers<T>& to) {
   const double* const own = table.items[item].numbers;
   for (int n = thread; n < table.length; n += block_threads) {

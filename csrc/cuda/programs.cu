@@ -9,10 +9,8 @@ namespace {
 
 template <class T>
 const char* run(const BoundProgram& program, const CudaStep& step, void* stream) {
-  auto table = table_of<T>(step, program.length, program.arrays, 0);
-  table.written = program.written;
-  const auto its = [&](int64_t i) { return CudaProgramItem{step.items[i], nullptr, nullptr}; };
-  return run_stage(table, program, step, its, stream);
+  const StageShape shape = {program.length, program.arrays, 0, program.written, 0, 0};
+  return run_stage<T>(shape, program, step, [](int64_t) { return OwnNumbers{}; }, stream);
 }
 
 }  // namespace

@@ -419,7 +419,7 @@ def cuda_is_walked(cuda_walk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify.device, "device", torch.device("cpu"))
 
 
-@pytest.mark.parametrize("rule", ["sgd", "nadam", "dropout", "packed"])
+@pytest.mark.parametrize("rule", ["sgd", "nadam", "dropout", "packed", "fastopt.rules.library:mars"])
 def test_cuda_by_the_walk(rule: str, cuda_is_walked: None, tmp_path: Path, capsys: Any) -> None:
     """All that a run on a GPU does, but for where its memory lies."""
     written = tmp_path / "report.json"

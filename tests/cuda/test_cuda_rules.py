@@ -28,7 +28,9 @@ from fastopt.rules import (
     where,
 )
 from fastopt.rules import abs as absolute
-from fastopt.verify.compare import differing
+from fastopt.verify import device, packed, programs
+from fastopt.verify.compare import Report, differing
+from fastopt.verify.pools import Pools
 from fastopt.verify.storage import MIXES, Storage, alike
 
 Options = dict[str, Any]
@@ -286,21 +288,104 @@ def test_it_is_the_walk_that_runs(cuda_walk: Walk) -> None:
         assert not torch.equal(params[0], before)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"state_dtype": "int8"}, {"master_weights": True}, {"stochastic_rounding": True}],
-    ids=str,
-)
-def test_what_the_kernels_lack_is_refused(options: Options, cuda_walk: Walk) -> None:
-    """By name, before anything is written; without the option the function itself would run."""
-    param = torch.ones(64, 64, dtype=torch.float32 if "state_dtype" in options else torch.bfloat16)
-    param.grad = torch.ones_like(param)
-    optimizer = optim.ADOPT([param], **options)
-    message = f"{next(iter(options))}=.* is for kernels; .*of a rule in Python are for the CPU"
-    with pytest.raises(ValueError, match=message):
+# ---- masters, random rounding, 8-bit states ------------------------------------------------------
+
+
+@rule
+def crowded(p, g, a, b, c, d, e, *, t, lr=0.1):  # type: ignore[no-untyped-def]
+    """All states that there may be, and more values at once than fit into the wider columns."""
+    states = [a, b, c, d, e]
+    values = [p * float(k + 1) + g * it for k, it in enumerate(states)]
+    all_of_them = values[0]
+    for value in values[1:]:
+        all_of_them = all_of_them * 0.5 - value
+    for value in values:
+        all_of_them = all_of_them / (absolute(value) + 2.0)
+    new = [0.5 * it + 0.25 * g + 0.01 * value for it, value in zip(states, values, strict=True)]
+    return p - lr * all_of_them, *new
+
+
+@rule(squares=("m",), start={"z": "param", "m": 1.0})
+def still(p, g, m, z, *, t, lr=0.1):  # type: ignore[no-untyped-def]
+    """What a step leaves alone: its codes are rounded anew, by the step's dither."""
+    return p, m, z + lr * g
+
+
+PACKED: dict[str, Any] = {
+    **{
+        name: getattr(optim, name).rule
+        for name in ("ADOPT", "Adan", "StableAdamW", "ScheduleFreeAdamW")
+    },
+    "crowded": crowded,
+    "still": still,
+    "summed": summed,
+}
+SHAPES = ((64, 64), (5, 1023), (3, 520), (80, 67), (65,), (), (0,))
+NUMBERED = [f"{it.dtype_name} {it.name}" for it in packed.KINDS]
+
+
+@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("number", range(len(packed.KINDS)), ids=NUMBERED)
+def test_what_is_stored_has_the_bits_of_the_function(
+    name: str, number: int, cuda_walk: Walk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "device", torch.device("cpu"))
+    it = PACKED[name]
+    pools = Pools(np.dtype(np.float32), seed=0)
+    pool = pools.runs.tame if it.sums else pools.runs
+    rng = np.random.default_rng(0)
+    trial = packed.PackedTrial(packed.KINDS[number], programs.Stored(it), {}, SHAPES, pool, rng)
+    report = Report()
+    trial.check(report, report.row(name, "", device.CUDA), threads=1)
+    assert report.elements > 50_000
+    assert report.wrong_bits == 0, report.examples[0]
+
+
+WAYS = [
+    (torch.float32, {"state_dtype": "int8"}),
+    (torch.float16, {"master_weights": True}),
+    (torch.bfloat16, {"stochastic_rounding": True}),
+]
+each_way = pytest.mark.parametrize(("dtype", "way"), WAYS, ids=str)
+FEW = [(64, 64), (33, 131), (7,), (0,)]
+
+
+@each_way
+def test_what_is_stored_with_the_whole_tail(dtype: torch.dtype, way: Options, cuda_walk: Walk) -> None:
+    for name in ("ADOPT", "StableAdamW", "ScheduleFreeAdamW"):
+        as_on_the_cpu(cuda_walk, name, dtype, shapes=FEW, **way, **TAIL)
+
+
+@each_way
+def test_more_packed_parameters_than_a_launch_takes(
+    dtype: torch.dtype, way: Options, cuda_walk: Walk
+) -> None:
+    for name in ("ADOPT", "StableAdamW"):
+        as_on_the_cpu(cuda_walk, name, dtype, shapes=[(7,), (64, 64), (3, 5)] * 70, **way)
+
+
+@each_way
+def test_packed_kernels_do_not_depend_on_the_order_of_threads(
+    dtype: torch.dtype, way: Options, cuda_walk: Walk
+) -> None:
+    for name in ("AdEMAMix", "StableAdamW"):
+        forwards = trained(name, dtype, shapes=FEW, **way)
+        with cuda_walk.going(backwards=True):
+            backwards = trained(name, dtype, shapes=FEW, **way)
+        assert [it.tobytes() for it in forwards] == [it.tobytes() for it in backwards]
+
+
+@each_way
+def test_it_is_the_packed_kernel_that_runs(dtype: torch.dtype, way: Options, cuda_walk: Walk) -> None:
+    for name in ("Signum", "StableAdamW"):
+        param = torch.ones(64, 64, dtype=dtype)
+        param.grad = torch.ones_like(param)
+        optimizer = getattr(optim, name)([param], lr=0.1, **way)
+        with cuda_walk.going(blocks=(0, 0)):
+            optimizer.step()
+        assert (param == 1).all()
         optimizer.step()
-    assert (param == 1).all()
-    assert not optimizer.state
+        assert not (param == 1).any()
 
 
 # ---- numbers on the device -------------------------------------------------------------------------
@@ -342,7 +427,7 @@ THERE = {**{name: getattr(optim, name) for name in CLASSES}, "Branching": Branch
 
 def graphed(cls: Any, dtype: torch.dtype, walk: Walk | None, **options: Any) -> list[bytes]:
     """All bits after a step, another one, which a graph captures, and four replays of that one."""
-    shapes = [(7, 3), (41, 101), (0,)]
+    shapes = [(7, 3), (41, 131), (0,)]
     params = parameters(dtype, shapes=shapes)
     optimizer = cls(params, capturable=True, **options) if walk else cls(params, **options)
     grads = [torch.empty_like(param) for param in params]
@@ -366,6 +451,17 @@ def graphed(cls: Any, dtype: torch.dtype, walk: Walk | None, **options: Any) -> 
 REPLAYED = [(name, torch.float32) for name in THERE]
 REPLAYED += [(name, torch.bfloat16) for name in ("Branching", "BranchingSums", "StableAdamW")]
 REPLAYED += [(name, torch.float64) for name in ("Branching", "BranchingSums")]
+
+
+@each_way
+@pytest.mark.parametrize("name", ["ADOPT", "Branching", "BranchingSums"])
+def test_a_replay_steps_on_what_is_packed(
+    name: str, dtype: torch.dtype, way: Options, cuda_walk: Walk
+) -> None:
+    ours = graphed(THERE[name], dtype, cuda_walk, **way, **TAIL)
+    with cuda_walk.out_of_use():
+        cpus = graphed(THERE[name], dtype, None, **way, **TAIL)
+    assert ours == cpus
 
 
 @pytest.mark.parametrize(("name", "dtype"), REPLAYED)

@@ -143,8 +143,12 @@ void launch_all(const CudaWork& work, const CudaNumber& grad_factor, const float
         items.push_back(param->item);
         const CudaItem item =
             cuda_item(param->item, param->step, param->product, param->dither_step);
-        if (param->program != nullptr) {
-          programs.add(*param->program, compute_type(param->item), item, param->given);
+        const DType compute = compute_type(param->item);
+        if (param->program != nullptr && param->item.packing == nullptr) {
+          programs.add(*param->program, compute, item, param->given);
+        } else if (param->program != nullptr) {
+          programs.add(*param->program, compute,
+                       CudaPackedItem{item, *param->item.packing, param->rounding}, param->given);
         } else if (param->item.packing == nullptr) {
           made.push_back(item);
         } else {

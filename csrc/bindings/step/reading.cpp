@@ -21,13 +21,6 @@ void check_norms(const Plan& plan, PyObject* param) {
   }
 }
 
-void check_program(const Reading& reading) {
-  if (reading.packing) {
-    throw Unfit{
-        "masters, random rounding and states in 8 bits of a rule in Python are for the CPU"};
-  }
-}
-
 View grad_of(Place& place, const Candidate& candidate) {
   const TorchReader& torch = TorchReader::get();
   if (candidate.grad) return place.laid_out(candidate.grad.ptr(), "grad", false);
@@ -51,8 +44,6 @@ Reading read(Memory& memory, Places& places, Kept& kept, const Plan& plan,
   if (reading.item.size > 0 && overlaps_itself(reading.item)) {
     throw Unfit{"shares memory with its gradient or a state, or they do"};
   }
-  const bool on_device = reading.place.device != cpu_device;
-  if (reading.item.size > 0 && on_device && plan.rule->is_program()) check_program(reading);
   return reading;
 }
 

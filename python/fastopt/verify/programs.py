@@ -182,8 +182,15 @@ class Trial:
         """One call of the kernel, compared."""
         device.use(row.target, threads)
         got = [it.copy() for it in self.start]
-        arguments = [it.argument(x) for it, x in zip(self.storages, got, strict=True)]
-        self.rule.kernel_(*arguments, t=self.step, **self.options)
+        if row.target != device.CUDA:
+            arguments = [it.argument(x) for it, x in zip(self.storages, got, strict=True)]
+            self.rule.kernel_(*arguments, t=self.step, **self.options)
+        else:
+            here = [it.tensor(x) for it, x in zip(self.storages, got, strict=True)]
+            there = [device.placed(row.target, it) for it in here]
+            self.rule.kernel_(*there, t=self.step, **self.options)
+            for one, other in zip(there, here, strict=True):
+                device.put_back(one, other)
         wanted = [self.expected[0], self.start[1], *self.expected[1:]]
         for name, storage, array, want in zip(
             self.rule.arrays, self.storages, got, wanted, strict=True
