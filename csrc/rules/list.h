@@ -7,13 +7,11 @@
 #include "rules/adadelta.h"
 #include "rules/adagrad.h"
 #include "rules/adam.h"
-#include "rules/adamax.h"
 #include "rules/ema.h"
 #include "rules/lamb.h"
 #include "rules/limit.h"
 #include "rules/lion.h"
 #include "rules/nadam.h"
-#include "rules/radam.h"
 #include "rules/rmsprop.h"
 #include "rules/sgd.h"
 
@@ -24,8 +22,6 @@
   X(Adam)                \
   X(Lion)                \
   X(Adadelta)            \
-  X(RAdam)               \
-  X(Adamax)              \
   X(NAdam)               \
   X(Ema)                 \
   X(Limit)

@@ -31,7 +31,6 @@ RECORD = Record(
     hashed=[
         {"lr": 0.001, "weight_decay": 0.01, "maximize": 1},
     ],
-    program={},
     distance={
         torch.float32: 5,
         torch.float64: 8,

@@ -1,12 +1,13 @@
 // Replays tests/data/kernel_hashes.txt: every rule on every target of this machine, without Python.
 //
-//     kernel_hashes tests/data/kernel_hashes.txt
+//     kernel_hashes tests/data/kernel_hashes.txt tests/data/rule_programs.txt
 //
 // Each line of the file names a rule, a dtype and options, and gives a hash of the bits that
 // fastopt.reference computes from inputs that are made here by the same integer arithmetic
-// (tests/installed/test_kernel_hashes.py writes and checks the file). So one short program shows on
-// an emulated Arm, or under a sanitizer, that the kernels give NumPy's bits. Exit code 1 on the
-// first difference.
+// (tests/installed/test_kernel_hashes.py writes and checks the files). Rules that are not compiled
+// are run by the interpreter, as the programs that the second file has of them. So one short
+// program shows on an emulated Arm, or under a sanitizer, that the kernels give NumPy's bits. Exit
+// code 1 on the first difference.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -21,6 +22,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 #include "inputs.h"
+#include "programs.h"
 #include "replay.h"
 #include "rules/list.h"
 #include "simd/vec.h"
@@ -35,6 +37,7 @@ using fastopt_test::computed;
 using fastopt_test::hash;
 using fastopt_test::hash_start;
 using fastopt_test::input_of;
+using fastopt_test::Programs;
 using fastopt_test::replay;
 using fastopt_test::report;
 using fastopt_test::stored;
@@ -155,26 +158,18 @@ class Buffer {
   std::vector<unsigned char> bytes_;
 };
 
-// Two steps.
-template <template <class> class Rule, class T, bool norms>
-uint64_t run_case(const Case& c, const Stored& types, int index, const fastopt::Target& target,
-                  int offset, int threads) {
-  typename Rule<T>::Options options;
-  OptionSetter setter(c.options);
-  options.visit(setter);
-  double product = 1;
-  if constexpr (fastopt::host::keeps_product<Rule<T>>) {
-    setter(Rule<T>::product, product, Range::unit);
-  }
-  constexpr int states = Rule<T>::state_count;
-
+// Two steps of a rule whose kernels stand at `index`: bind() puts what they take of a step in its
+// place. Bit i of `used` is set if there is array i.
+template <class Bind>
+uint64_t run_steps(const Case& c, const Stored& types, int index, unsigned used, bool norms,
+                   const fastopt::Target& target, int offset, int threads, Bind bind) {
   std::vector<Buffer> buffers;
   fastopt::Item item{};
   item.way = norms && types.way == Way::bfloat16 ? Way::mixed : types.way;
   item.kernel = target.kernels[static_cast<int>(item.way)][index];
   item.size = c.size;
-  for (int array = 0; array < 2 + states; ++array) {
-    if (array >= 2 && !Rule<T>::uses(options, array - 2)) continue;
+  for (int array = 0; used >> array != 0; ++array) {
+    if ((used >> array & 1) == 0) continue;
     item.dtypes[array] = types.dtypes[array];
     buffers.emplace_back(types.dtypes[array], c.size, offset);
     buffers.back().fill(array, norms);
@@ -186,7 +181,7 @@ uint64_t run_case(const Case& c, const Stored& types, int index, const fastopt::
     fastopt_test::fill(dither, step);
     fastopt::BoundRule bound;
     bound.has_norms = norms;
-    new (bound.rule) Rule<T>(fastopt::host::rule_at<Rule<T>>(options, step, product));
+    bind(bound, step);
     item.rule = &bound;
     std::vector<fastopt::Item> items = {item};
     fastopt::run(items, threads);
@@ -199,7 +194,44 @@ uint64_t run_case(const Case& c, const Stored& types, int index, const fastopt::
   return h;
 }
 
-uint64_t run_any(const Case& c, const fastopt::Target& target, int offset, int threads) {
+template <template <class> class Rule, class T, bool norms>
+uint64_t run_case(const Case& c, const Stored& types, int index, const fastopt::Target& target,
+                  int offset, int threads) {
+  typename Rule<T>::Options options;
+  OptionSetter setter(c.options);
+  options.visit(setter);
+  double product = 1;
+  if constexpr (fastopt::host::keeps_product<Rule<T>>) {
+    setter(Rule<T>::product, product, Range::unit);
+  }
+  unsigned used = 0b11;
+  for (int state = 0; state < Rule<T>::state_count; ++state) {
+    used |= unsigned{Rule<T>::uses(options, state)} << (2 + state);
+  }
+  const auto bind = [&](fastopt::BoundRule& bound, double step) {
+    new (bound.rule) Rule<T>(fastopt::host::rule_at<Rule<T>>(options, step, product));
+  };
+  return run_steps(c, types, index, used, norms, target, offset, threads, bind);
+}
+
+template <class T>
+uint64_t run_program(const Case& c, const Stored& types, const Programs& programs,
+                     const fastopt::Target& target, int offset, int threads) {
+  std::vector<fastopt::Instruction<T>> code;
+  const auto at = [&](double step) { return programs.find({c.rule, step, c.options}); };
+  if (at(c.step) == programs.end() || at(c.step + 1) == programs.end()) return 0;
+  const auto bind = [&](fastopt::BoundRule& bound, double step) {
+    const fastopt_test::Program& program = at(step)->second;
+    code = program.rounded<T>();
+    new (bound.rule) fastopt::BoundProgram{code.data(), static_cast<int>(code.size()),
+                                           program.arrays, program.written, 0};
+  };
+  const unsigned used = (1u << at(c.step)->second.arrays) - 1;
+  return run_steps(c, types, fastopt::program_rule, used, false, target, offset, threads, bind);
+}
+
+uint64_t run_any(const Case& c, const Programs& programs, const fastopt::Target& target, int offset,
+                 int threads) {
   const Stored* types = stores;
   while (c.dtype != types->name) {
     if (++types == std::end(stores)) return 0;
@@ -223,15 +255,21 @@ uint64_t run_any(const Case& c, const fastopt::Target& target, int offset, int t
     FASTOPT_NORMED_RULES(FASTOPT_RUN)
   }
 #undef FASTOPT_RUN
-  return 0;
+  return types->way == Way::float64
+             ? run_program<double>(c, *types, programs, target, offset, threads)
+             : run_program<float>(c, *types, programs, target, offset, threads);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::fprintf(stderr, "usage: kernel_hashes FILE\n");
+  if (argc != 3) {
+    std::fprintf(stderr, "usage: kernel_hashes HASHES PROGRAMS\n");
     return 2;
   }
-  return report(replay<Case>(argv[1], run_any), "kernel runs");
+  const Programs programs = fastopt_test::read_programs(argv[2]);
+  const auto run = [&](const Case& c, const fastopt::Target& target, int offset, int threads) {
+    return run_any(c, programs, target, offset, threads);
+  };
+  return report(replay<Case>(argv[1], run), "kernel runs");
 }

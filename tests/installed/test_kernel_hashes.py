@@ -1,7 +1,8 @@
 """Hashes of the references' bits, committed, so that one moved bit anywhere is seen.
 
 ``tests/data/kernel_hashes.txt`` is what tests/cpp/kernel_hashes.cpp replays without Python, on
-emulated Arm and under sanitizers. To write it anew after a deliberate change of the arithmetic:
+emulated Arm and under sanitizers; ``rule_programs.txt`` beside it is what those of the rules that are
+in Python are traced to. To write them anew after a deliberate change of the arithmetic:
 
     PYTHONPATH=tests python tests/installed/test_kernel_hashes.py
 """
@@ -17,8 +18,10 @@ import numpy as np
 from _optimizers import RECORDS
 from fastopt import reference
 from fastopt.reference.storage import narrow, widen
+from fastopt.rules import library
 
 FILE = Path(__file__).parents[1] / "data" / "kernel_hashes.txt"
+PROGRAMS = FILE.with_name("rule_programs.txt")
 HASHED = {it.function: it for it in RECORDS.values() if it.hashed}
 # What param, grad and the states are stored in: `stores` of tests/cpp/kernel_hashes.cpp.
 F32, F16, BF16 = np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)
@@ -85,14 +88,20 @@ def hash_bits(h: int, values: np.ndarray) -> int:
     return hash_words(h, words)
 
 
-def reference_hash(rule: str, name: str, size: int, step: int, options: dict[str, float]) -> int:
-    """The hash after two steps of the reference."""
+def keywords_of(options: dict[str, float]) -> dict[str, Any]:
+    """The options as a function takes them."""
     keywords: dict[str, Any] = {k: v for k, v in options.items() if not k.startswith("beta")}
     for key, value in keywords.items():
         if key in {"maximize", "nesterov", "amsgrad", "centered"} or not isinstance(value, float):
             keywords[key] = bool(value) if isinstance(value, int) and key != "eps" else value
     if "beta1" in options:
         keywords["betas"] = (options["beta1"], options["beta2"])
+    return keywords
+
+
+def reference_hash(rule: str, name: str, size: int, step: int, options: dict[str, float]) -> int:
+    """The hash after two steps of the reference."""
+    keywords = keywords_of(options)
     every, needs = HASHED[rule].states, HASHED[rule].needs
     names = [it for it in every if it not in needs or options.get(needs[it])]
     places = {name: 2 + i for i, name in enumerate(every)}
@@ -124,12 +133,44 @@ def lines() -> list[str]:
     ]
 
 
+def program_of(rule: str, step: int, options: dict[str, float]) -> str:
+    """A rule in Python at a step with options, as tests/cpp/programs.h reads it."""
+    traced = getattr(library, rule).program(t=step, **keywords_of(options))
+    words: list[Any] = [rule, step, len(traced.arrays), 0, len(traced.code)]
+    for it in traced.code:
+        words[3] |= 1 << it.to if it.to < len(traced.arrays) else 0
+        operands = [*it.operands, *it.operands[:1] * 3, 0, 0, 0][:3]
+        numbers = [*(float(number.value).hex() for number in it.numbers), "0", "0"][:2]
+        words += [it.op, it.to, *operands, *numbers]
+    return " ".join(map(str, [*words, *(f"{key}={value!r}" for key, value in options.items())]))
+
+
+def programs() -> list[str]:
+    """The lines of the other file."""
+    steps = sorted({now for _, step in SIZES_AND_STEPS for now in (step, step + 1)})
+    return [
+        program_of(rule, step, options)
+        for rule in reference.RULED
+        for options in HASHED[rule].hashed
+        for step in steps
+    ]
+
+
+def committed(file: Path) -> list[str]:
+    return [line for line in file.read_text().splitlines() if not line.startswith("#")]
+
+
 def test_references_still_give_the_committed_hashes() -> None:
-    committed = [line for line in FILE.read_text().splitlines() if not line.startswith("#")]
-    assert sorted(lines()) == sorted(committed)
+    assert sorted(lines()) == sorted(committed(FILE))
+
+
+def test_rules_in_python_are_still_traced_to_the_committed_programs() -> None:
+    assert sorted(programs()) == sorted(committed(PROGRAMS))
 
 
 if __name__ == "__main__":
     FILE.parent.mkdir(exist_ok=True)
     header = "# rule dtype size first-step hash options: written by test_kernel_hashes.py"
     FILE.write_text("\n".join([header, *lines()]) + "\n")
+    header = "# rule step arrays written length instructions options: written by test_kernel_hashes.py"
+    PROGRAMS.write_text("\n".join([header, *programs()]) + "\n")

@@ -7,6 +7,7 @@ torch.optim; TORCH_LIMIT states what it printed, rounded up.
 import inspect
 import itertools
 import math
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +21,9 @@ from hypothesis.extra import numpy as hnp
 from _kernel_cases import STATES, rule
 from _optimizers import RECORDS
 from fastopt import reference
+from fastopt._facts import facts_of
 from fastopt.reference._common import exponential
+from fastopt.rules import library
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Float = type[np.float32] | type[np.float64]
@@ -285,16 +288,33 @@ def test_exponential_average_is_a_weighted_sum_of_the_gradients(
     np.testing.assert_allclose(param, expected, rtol=0, atol=1e-13)
 
 
+# ---- rules in Python ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", reference.RULED)
+def test_a_rule_in_python_is_a_reference_of_its_name(name: str) -> None:
+    function = getattr(reference, name)
+    assert function is getattr(reference, name)
+    assert pickle.loads(pickle.dumps(function)) is function
+    assert name in reference.__all__
+    assert facts_of(name).states == getattr(library, name).states
+    with pytest.raises(TypeError, match="unexpected keyword argument 'foo'"):
+        function(*[np.ones(3)] * 4, foo=1)
+    with pytest.raises(TypeError, match="missing a required argument"):
+        function(np.ones(3), np.ones(3))
+
+
+def test_there_is_no_other_name() -> None:
+    with pytest.raises(AttributeError, match=r"'fastopt\.reference' has no attribute 'nothing'"):
+        reference.__getattr__("nothing")  # type: ignore[attr-defined]
+
+
 # ---- torch --------------------------------------------------------------------------------------
 
 # Largest difference in param and states after each of 10 steps, in units of the dtype's epsilon
 # times the array's largest magnitude. Largest of 50 seeds: float32 3.50 (adam), float64 2.74
 # (rmsprop).
 TORCH_LIMIT: dict[Float, float] = {np.float32: 4.0, np.float64: 3.0}
-# Adadelta's steps go by roots of its steps, which adds up torch's roots that are not the nearest
-# numbers: 10.5 and 17.7. Rectified Adam's first lengths are small differences of large numbers: 2.9
-# and 11.4.
-# NAdam divides once where torch does twice: 4.2 and 4.7.
 FARTHER = {it.function: it.epsilons for it in RECORDS.values() if it.epsilons}
 
 

@@ -24,13 +24,17 @@ Errors. TypeError for a value of the wrong kind; ValueError for one out of range
     >>> from fastopt import reference
     >>> reference.sgd(np.array([1.0, 2.0]), np.array([0.5, -0.5]), lr=0.5)
     (array([0.75, 2.25]),)
+
+`RULED` are rules in Python: fastopt.rules.library has their text, which is also what the kernels run.
 """
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ._common import power
 from .adadelta import adadelta
 from .adagrad import adagrad
 from .adam import adam, adamw
-from .adamax import adamax
 from .dropout import (
     alpha_dropout,
     bias_dropout_add,
@@ -44,7 +48,6 @@ from .lamb import lamb
 from .lbfgs import LBFGSMemory, lbfgs, lbfgs_direction, newton_step
 from .lion import lion
 from .nadam import nadam, nadam_mu
-from .radam import radam
 from .rmsprop import rmsprop
 from .sgd import sgd
 from .storage import from_bfloat16, to_bfloat16
@@ -83,3 +86,21 @@ __all__ = [
     "to_bfloat16",
     "unscaled",
 ]
+
+RULED = ("adamax", "radam")
+
+if TYPE_CHECKING:
+    adamax: Callable[..., tuple[Any, ...]]
+    radam: Callable[..., tuple[Any, ...]]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Those of `RULED`, once they are asked for: what they are made by stands on this package."""
+        if name not in RULED:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from fastopt.rules import library
+        from fastopt.rules._reference import reference_of
+
+        made = globals()[name] = reference_of(getattr(library, name))
+        return made

@@ -5,7 +5,7 @@ They are what a compiled kernel is judged by: ``python -m fastopt bench rules`` 
 
 from __future__ import annotations
 
-from fastopt.rules import abs, exp, maximum, norm, rule, sign, sqrt
+from fastopt.rules import exp, maximum, norm, rule, sign, sqrt
 
 LOG_096 = -0.040821994520255166
 
@@ -59,33 +59,6 @@ def adadelta(p, g, square_avg, acc_delta, *, t, lr=1.0, rho=0.9, eps=1e-6, weigh
     square_avg = rho * square_avg + (1 - rho) * (g * g)
     delta = sqrt(acc_delta + eps) / sqrt(square_avg + eps) * g
     return p - lr * delta, square_avg, rho * acc_delta + (1 - rho) * (delta * delta)
-
-
-@rule(squares=("exp_inf",))
-def adamax(p, g, exp_avg, exp_inf, *, t, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
-    """Adamax; see :class:`fastopt.optim.Adamax`."""
-    b1, b2 = betas
-    g = decayed(g, p, weight_decay)
-    exp_avg = b1 * exp_avg + (1 - b1) * g
-    exp_inf = maximum(b2 * exp_inf, abs(g) + eps)
-    return p - (lr / (1 - b1**t)) * (exp_avg / exp_inf), exp_avg, exp_inf
-
-
-@rule
-def radam(p, g, exp_avg, exp_avg_sq, *, t, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
-    """RAdam; see :class:`fastopt.optim.RAdam`."""
-    b1, b2 = betas
-    g = decayed(g, p, weight_decay)
-    exp_avg = b1 * exp_avg + (1 - b1) * g
-    exp_avg_sq = b2 * exp_avg_sq + (1 - b2) * (g * g)
-    rate, decay = lr / (1 - b1**t), b2**t
-    c2, longest = 1 - decay, 2 / (1 - b2) - 1
-    length = longest - 2 * t * decay / c2
-    if not length > 5:
-        return 1.0 * p - rate * exp_avg, exp_avg, exp_avg_sq
-    r = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
-    p = 1.0 * p - (rate * (sqrt(r) * sqrt(c2))) * (exp_avg / (sqrt(exp_avg_sq) + eps))
-    return p, exp_avg, exp_avg_sq
 
 
 @rule(numbers={"mu_product": 1.0})
