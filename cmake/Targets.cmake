@@ -2,7 +2,7 @@
 # per target and way of storing.
 add_library(fastopt_cpu STATIC csrc/cpu/copied.cpp csrc/cpu/dispatch.cpp csrc/cpu/dropout.cpp csrc/cpu/lbfgs.cpp
   csrc/cpu/norm.cpp csrc/cpu/normed.cpp csrc/cpu/parallel.cpp csrc/cpu/summed.cpp csrc/cpu/traced.cpp)
-target_link_libraries(fastopt_cpu PUBLIC fastopt_numerics PRIVATE OpenMP::OpenMP_CXX)
+target_link_libraries(fastopt_cpu PUBLIC fastopt_numerics PRIVATE ${FASTOPT_THREADS})
 
 # Those of csrc/cpu/kernel.h.
 set(FASTOPT_WAYS float32 float64 bfloat16 mixed coded bfloat16_coded rounded packed)

@@ -14,6 +14,8 @@ FASTOPT_TEST_DEVICE=cpu python -m pytest -m cuda  # CUDA's kernels, walked on th
 if command -v nvcc >/dev/null; then scripts/check_cuda.sh; fi
 export FASTOPT_CPU_TARGETS=  # all of them
 scripts/clang.sh
+scripts/neon.sh clang
+scripts/no_openmp.sh
 python -m pytest -m slow tests/docs/test_adding_an_optimizer.py
 scripts/sanitize.sh
 scripts/sanitize.sh tests/optim/test_masters.py tests/optim/test_stochastic_rounding.py tests/optim/test_int8_state.py \

@@ -1,5 +1,7 @@
 // The extension module fastopt._C: tensors in, one call, no mathematics.
+#ifdef _OPENMP
 #include <omp.h>
+#endif
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -82,8 +84,15 @@ PYBIND11_MODULE(_C, m) {
   m.def("in_forked_child", &fastopt::in_forked_child,
         "Whether OpenMP's threads were left behind in a parent process.");
   m.def(
-      "max_threads", [] { return omp_get_max_threads(); },
-      "The thread count of the OpenMP runtime that this extension is bound to.");
+      "max_threads",
+      [] {
+#ifdef _OPENMP
+        return omp_get_max_threads();
+#else
+        return 0;
+#endif
+      },
+      "The thread count of the OpenMP runtime that this extension is bound to; 0 without one.");
   m.def(
       "load_cuda",
       [](const std::string& path, bool takes_cpu) {

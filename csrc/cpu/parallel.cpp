@@ -1,12 +1,17 @@
 // The threads. OpenMP, because torch has an OpenMP pool already: loaded after torch, this extension
-// binds to the runtime that torch made global, so one pool serves both.
+// binds to the runtime that torch made global, so one pool serves both. A build without OpenMP
+// (FASTOPT_OPENMP=OFF) starts threads of its own for each large step.
 #include "cpu/parallel.h"
 
+#ifdef _OPENMP
 #include <omp.h>
+#endif
 #include <pthread.h>
 
 #include <algorithm>
 #include <atomic>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 #include "cpu/copied.h"
@@ -19,8 +24,12 @@
 namespace fastopt {
 namespace {
 
-// Below this many elements, waking a pool costs more than it brings.
+// Below this many elements, waking a pool costs more than it brings; starting threads costs more.
+#ifdef _OPENMP
 constexpr int64_t serial_below = 1 << 16;
+#else
+constexpr int64_t serial_below = 1 << 18;
+#endif
 
 // What a thread takes at a time: long enough to run at the memory's speed, short enough that a
 // thread whose core is busy with something else holds up the others by a millisecond at most.
@@ -30,6 +39,23 @@ constexpr int64_t piece_size = 1 << 18;
 std::atomic<bool> forked{false};
 [[maybe_unused]] const int watching_forks =
     pthread_atfork(nullptr, nullptr, [] { forked.store(true, std::memory_order_relaxed); });
+
+// body(i) on threads 0 to `threads` - 1; on fewer of them where no more are to be had.
+void on_threads(int threads, const std::function<void(int)>& body) {
+#ifdef _OPENMP
+#pragma omp parallel num_threads(threads)
+  body(omp_get_thread_num());
+#else
+  std::vector<std::thread> others;
+  others.reserve(threads);
+  try {
+    for (int i = 1; i < threads; ++i) others.emplace_back(body, i);
+  } catch (const std::system_error&) {
+  }
+  body(0);
+  for (std::thread& it : others) it.join();
+#endif
+}
 
 // Elements [begin, end) of the concatenated index space, each moved to the cut before it.
 void run_range(const std::vector<Item>& items, int64_t begin, int64_t end) {
@@ -86,16 +112,15 @@ void split(int64_t total, int64_t piece, int threads,
     parts[i].next = std::min(share * i, total);
     parts[i].end = std::min(share * (i + 1), total);
   }
-#pragma omp parallel num_threads(threads)
-  {
+  on_threads(threads, [&](int thread) {
     FloatMode mode;
     for (int i = 0; i < threads; ++i) {
-      Part& part = parts[(omp_get_thread_num() + i) % threads];
+      Part& part = parts[(thread + i) % threads];
       for (int64_t begin; (begin = part.next.fetch_add(piece)) < part.end;) {
         body(begin, std::min(begin + piece, part.end));
       }
     }
-  }
+  });
 }
 
 namespace {

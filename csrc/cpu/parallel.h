@@ -1,4 +1,4 @@
-// Runs a list of parameters as one concatenated index space, on one thread or on OpenMP's pool.
+// Runs a list of parameters as one concatenated index space, on one thread or on several.
 #pragma once
 
 #include <cstdint>

@@ -17,13 +17,14 @@ __version__ = version("fastopt")
 
 
 def openmp_library() -> str | None:
-    """The file of the OpenMP runtime that fastopt's threads come from; None if it cannot be told.
+    """The file of the OpenMP runtime that fastopt's threads come from; None if it cannot be told, or
+    if fastopt was built without OpenMP.
 
     Of the runtimes mapped into the process, the dynamic linker binds to the one that torch made
     global, where torch ships one, and else to the system's.
     """
     maps = Path("/proc/self/maps")
-    if not maps.is_file():
+    if not maps.is_file() or not _C.max_threads():
         return None
     files = {line.split()[-1] for line in maps.read_text().splitlines() if "/" in line}
     runtimes = sorted(f for f in files if any(n in Path(f).name for n in ("gomp", "iomp", "libomp")))

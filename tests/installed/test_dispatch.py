@@ -109,13 +109,14 @@ def test_the_info_command(run_python: RunPython, tmp_path: Path) -> None:
     assert facts["fastopt"] == fastopt.__version__
     assert facts["cpu_target"] == "scalar"
     assert facts["cpu_targets"] == ALL
-    assert facts["threads"] == facts["openmp_threads"] >= 1
-    assert Path(facts["openmp_library"]).is_file()
+    if facts["openmp_threads"]:  # else built without OpenMP
+        assert facts["threads"] == facts["openmp_threads"] >= 1
+        assert Path(facts["openmp_library"]).is_file()
     for name, about in ALL.items():
         (line,) = [it for it in result.stdout.splitlines() if it.startswith(f"target {name}:")]
         assert line.endswith("supported, in use") == (name == "scalar")
         assert ("not supported" in line) != about["supported"]
-    for word in (facts["torch"], np.__version__, facts["openmp_library"], "cuda"):
+    for word in (facts["torch"], np.__version__, str(facts["openmp_library"]), "cuda"):
         assert word in result.stdout
 
 

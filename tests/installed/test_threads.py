@@ -5,6 +5,7 @@ own and prints what it found as JSON.
 """
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ LARGE = 1 << 18  # elements: more than one thread's worth
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/task").is_dir(), reason="threads are counted under /proc"
 )
+needs_openmp = pytest.mark.skipif(not _C.max_threads(), reason="a build without OpenMP has no pool")
 
 
 def run_json(run_python: RunPython, script: str) -> dict[str, Any]:
@@ -79,6 +81,7 @@ TORCH_THEN_FASTOPT, FASTOPT_THEN_TORCH = (
 )
 
 
+@needs_openmp
 @pytest.mark.parametrize(
     ("imports", "order"),
     [
@@ -126,6 +129,7 @@ print(json.dumps({"started": counts, "param": param.unique().tolist()}))
 """
 
 
+@needs_openmp  # whose threads stay, and can be counted
 def test_the_thread_count_is_torchs_in_every_thread(run_python: RunPython) -> None:
     """Set in the main thread, it holds in a second one: how many more a step starts, in order."""
     facts = run_json(run_python, WORK + OBEDIENCE)
@@ -417,8 +421,36 @@ def test_the_gil_is_released(switching: Callable[[float], None]) -> None:
         thread.join()
 
 
+@needs_openmp
 def test_the_count_of_threads_is_restored(set_threads: Callable[[int], None]) -> None:
     """A step leaves the runtime's setting as it was."""
     set_threads(2)
     _C.apply("sgd", [[np.zeros(LARGE)], [np.zeros(LARGE)], None], [1], {}, False, 3)
     assert _C.max_threads() == torch.get_num_threads() == 2
+
+
+# ---- without OpenMP -------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    _C.max_threads() > 0, reason="a build with OpenMP: scripts/no_openmp.sh has one without"
+)
+def test_threads_of_our_own_end_with_the_step(set_threads: Callable[[int], None]) -> None:
+    """And are counted while it lasts: as many as torch's setting says, for large steps alone."""
+    facts = fastopt.info()
+    assert (facts["openmp_threads"], facts["openmp_library"]) == (0, None)
+    before = len(os.listdir("/proc/self/task"))
+    for count, size, expected in ((3, 1 << 25, 2), (1, 1 << 25, 0), (3, 1000, 0)):
+        set_threads(count)
+        param = np.ones(size, np.float32)
+        worker = threading.Thread(
+            target=fastopt.kernels.sgd_, args=(param, np.ones(size, np.float32)), kwargs={"lr": 0.5}
+        )
+        worker.start()
+        most = 0  # beside the worker
+        while worker.is_alive():
+            most = max(most, len(os.listdir("/proc/self/task")) - before - 1)
+        worker.join()
+        assert most == expected
+        assert len(os.listdir("/proc/self/task")) == before
+        assert (param == 0.5).all()
