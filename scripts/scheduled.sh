@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# What takes too long for every change: the full verification, the tests marked slow, the CUDA library
+# What takes too long for every change: the full verification, the tests marked slow, wheels of every Python
+# beside releases of torch and NumPy, offload engines, builds without OpenMP, the CUDA library
 # for every architecture, every CPU target by clang and under sanitizers, and under these the tests of
 # masters, random rounding, 8-bit states and dropout, and a hundred times as many random calls.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python -m fastopt verify
 python -m pytest -m slow
+scripts/matrix.sh
 # The recipes of docs/offload.md. DeepSpeed compiles its C++ when it is needed, and asks torch for how.
 python -m pip install -q -c constraints.txt wheel setuptools
 DS_BUILD_OPS=0 python -m pip install -q --no-build-isolation -c constraints.txt "deepspeed" "torchao"

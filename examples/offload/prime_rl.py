@@ -3,7 +3,8 @@
     python examples/offload/prime_rl.py
 
 `adamw_step` has the arguments of prime-rl's native step, on one call of `fastopt.kernels`. Gradients
-are divided by their scale in the step's own pass, and are read only.
+are divided by their scale in the step's own pass, and are read only; the bfloat16 parameters that the
+GPU computes with are written in it.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ def adamw_step(
         weight_decay=weight_decay,
         decoupled_weight_decay=True,
         grad_scale=gradient_scale,
+        copy_to=compute_params,
     )
-    torch._foreach_copy_(compute_params, params)
 
 
 def main() -> None:
