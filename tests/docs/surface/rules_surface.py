@@ -20,7 +20,7 @@ def main() -> None:
             lr=0.001, betas=(0.9, 0.9999), eps=1e-06, weight_decay=0.01, decouple=False,
             maximize=False, max_grad_norm=1.0, error_if_nonfinite=False, ema_decay=0.9,
             ema_bias_correction=True, state_dtype=torch.bfloat16, master_weights=False,
-            stochastic_rounding=False, rounding_seed=0, copy_to=None,
+            stochastic_rounding=False, rounding_seed=0, capturable=False, copy_to=None,
         )
     )  # fmt: skip
 
@@ -30,7 +30,7 @@ def main() -> None:
             lr=0.003, betas=(0.95, 0.99), eps=1e-08, weight_decay=0.01, gamma=0.025,
             maximize=False, max_grad_norm=1.0, error_if_nonfinite=False, ema_decay=0.9,
             ema_bias_correction=True, state_dtype=torch.bfloat16, master_weights=False,
-            stochastic_rounding=False, rounding_seed=0, copy_to=None,
+            stochastic_rounding=False, rounding_seed=0, capturable=False, copy_to=None,
         )
     )  # fmt: skip
 
@@ -41,7 +41,7 @@ def main() -> None:
             alpha_warmup=100.0, beta3_warmup=100.0, maximize=False, max_grad_norm=1.0,
             error_if_nonfinite=False, ema_decay=0.9, ema_bias_correction=True,
             state_dtype=torch.bfloat16, master_weights=False, stochastic_rounding=False,
-            rounding_seed=0, copy_to=None,
+            rounding_seed=0, capturable=False, copy_to=None,
         )
     )  # fmt: skip
 
@@ -51,7 +51,7 @@ def main() -> None:
             lr=0.001, betas=(0.9, 0.999), eps=1e-16, weight_decay=0.01, maximize=False,
             max_grad_norm=1.0, error_if_nonfinite=False, ema_decay=0.9,
             ema_bias_correction=True, state_dtype=torch.bfloat16, master_weights=False,
-            stochastic_rounding=False, rounding_seed=0, copy_to=None,
+            stochastic_rounding=False, rounding_seed=0, capturable=False, copy_to=None,
         )
     )  # fmt: skip
 
@@ -61,7 +61,7 @@ def main() -> None:
             lr=0.001, betas=(0.98, 0.92, 0.99), eps=1e-08, weight_decay=0.01, maximize=False,
             max_grad_norm=1.0, error_if_nonfinite=False, ema_decay=0.9,
             ema_bias_correction=True, state_dtype=torch.bfloat16, master_weights=False,
-            stochastic_rounding=False, rounding_seed=0, copy_to=None,
+            stochastic_rounding=False, rounding_seed=0, capturable=False, copy_to=None,
         )
     )  # fmt: skip
 
@@ -71,7 +71,7 @@ def main() -> None:
             lr=0.001, betas=(0.9, 0.999), eps=1e-06, weight_decay=0.01, maximize=False,
             max_grad_norm=1.0, error_if_nonfinite=False, ema_decay=0.9,
             ema_bias_correction=True, state_dtype=torch.bfloat16, master_weights=False,
-            stochastic_rounding=False, rounding_seed=0, copy_to=None,
+            stochastic_rounding=False, rounding_seed=0, capturable=False, copy_to=None,
         )
     )  # fmt: skip
 
@@ -81,7 +81,7 @@ def main() -> None:
             lr=0.0001, betas=(0.9, 0.99), weight_decay=0.01, maximize=False, max_grad_norm=1.0,
             error_if_nonfinite=False, ema_decay=0.9, ema_bias_correction=True,
             state_dtype=torch.bfloat16, master_weights=False, stochastic_rounding=False,
-            rounding_seed=0, copy_to=None,
+            rounding_seed=0, capturable=False, copy_to=None,
         )
     )  # fmt: skip
 
@@ -91,7 +91,7 @@ def main() -> None:
             lr=0.0004, betas=(0.9, 0.999), eps=1e-15, weight_decay=0.01, maximize=False,
             max_grad_norm=1.0, error_if_nonfinite=False, ema_decay=0.9,
             ema_bias_correction=True, state_dtype=torch.bfloat16, master_weights=False,
-            stochastic_rounding=False, rounding_seed=0, copy_to=None,
+            stochastic_rounding=False, rounding_seed=0, capturable=False, copy_to=None,
         )
     )  # fmt: skip
 
@@ -102,7 +102,7 @@ def main() -> None:
             r=0.0, weight_lr_power=2.0, maximize=False, max_grad_norm=1.0,
             error_if_nonfinite=False, ema_decay=0.9, ema_bias_correction=True,
             state_dtype=torch.bfloat16, master_weights=False, stochastic_rounding=False,
-            rounding_seed=0, copy_to=None,
+            rounding_seed=0, capturable=False, copy_to=None,
         )
     )  # fmt: skip
     free = optim.ScheduleFreeAdamW([torch.nn.Parameter(torch.ones(3))])
@@ -115,7 +115,8 @@ def main() -> None:
             lr=1.0, momentum=0.9, weight_decay=0.01, warmup_steps=0.0, r=0.0,
             weight_lr_power=2.0, maximize=False, max_grad_norm=1.0, error_if_nonfinite=False,
             ema_decay=0.9, ema_bias_correction=True, state_dtype=torch.bfloat16,
-            master_weights=False, stochastic_rounding=False, rounding_seed=0, copy_to=None,
+            master_weights=False, stochastic_rounding=False, rounding_seed=0, capturable=False,
+            copy_to=None,
         )
     )  # fmt: skip
     free_sgd = optim.ScheduleFreeSGD([torch.nn.Parameter(torch.ones(3))])
@@ -128,7 +129,7 @@ def main() -> None:
             lr=0.001, momentum=0.9, weight_decay=0.01, maximize=False, max_grad_norm=1.0,
             error_if_nonfinite=False, ema_decay=0.9, ema_bias_correction=True,
             state_dtype=torch.bfloat16, master_weights=False, stochastic_rounding=False,
-            rounding_seed=0, copy_to=None,
+            rounding_seed=0, capturable=False, copy_to=None,
         )
     )  # fmt: skip
 
@@ -138,7 +139,7 @@ def main() -> None:
             lr=0.001, betas=(0.9, 0.99), eps=1e-06, weight_decay=0.01, maximize=False,
             max_grad_norm=1.0, error_if_nonfinite=False, ema_decay=0.9,
             ema_bias_correction=True, state_dtype=torch.bfloat16, master_weights=False,
-            stochastic_rounding=False, rounding_seed=0, copy_to=None,
+            stochastic_rounding=False, rounding_seed=0, capturable=False, copy_to=None,
         )
     )  # fmt: skip
 
@@ -148,7 +149,7 @@ def main() -> None:
             lr=0.01, betas=(0.9, 0.999), eps=0.001, weight_decay=0.01, maximize=False,
             max_grad_norm=1.0, error_if_nonfinite=False, ema_decay=0.9,
             ema_bias_correction=True, state_dtype=torch.bfloat16, master_weights=False,
-            stochastic_rounding=False, rounding_seed=0, copy_to=None,
+            stochastic_rounding=False, rounding_seed=0, capturable=False, copy_to=None,
         )
     )  # fmt: skip
 
