@@ -10,12 +10,15 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 import _fuzz
 import fastopt
+from _copy_cases import rounded
 from _fuzz_lives import (
     Life,
     add_group,
@@ -29,8 +32,8 @@ from _fuzz_lives import (
     surgery,
     zero,
 )
-from _fuzz_steps import REFUSALS, Picture, contents, outcome, params_of, step
-from _optim_cases import EVERY, Options
+from _fuzz_steps import REFUSALS, Picture, contents, master_of, outcome, params_of, step
+from _optim_cases import EVERY, Options, array_of
 from conftest import TARGETS
 from fastopt import _C
 
@@ -151,7 +154,49 @@ def convert(life: Life, random: Random) -> None:
 
 
 def one_step(life: Life, random: Random) -> None:
-    life.steps += step(life.name, life.optimizer, life.log)
+    """Now and then with copies, which only this step writes."""
+    optimizer = life.optimizer
+    copies: list[Copy] = []
+    if random.random() < 0.3:
+        for group in optimizer.param_groups:
+            group["copy_to"] = [copy_for(param, random) for param in group["params"]]
+            pairs = zip(group["params"], group["copy_to"], strict=True)
+            copies += [(group, param, it) for param, it in pairs if it is not None]
+    life.log(f"{len(copies)} copies")
+    stepped = step(life.name, optimizer, life.log)
+    life.steps += stepped
+    for group, param, it in copies:
+        check_copy(group, param, optimizer.state.get(param, {}), it, stepped)
+    for group in optimizer.param_groups:
+        if "copy_to" in group:
+            group["copy_to"] = None
+
+
+Copy = tuple[Options, Tensor, Tensor]
+
+
+def copy_for(param: Tensor, random: Random) -> Tensor | None:
+    """One that fits, full of sevens; or None."""
+    if type(param) is not torch.nn.Parameter or not param.dtype.is_floating_point:
+        return None
+    double = param.dtype == torch.float64
+    dtypes = (
+        [torch.float32, torch.float64] if double else [torch.float32, torch.bfloat16, torch.float16]
+    )
+    dtype = random.choice([None, *dtypes])
+    return None if dtype is None else torch.empty_like(param.detach(), dtype=dtype).fill_(7)
+
+
+def check_copy(group: Options, param: Tensor, state: Options, copied: Tensor, stepped: bool) -> None:
+    if not stepped:  # or only in part, where torch has raised
+        return
+    if param.grad is None:
+        assert (copied == 7).all(), "a copy of what has no gradient was written"
+        return
+    expected = rounded(master_of(param, group, state), copied.dtype)
+    got = array_of(copied)
+    same = got.view(f"u{got.itemsize}") == expected.view(f"u{got.itemsize}")
+    assert (same | (np.isnan(got) & np.isnan(expected))).all(), "a copy is not the parameter, rounded"
 
 
 def machine(life: Life, random: Random) -> None:
