@@ -40,9 +40,10 @@ STORAGE: list[dict[str, Any]] = [
 ]
 TAIL = {"max_grad_norm": 0.5, "ema_decay": 0.9, "ema_bias_correction": True}
 ON_CUDA = [name for name in EVERY if name not in CPU_ONLY]
+IN_PYTHON = ("ADOPT", "StableAdamW", "ScheduleFreeAdamW")  # ifs, sums, numbers that are kept
 STORED = [
     (name, options)
-    for name in (*CASES, "NAdam")
+    for name in (*CASES, "NAdam", *IN_PYTHON)
     for options in STORAGE
     if name != "Adagrad" or options.get("state_dtype") != "int8"  # which it refuses
 ]
@@ -143,6 +144,8 @@ FAMILIES: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
     "product": ("NAdam", torch.float32, {}),
     "program": ("ADOPT", torch.float32, {}),
     "program with sums": ("StableAdamW", torch.float32, {}),
+    "program, int8": ("StableAdamW", torch.float32, {"state_dtype": "int8"}),
+    "program, masters": ("ADOPT", torch.bfloat16, {"master_weights": True}),
 }
 
 
@@ -279,7 +282,7 @@ def test_an_offset_in_a_graph_counts_the_steps() -> None:
 
 @on_a_gpu
 @pytest.mark.parametrize("options", [{}, TAIL, *STORAGE], ids=str)
-@pytest.mark.parametrize("name", CAPTURABLE)
+@pytest.mark.parametrize("name", [*CAPTURABLE, *IN_PYTHON])
 def test_a_hundred_replays_are_a_hundred_steps(name: str, options: dict[str, Any]) -> None:
     dtype = dtype_for(options)
     lr = torch.tensor(0.01, device=DEVICE)
