@@ -1,4 +1,4 @@
-"""`copy_to` of DTensors: each process copies its own part."""
+"""`copy_to` and `step_parameters` of DTensors: each process copies and steps its own part."""
 
 from __future__ import annotations
 
@@ -86,3 +86,27 @@ def refused_on(what: str) -> str:
 )
 def test_copies_that_are_cut_otherwise(job: Job, what: str, match: str) -> None:
     assert match in job.run(refused_on, what)[0]
+
+
+def step_in_parts() -> list[tuple[Array, Array]]:
+    """A whole step, which takes the norm, and parts that are given it, in an order of each process."""
+    both = [list(sharded().parameters()) for _ in range(2)]
+    whole, parts = (fastopt.optim.AdamW(it, max_grad_norm=0.5) for it in both)
+    for step in range(2):
+        for params in both:
+            set_gradients(params, step)
+        whole.step()
+        order = both[1] if torch.distributed.get_rank() == 0 else both[1][::-1]
+        for param in order:
+            parts.step_parameters([param], grad_norm=whole.grad_norm)
+        assert parts.grad_norm == whole.grad_norm
+    return [
+        (local(one.detach()).numpy(), local(other.detach()).numpy())
+        for one, other in zip(*both, strict=True)
+    ]
+
+
+def test_parts_have_the_bits_of_the_whole(job: Job) -> None:
+    for pairs in job.run(step_in_parts):
+        for one, other in pairs:
+            assert np.array_equal(one, other)
