@@ -70,9 +70,13 @@ void CudaWork::add(const Memory& memory, const Plan& plan, const Reading& readin
     const BoundRule* const program =
         plan.rule->is_program() ? shared_.rule_at(memory, plan, reading.numbers, compute_type(item))
                                 : nullptr;
-    if (program != nullptr && unfit_program(*program) != nullptr) {
-      throw Unfit{unfit_program(*program)};
+    const char* const unfit = program == nullptr ? nullptr : unfit_program(*program);
+    if (unfit != nullptr && reading.place.captured) {
+      throw std::runtime_error(
+          "a parameter " + std::string(unfit) +
+          ", while a CUDA graph captures the step; expected a step without one");
     }
+    if (unfit != nullptr) throw Unfit{unfit};
     params.push_back({item, reading.numbers.step, reading.numbers.product, reading.dither_step,
                       reading.rounding, program, given_of(plan, reading.numbers), device,
                       reading.place.layout, place_of(plan)});
