@@ -40,7 +40,7 @@ def run(tmp_path: Path) -> Run:
     return run
 
 
-@pytest.mark.parametrize("name", ["fsdp2", "megatron_hybrid", "prime_rl"])
+@pytest.mark.parametrize("name", ["fsdp2", "megatron_hybrid", "overlap", "prime_rl"])
 def test_without_a_package(run: Run, name: str) -> None:
     assert re.search(r": 0 (of \d+ parameters|masters) differ", run(f"{name}.py"))
 
