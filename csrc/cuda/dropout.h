@@ -5,7 +5,9 @@
 
 #include <stdint.h>
 
+#include "cuda/arrays.h"
 #include "cuda/divide.h"
+#include "cuda/eight.h"
 #include "cuda/face.h"
 #include "cuda/launch.h"
 #include "numeric/half.h"
@@ -16,7 +18,6 @@
 
 FASTOPT_TARGET_BEGIN
 
-constexpr int eight = 8;
 constexpr int eights_size = 4 * eight * block_threads;  // elements: a block's work
 
 // Which of eight elements are kept, a bit each: read from the call's mask, or drawn; and stored, if
@@ -69,52 +70,62 @@ class Kept {
     return bits;
   }
 
+  // Two draws of a word are compared with the threshold at once, in the upper bit of each half.
   FASTOPT_DEVICE unsigned of_block(uint64_t block) const {
     const Philox words(block, offset_, seed_, dropout_rounds);
-    unsigned bits = 0;
-    for (int j = 0; j < eight; ++j) bits |= unsigned{words.draw(j) < call_.threshold} << j;
-    return bits;
+    unsigned kept = 0;
+    for (int j = 0; j < eight / 2; ++j) {
+      kept |= below_threshold(words.word[j]) >> (15 - 2 * j) & 0x00010001u << 2 * j;
+    }
+    return (kept & 0x55u) | (kept >> 15 & 0xaau);
+  }
+
+  // Without its upper bit a half is below the threshold's 15 bits where this difference has one
+  // left; that, the half's own and the threshold's decide by a majority.
+  FASTOPT_DEVICE uint32_t below_threshold(uint32_t draws) const {
+    const uint32_t threshold = call_.threshold, twice = threshold | threshold << 16;
+    const uint32_t rest = ((twice | 0x80008000u) - 0x00010001u) - (draws & 0x7fff7fffu);
+    return (rest & ~draws) | (twice & (rest | ~draws));
   }
 
   const CudaDropout& call_;
   const uint64_t seed_, offset_;
 };
 
-// Up to eight adjoining elements, in accesses of 16 bytes where all arrays are aligned to that.
+// Up to eight adjoining elements as they are stored, in accesses of 16 bytes where all arrays are
+// aligned to that.
 template <class T>
-struct Eight {
+struct StoredEight {
   static constexpr int packet = 16 / sizeof(T);
   using V = Vec<typename ComputeType<T>::type>;
-  int count;
-  bool at_once;
+  BitsOf<T, eight> bits = {};
 
-  FASTOPT_DEVICE void load(const T* from, V* to) const {
+  FASTOPT_DEVICE void load(const T* from, int count, bool at_once) {
     if (at_once) {
       for (int k = 0; k < eight; k += packet) {
-        alignas(16) T elements[packet];
-        __builtin_memcpy(elements, aligned<16>(from + k), sizeof elements);
-        for (int j = 0; j < packet; ++j) to[k + j] = V::load(elements + j);
+        __builtin_memcpy(place(k), aligned<16>(from + k), 16);
       }
     } else {
       for (int k = 0; k < eight; ++k) {
-        if (k < count) to[k] = V::load(from + k);
+        if (k < count) bits.put(k, V::load(from + k));
       }
     }
   }
 
-  FASTOPT_DEVICE void store(const V* from, T* to) const {
+  FASTOPT_DEVICE void store(T* to, int count, bool at_once) {
     if (at_once) {
       for (int k = 0; k < eight; k += packet) {
-        alignas(16) T elements[packet];
-        for (int j = 0; j < packet; ++j) from[k + j].store(elements + j);
-        __builtin_memcpy(aligned<16>(to + k), elements, sizeof elements);
+        __builtin_memcpy(aligned<16>(to + k), place(k), 16);
       }
     } else {
       for (int k = 0; k < eight; ++k) {
-        if (k < count) from[k].store(to + k);
+        if (k < count) bits.get(k).store(to + k);
       }
     }
   }
+
+ private:
+  FASTOPT_DEVICE char* place(int k) { return reinterpret_cast<char*>(&bits) + k * sizeof(T); }
 };
 
 // Whether what is there begins at a multiple of 16 bytes.
@@ -126,10 +137,10 @@ FASTOPT_DEVICE bool is_aligned(const void* array) {
 template <class Act>
 FASTOPT_DEVICE void for_eights(const CudaDropout& call, const Block& block, Act act) {
   const int64_t begin = block.index * eights_size, rest = call.size - begin;
-  const int64_t end = begin + (rest < eights_size ? rest : eights_size);
+  const int count = rest < eights_size ? static_cast<int>(rest) : eights_size;
   block.each([&](int thread) {
-    for (int64_t i = begin + thread * eight; i < end; i += block_threads * eight) {
-      act(i, end - i < eight ? static_cast<int>(end - i) : eight);
+    for (int i = thread * eight; i < count; i += block_threads * eight) {
+      act(begin + i, count - i < eight ? count - i : eight);
     }
   });
 }
@@ -152,27 +163,29 @@ struct DropoutElements {
     const bool at_once = is_aligned(x) && is_aligned(out) && is_aligned(residual);
     const bool bias_at_once = is_aligned(bias) && call.columns % eight == 0;
     for_eights(call, block, [&](int64_t i, int count) {
-      const Eight<T> at{count, at_once && count == eight};
-      V v[eight], b[eight], r[eight];
-      if (call.inner == 1) at.load(x + i, v);  // on its way while the bits are drawn
-      if constexpr (Rule::has_residual) at.load(residual + i, r);
-      if constexpr (Rule::has_bias) {
-        load_bias(bias, call.columns, i, Eight<T>{count, bias_at_once && count == eight}, b);
+      const bool whole = at_once && count == eight;
+      StoredEight<T> v, r, b, result;
+      if (call.inner == 1) v.load(x + i, count, whole);  // on its way while the bits are drawn
+      if constexpr (Rule::has_residual) r.load(residual + i, count, whole);
+      if constexpr (Rule::has_bias) load_bias(bias, call.columns, i, count, bias_at_once, b);
+      const unsigned kept_bits = kept.at(i, count);
+      // A dropped row is not read.
+      if (call.inner > 1 && kept_bits != 0) v.load(x + i, count, whole);
+      for (int k = 0; k < eight; ++k) {
+        const bool is_kept = (kept_bits & 1u << k) != 0;
+        result.bits.put(k, rule(is_kept, v.bits.get(k), b.bits.get(k), r.bits.get(k)));
       }
-      const unsigned bits = kept.at(i, count);
-      if (call.inner > 1 && bits != 0) at.load(x + i, v);  // a dropped row is not read
-      for (int k = 0; k < eight; ++k) v[k] = rule((bits >> k & 1) != 0, v[k], b[k], r[k]);
-      at.store(v, out + i);
+      result.store(out + i, count, whole);
     });
   }
 
  private:
-  static FASTOPT_DEVICE void load_bias(const T* bias, int64_t columns, int64_t i, Eight<T> at,
-                                       V* to) {
+  static FASTOPT_DEVICE void load_bias(const T* bias, int64_t columns, int64_t i, int count,
+                                       bool at_once, StoredEight<T>& to) {
     int64_t column = remainder(i, columns);
-    if (at.at_once) return at.load(bias + column, to);
+    if (at_once && count == eight) return to.load(bias + column, count, true);
     for (int k = 0; k < eight; ++k) {
-      if (k < at.count) to[k] = V::load(bias + column);
+      if (k < count) to.bits.put(k, V::load(bias + column));
       if (++column == columns) column = 0;
     }
   }
