@@ -27,6 +27,7 @@ def constant(name: str, file: str) -> int:
 
 
 CHUNK, THREADS = constant("chunk_size", "table.h"), constant("block_threads", "launch.h")
+CHUNK_BYTES = constant("chunk_bytes", "table.h")  # of arrays of one type
 
 
 class Events(ctypes.Structure):

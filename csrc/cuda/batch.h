@@ -15,9 +15,14 @@ class Batch {
   using Launch = const char* (*)(const TableOf<Item>& table, unsigned states, int64_t blocks,
                                  void* stream);
 
-  Batch(const CudaStep& step, std::size_t options_bytes, unsigned states, void* stream,
+  // `chunk`: elements of one.
+  Batch(const CudaStep& step, std::size_t options_bytes, unsigned states, int chunk, void* stream,
         Launch launch)
-      : one_by_one_(step.one_by_one), states_(states), stream_(stream), launch_(launch) {
+      : one_by_one_(step.one_by_one),
+        states_(states),
+        chunk_(chunk),
+        stream_(stream),
+        launch_(launch) {
     __builtin_memcpy(table_.options, step.options, options_bytes);
     table_.lr = step.lr;
     table_.grad_factor = step.grad_factor;
@@ -30,7 +35,7 @@ class Batch {
     Item& entry = table_.items[table_.count++];
     entry = item;
     entry.first_chunk = static_cast<uint32_t>(chunks_);
-    chunks_ += chunks_of(item);
+    chunks_ += chunks_of(item, chunk_);
     return table_.count == TableOf<Item>::capacity || one_by_one_ ? flush() : nullptr;
   }
 
@@ -45,6 +50,7 @@ class Batch {
  private:
   const bool one_by_one_;
   const unsigned states_;
+  const int chunk_;
   void* const stream_;
   const Launch launch_;
   TableOf<Item> table_;

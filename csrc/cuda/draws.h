@@ -75,7 +75,7 @@ class EightDraws {
     }
   }
 
-  uint32_t words_[per_block];  // two draws each: the first eight, and those behind them
+  uint32_t words_[per_block] = {};  // two draws each: the first eight, and those behind them
 };
 
 FASTOPT_TARGET_END

@@ -19,7 +19,7 @@ constexpr int eight = 8;
 struct EightAt {
   int64_t first;
   int count;
-  bool at_once;  // there are eight, in accesses of 8 or 16 bytes
+  int at_once;  // 1 if there are eight, in accesses of 8 or 16 bytes; else 0
 };
 
 // Whether an array of elements of so many bytes begins where such accesses may.
@@ -31,15 +31,21 @@ class Eight {
  public:
   using V = Vec<float>;
 
+  // Of elements of 2 or 4 bytes.
   FASTOPT_DEVICE void load(const void* array, int bytes, const EightAt& at) {
     if (bytes == 4) return load_elements(static_cast<const uint32_t*>(array), at);
-    if (bytes == 2) return load_elements(static_cast<const uint16_t*>(array), at);
-    load_elements(static_cast<const uint8_t*>(array), at);
+    load_elements(static_cast<const uint16_t*>(array), at);
   }
   FASTOPT_DEVICE void store(void* array, int bytes, const EightAt& at) const {
     if (bytes == 4) return store_elements(static_cast<uint32_t*>(array), at);
-    if (bytes == 2) return store_elements(static_cast<uint16_t*>(array), at);
-    store_elements(static_cast<uint8_t*>(array), at);
+    store_elements(static_cast<uint16_t*>(array), at);
+  }
+
+  FASTOPT_DEVICE void load_codes(const void* codes, const EightAt& at) {
+    load_elements(static_cast<const uint8_t*>(codes), at);
+  }
+  FASTOPT_DEVICE void store_codes(void* codes, const EightAt& at) const {
+    store_elements(static_cast<uint8_t*>(codes), at);
   }
 
   // Element k.
@@ -89,7 +95,7 @@ class Eight {
   template <class Element>
   FASTOPT_DEVICE void load_elements(const Element* array, const EightAt& at) {
     const Element* const from = array + at.first;
-    if (at.at_once) {
+    if (at.at_once != 0) {
       constexpr int bytes = sizeof *from == 1 ? 8 : 16;  // of an access
       for (int word = 0; word < words<Element>(); word += bytes / 4) {
         const uint32_t* const there = reinterpret_cast<const uint32_t*>(from) + word;
@@ -103,7 +109,7 @@ class Eight {
   template <class Element>
   FASTOPT_DEVICE void store_elements(Element* array, const EightAt& at) const {
     Element* const to = array + at.first;
-    if (at.at_once) {
+    if (at.at_once != 0) {
       constexpr int bytes = sizeof *to == 1 ? 8 : 16;  // of an access
       for (int word = 0; word < words<Element>(); word += bytes / 4) {
         uint32_t* const there = reinterpret_cast<uint32_t*>(to) + word;
@@ -120,7 +126,9 @@ class Eight {
   FASTOPT_DEVICE uint16_t element(int k, uint16_t) const { return half(k); }
   FASTOPT_DEVICE uint8_t element(int k, uint8_t) const { return byte(k); }
 
-  alignas(16) uint32_t words_[eight];
+  // 0 where nothing is: what has no number on some way round a loop would be kept, for all that the
+  // compiler knows, from one time to the next, in a register.
+  alignas(16) uint32_t words_[eight] = {};
 };
 
 FASTOPT_TARGET_END

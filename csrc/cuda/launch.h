@@ -147,6 +147,13 @@ FASTOPT_DEVICE Element* aligned(Element* at) {
   return static_cast<Element*>(__builtin_assume_aligned(at, bytes));
 }
 
+// The number itself, of which the compiler does not know where it comes from: it would else find
+// it out again wherever it is asked for, in predicates of their own.
+FASTOPT_DEVICE int opaque(int number) {
+  asm("" : "+r"(number));
+  return number;
+}
+
 #ifdef __CUDACC__
 
 inline const char* text_of(cudaError_t error) {

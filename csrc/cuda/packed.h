@@ -20,8 +20,8 @@
 FASTOPT_TARGET_BEGIN
 
 static_assert(block_size == eight * warp_threads);
-constexpr int pieces_of_warp = chunk_size / block_threads / eight;
-constexpr int pieces_at_once = pieces_of_warp * block_warps;  // a block's work
+constexpr int pieces_of_warp = 4;
+constexpr int pieces_at_once = pieces_of_warp * block_warps;  // a block's work: a chunk
 
 FASTOPT_HOST_DEVICE int64_t row_of(const CudaPackedItem& item) {
   return item.packing.row > 0 ? item.packing.row : item.size;
@@ -30,10 +30,11 @@ FASTOPT_HOST_DEVICE int64_t pieces_of_row(int64_t row) {
   return (row + block_size - 1) / block_size;
 }
 
-// An item's chunks, as chunks_of(item.size) is for those without packing.
-inline int64_t chunks_of(const CudaPackedItem& item) {
+// An item's chunks, of so many elements where its rows are no shorter than its pieces.
+inline int64_t chunks_of(const CudaPackedItem& item, int size = pieces_at_once * block_size) {
   const int64_t row = row_of(item), pieces = item.size / row * pieces_of_row(row);
-  return (pieces + pieces_at_once - 1) / pieces_at_once;
+  const int64_t at_once = size / block_size;
+  return (pieces + at_once - 1) / at_once;
 }
 
 // Whether lanes may take the elements of full pieces at once.
@@ -48,28 +49,27 @@ FASTOPT_DEVICE bool takes_eights(const CudaPackedItem& item) {
 // Up to block_size elements of a row, counted through over all rows.
 class Piece {
  public:
-  FASTOPT_DEVICE Piece(const CudaPackedItem& item, int64_t number)
-      : row_(row_of(item)), number_(number) {
-    const int64_t pieces = pieces_of_row(row_), rows = quotient(number, pieces);
-    begin_ = (number - rows * pieces) * block_size + rows * row_;
-    rest_ = (rows + 1) * row_ - begin_;
+  FASTOPT_DEVICE Piece(const CudaPackedItem& item, int64_t number) : number_(number) {
+    const int64_t row = row_of(item), pieces = pieces_of_row(row), rows = quotient(number, pieces);
+    begin_ = (number - rows * pieces) * block_size + rows * row;
+    rest_ = (rows + 1) * row - begin_;
   }
 
-  FASTOPT_DEVICE void next() {
+  FASTOPT_DEVICE void next(const CudaPackedItem& item) {
     ++number_;
     begin_ += rest_ < block_size ? rest_ : block_size;
-    rest_ = rest_ <= block_size ? row_ : rest_ - block_size;
+    rest_ = rest_ <= block_size ? row_of(item) : rest_ - block_size;
   }
 
   FASTOPT_DEVICE int64_t number() const { return number_; }
   FASTOPT_DEVICE EightAt of_lane(int lane, bool at_once) const {
     const int64_t rest = rest_ - eight * lane;
     const int count = rest >= eight ? eight : rest > 0 ? static_cast<int>(rest) : 0;
-    return {begin_ + eight * lane, count, at_once && count == eight};
+    return {begin_ + eight * lane, count, opaque(at_once && count == eight)};
   }
 
  private:
-  int64_t row_, number_, begin_, rest_;  // begin: the first element; rest: of the row
+  int64_t number_, begin_, rest_;  // begin: the first element; rest: of the row
 };
 
 // A block's pieces of an item, and what all of its lanes must know.
@@ -97,7 +97,7 @@ struct PackedBlock {
   FASTOPT_DEVICE void each_piece(const CudaPackedItem& its, const Warp& warp, Act act) const {
     const int64_t from = first + warp.number * pieces_of_warp, behind = from + pieces_of_warp;
     const int64_t to = behind < last ? behind : last;
-    for (Piece piece(its, from); piece.number() < to; piece.next()) act(piece);
+    for (Piece piece(its, from); piece.number() < to; piece.next(its)) act(piece);
   }
 };
 
@@ -120,12 +120,11 @@ class PackedLane {
 
   FASTOPT_DEVICE void load(const CudaPackedItem& item, const Piece& piece, const EightAt& at) {
     at_ = at;
-    if (at.count == 0) return;
     param_.load_from(item, at);
     fastopt::FASTOPT_TARGET::load(item, 1, at, grad_);
     for_states<used>([&](auto state) {
       constexpr int k = state.index;
-      fastopt::FASTOPT_TARGET::load(item, 2 + k, at, states_[k]);
+      load_state(item, k, at, states_[k]);
       if (is_code(dtype_of(item, 2 + k))) scales_[k] = item.packing.scales[k][piece.number()];
     });
     if (item.arrays[ema_array] != nullptr) {
@@ -134,8 +133,8 @@ class PackedLane {
   }
 
   // Steps, and stores all but codes.
-  FASTOPT_DEVICE void step(const CudaPackedItem& item, const Bound& bound, DitherStep dither) {
-    if (at_.count == 0) return;
+  FASTOPT_DEVICE void step(const CudaPackedItem& item, const Bound& its, DitherStep dither) {
+    const Bound bound = its;  // not kept from piece to piece, for want of registers
     V p[eight], g[eight];
     param_.get_numbers(item, p);
     grad_.get_numbers(dtype_of(item, 1), g);
@@ -167,7 +166,6 @@ class PackedLane {
   template <int state>
   FASTOPT_DEVICE void encode(const CudaPackedItem& item, const Piece& piece, int lane,
                              uint32_t largest, DitherStep dither, uint32_t entry) const {
-    if (at_.count == 0) return;
     const BlockScale scale = block_scale<coding<state>()>(largest);
     store_codes<coding<state>()>(item.arrays[2 + state], at_, numbers_[state], scale, dither,
                                  entry + eight * lane);
@@ -182,10 +180,10 @@ class PackedLane {
     store_numbers(item, ema_array, at_, a);
   }
 
-  EightAt at_;
+  EightAt at_ = {};
   EightParams param_;
   Eight grad_, ema_, states_[max_states];
-  float scales_[max_states];
+  float scales_[max_states] = {};
   V numbers_[max_states][eight];
 };
 
@@ -194,9 +192,6 @@ struct PackedKernel {
   using Args = PackedTable;
   using Lane = PackedLane<Rule, used>;
   using Bound = typename Lane::Bound;
-
-  // Eight elements of each of more states take more than half of the registers.
-  static constexpr int resident = __builtin_popcount(used) > 2 ? 1 : 2;
 
   struct Shared {
     alignas(Bound) unsigned char bound[sizeof(Bound)];
@@ -212,7 +207,7 @@ struct PackedKernel {
     });
     const CudaPackedItem& item = table.items[shared.its.item];
     block.each_warp([&](const Warp& warp) {
-      const Bound bound = *reinterpret_cast<const Bound*>(shared.bound);
+      const Bound& bound = *reinterpret_cast<const Bound*>(shared.bound);
       const DitherStep dither(shared.its.dither_step);
       shared.its.each_piece(item, warp, [&](const Piece& piece) {
         step(item, piece, bound, dither, shared.its.at_once, warp);
@@ -247,6 +242,7 @@ struct PackedKernel {
 template <class Rule>
 struct PackedKernels {
   using Table = PackedTable;
+  static constexpr int chunk = pieces_at_once * block_size;
   template <unsigned used>
   using Of = PackedKernel<Rule, used>;
 };

@@ -48,13 +48,13 @@ class PackedProgramLane {
     if (at.count == 0) return;
     EightParams param;
     Eight grad, bits[max_states];
-    float scales[max_states];
+    float scales[max_states] = {};
     param.load_from(item, at);
     fastopt::FASTOPT_TARGET::load(item, 1, at, grad);
     for_states<every_state>([&](auto state) {
       constexpr int k = state.index;
       if (k >= states) return;
-      fastopt::FASTOPT_TARGET::load(item, 2 + k, at, bits[k]);
+      load_state(item, k, at, bits[k]);
       scales[k] = is_code(dtype_of(item, 2 + k)) ? item.packing.scales[k][piece.number()] : 0;
     });
     if (item.arrays[ema_array] != nullptr) {
@@ -209,7 +209,7 @@ struct PackedProgramKernel {
 template <class T, class Array, class Its>
 FASTOPT_DEVICE void load_element(const CudaPackedItem& item, int64_t begin, int i, int arrays,
                                  T factor, const Its& column) {
-  const EightAt at{begin + i, 1, false};
+  const EightAt at{begin + i, 1, 0};
   Vec<float> numbers[eight];
   EightParams param;
   param.load_from(item, at);
@@ -224,7 +224,7 @@ FASTOPT_DEVICE void load_element(const CudaPackedItem& item, int64_t begin, int 
   const int64_t block = in_rows * pieces_of_row(row) + (at.first - in_rows * row) / block_size;
   for (int k = 0; k < arrays - 2; ++k) {
     const DType dtype = dtype_of(item, 2 + k);
-    load(item, 2 + k, at, bits);
+    load_state(item, k, at, bits);
     get_state(bits, dtype, is_code(dtype) ? item.packing.scales[k][block] : 0, numbers);
     column.put(numbers, 2 + k);
   }

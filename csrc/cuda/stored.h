@@ -21,7 +21,7 @@ FASTOPT_DEVICE int bytes_of(DType dtype) {
   return is_code(dtype) ? 1 : dtype == DType::float32 ? 4 : 2;
 }
 
-// An array that is there.
+// An array that is there, and has no codes.
 FASTOPT_DEVICE void load(const CudaItem& item, int array, const EightAt& at, Eight& to) {
   to.load(item.arrays[array], bytes_of(dtype_of(item, array)), at);
 }
@@ -99,7 +99,13 @@ struct EightParams {
   }
 };
 
-// A state in 8, 16 or 32 bits. `coding`: the code that it is if it has 8.
+// A state in 8, 16 or 32 bits.
+FASTOPT_DEVICE void load_state(const CudaItem& item, int state, const EightAt& at, Eight& to) {
+  if (is_code(dtype_of(item, 2 + state))) return to.load_codes(item.arrays[2 + state], at);
+  load(item, 2 + state, at, to);
+}
+
+// `coding`: the code that it is if it has 8.
 template <DType coding>
 FASTOPT_DEVICE void get_state(const Eight& bits, DType dtype, float scale, Eight::V* to) {
   if (!is_code(dtype)) return bits.get_numbers(dtype, to);
@@ -145,7 +151,7 @@ FASTOPT_DEVICE void store_codes(void* codes, const EightAt& at, const Eight::V* 
     const float x = scale.inverse == 0 ? 0.0f : numbers[k].value;
     bits.set(k, encoded<coding>(x, scale.inverse, dither_entry<coding>(step, entry + k)));
   }
-  bits.store(codes, 1, at);
+  bits.store_codes(codes, at);
 }
 
 FASTOPT_TARGET_END

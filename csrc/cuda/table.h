@@ -14,6 +14,7 @@ namespace fastopt {
 constexpr int parameter_bytes = 32764;  // of a launch, since CUDA 12.1 on compute capability 7.0
 constexpr int max_options = 128;        // bytes
 constexpr int chunk_size = 8192;        // elements: a block's work; a multiple of every packet
+constexpr int chunk_bytes = 32768;      // of an array's elements at their widest: a block's work
 
 template <class Item>
 struct TableOf {
@@ -40,7 +41,9 @@ inline unsigned states_of(const CudaItem& item) {
   return states;
 }
 
-inline int64_t chunks_of(const CudaItem& item) { return (item.size + chunk_size - 1) / chunk_size; }
+inline int64_t chunks_of(const CudaItem& item, int size = chunk_size) {
+  return (item.size + size - 1) / size;
+}
 
 FASTOPT_DEVICE double read(const CudaNumber& number) {
   if (number.type == CudaNumber::Type::value) return number.value;
@@ -89,12 +92,13 @@ FASTOPT_DEVICE int entry_at(const Entry* entries, int count, int64_t chunk) {
   return entry;
 }
 
-template <class Item>
+// Of chunks of `size` elements.
+template <int size = chunk_size, class Item>
 FASTOPT_DEVICE Chunk chunk_at(const Item* items, int count, uint32_t chunk) {
   const int item = entry_at(items, count, chunk);
-  const int64_t begin = int64_t{chunk_size} * (chunk - items[item].first_chunk);
+  const int64_t begin = int64_t{size} * (chunk - items[item].first_chunk);
   const int64_t rest = items[item].size - begin;
-  return {begin, item, rest < chunk_size ? static_cast<int>(rest) : chunk_size};
+  return {begin, item, rest < size ? static_cast<int>(rest) : size};
 }
 
 FASTOPT_TARGET_END

@@ -14,10 +14,12 @@ const char* launch_items(const CudaStep& step, unsigned states, void* stream) {
   constexpr std::size_t options_bytes = sizeof(typename Rule::Options);
   static_assert(options_bytes <= max_options, "raise max_options in cuda/table.h");
   if constexpr (way == Way::packed) {
-    Batch<CudaPackedItem> batch(step, options_bytes, states, stream, launch_kernel<Rule, Kernels>);
+    Batch<CudaPackedItem> batch(step, options_bytes, states, Kernels::chunk, stream,
+                                launch_kernel<Rule, Kernels>);
     return add_all(batch, way, states, step.packed, step.packed_count);
   } else {
-    Batch<CudaItem> batch(step, options_bytes, states, stream, launch_kernel<Rule, Kernels>);
+    Batch<CudaItem> batch(step, options_bytes, states, Kernels::chunk, stream,
+                          launch_kernel<Rule, Kernels>);
     return add_all(batch, way, states, step.items, step.count);
   }
 }

@@ -38,13 +38,24 @@ FASTOPT_HOST_DEVICE uint16_t half_dither_entry(DitherStep step, uint32_t entry) 
   return static_cast<uint16_t>(half_dither_pair(step, entry / 2) >> entry % 2 * 16);
 }
 
-// Which entry of that table an element takes for a state: blocks and states begin at places of
-// their own, so that neither rounds as another does.
+// Which entries of that table elements take for a state: blocks and states begin at places of their
+// own, so that neither rounds as another does.
+struct HalfDitherPlaces {
+  uint32_t start, in_block;  // of the first of them
+
+  FASTOPT_HOST_DEVICE explicit HalfDitherPlaces(int64_t first)
+      : start(static_cast<uint32_t>(static_cast<uint64_t>(first) / block_size) * dither_factor),
+        in_block(static_cast<uint32_t>(static_cast<uint64_t>(first) % block_size)) {}
+
+  // Of the one so many elements further on.
+  FASTOPT_HOST_DEVICE uint32_t at(uint32_t further, int state) const {
+    const uint32_t place = in_block + further, block = place / static_cast<uint32_t>(block_size);
+    const uint32_t its_start = start + block * dither_factor + (static_cast<uint32_t>(state) << 29);
+    return (its_start >> 24) + place % static_cast<uint32_t>(block_size);
+  }
+};
 FASTOPT_HOST_DEVICE uint32_t half_dither_place(int64_t element, int state) {
-  const uint64_t place = static_cast<uint64_t>(element);
-  const uint32_t block = static_cast<uint32_t>(place / block_size);
-  const uint32_t start = block * dither_factor + (static_cast<uint32_t>(state) << 29);
-  return (start >> 24) + static_cast<uint32_t>(place % block_size);
+  return HalfDitherPlaces(element).at(0, state);
 }
 
 FASTOPT_TARGET_END

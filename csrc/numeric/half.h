@@ -101,11 +101,38 @@ FASTOPT_HOST_DEVICE float16 to_float16(float x) {
 }
 
 // Rounded up with the probability of the part that is cut off: draw / 65536 is uniform in [0, 1).
-FASTOPT_HOST_DEVICE bfloat16 to_bfloat16(float x, uint16_t draw) {
-  const uint32_t bits = bits_of(x), magnitude = bits & 0x7fffffffu;
-  const uint32_t rounded = magnitude < 0x7f800000u ? bits + draw : bits;
+// The upper half of this is what is rounded.
+FASTOPT_HOST_DEVICE uint32_t rounded_by(float x, uint32_t draw) {
+  uint32_t bits = bits_of(x);
+#ifdef FASTOPT_CONVERTS
+  // A NaN of a GPU's arithmetic, or of 16 bits, says so in its upper half.
+  asm("{\n"
+      ".reg .pred finite;\n"
+      ".reg .f32 magnitude;\n"
+      "abs.f32 magnitude, %1;\n"
+      "setp.lt.f32 finite, magnitude, 0f7F800000;\n"
+      "@finite add.u32 %0, %0, %2;\n"
+      "}"
+      : "+r"(bits)
+      : "f"(x), "r"(draw));
+  return bits;
+#else
+  const uint32_t magnitude = bits & 0x7fffffffu;
   const uint32_t quiet = magnitude > 0x7f800000u ? 0x400000u : 0;
-  return {static_cast<uint16_t>((rounded | quiet) >> 16)};
+  return (magnitude < 0x7f800000u ? bits + draw : bits) | quiet;
+#endif
+}
+FASTOPT_HOST_DEVICE bfloat16 to_bfloat16(float x, uint16_t draw) {
+  return {static_cast<uint16_t>(rounded_by(x, draw) >> 16)};
+}
+
+// The upper halves of two words, the first one's below.
+FASTOPT_HOST_DEVICE uint32_t upper_halves(uint32_t first, uint32_t second) {
+#ifdef __CUDA_ARCH__
+  return __byte_perm(first, second, 0x7632);
+#else
+  return first >> 16 | (second & 0xffff0000u);
+#endif
 }
 
 // Likewise, by the draw's upper 13 bits. Below 2^-14, in multiples of 2^-24, the sum is rounded to

@@ -68,6 +68,14 @@ struct Vec {
 FASTOPT_HOST_DEVICE Vec<float> sqrt(Vec<float> a) { return __builtin_sqrtf(a.value); }
 FASTOPT_HOST_DEVICE Vec<double> sqrt(Vec<double> a) { return __builtin_sqrt(a.value); }
 
+// As in rules/rule.h, by two sums, since x + (-0) is x whatever x is: a choice for each element
+// would take longer, where none is moved out of the loop.
+template <class T>
+FASTOPT_HOST_DEVICE Vec<T> denominator(Vec<T> v, T eps, bool eps_inside_sqrt) {
+  const T within = eps_inside_sqrt ? eps : T(-0.0), behind = eps_inside_sqrt ? T(-0.0) : eps;
+  return sqrt(v + within) + behind;
+}
+
 template <class Value>
 FASTOPT_HOST_DEVICE Value unfolded(Value v) {
   return v;

@@ -25,7 +25,7 @@ from _kernel_cases import (
     rule,
     values,
 )
-from _walk import CHUNK, THREADS, Walk
+from _walk import CHUNK, CHUNK_BYTES, THREADS, Walk
 from conftest import CPU_ONLY
 from fastopt import _C, kernels
 
@@ -92,7 +92,7 @@ def test_sizes_around_packets_rounds_and_chunks(
     cuda_walk: Walk, name: str, mix: tuple[np.dtype, ...], random: np.random.Generator
 ) -> None:
     """Beginning at a packet, alike at any element of one, and each array elsewhere."""
-    around = [1, 2, 4, 8, 16, THREADS, THREADS * 4, THREADS * 8, CHUNK, 2 * CHUNK]
+    around = [1, 2, 4, 8, 16, THREADS, THREADS * 4, THREADS * 8, CHUNK // 2, CHUNK, 2 * CHUNK]
     sizes = sorted({size + more for size in around for more in (-1, 0, 1)} | {3 * CHUNK + 77})
     options = USING_ALL_STATES[name] | {"step": 3, "weight_decay": 0.1}
     for alike in (True, False):
@@ -141,14 +141,15 @@ def sparse(size: int, dtype: np.dtype) -> Array:
     return np.frombuffer(mmap.mmap(-1, size * dtype.itemsize, flags), dtype)
 
 
-@pytest.mark.parametrize("chunks", [2**18, 2**19], ids=["2^31", "2^32"])
+@pytest.mark.parametrize("elements", [2**31, 2**32], ids=["2^31", "2^32"])
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
 def test_more_elements_than_32_bits_count(
-    cuda_walk: Walk, dtype: np.dtype, chunks: int, random: np.random.Generator
+    cuda_walk: Walk, dtype: np.dtype, elements: int, random: np.random.Generator
 ) -> None:
     """The blocks around the place where an index of 32 bits would turn over, and the last ones."""
-    size = chunks * CHUNK + CHUNK + 5
-    place = slice((chunks - 1) * CHUNK, size)
+    chunk = CHUNK_BYTES // dtype.itemsize
+    chunks, size = elements // chunk, elements + chunk + 5
+    place = slice((chunks - 1) * chunk, size)
     whole = {key: sparse(size, dtype) for key in arguments_of("sgd")}
     small = draw("sgd", (dtype,) * 3, random, 3)
     before = draw("sgd", (dtype,) * 3, random, size - place.start)
