@@ -83,6 +83,7 @@ class ProgramRule final : public AnyRule {
   void read_options(py::handle group, Checks checks, bool lr_on_device) override {
     inputs_.assign(1, 0);  // the number of the step comes there
     lr_at_ = -1;
+    advanced_ = {};
     py::list choice;
     for (const Option& option : definition_->options) {
       PyObject* object = find(group, option);
@@ -116,15 +117,20 @@ class ProgramRule final : public AnyRule {
   const char* kept_name(int k) const override { return definition_->kept[k].name.c_str(); }
   bool runs_python(const std::vector<double>& kept, double step) override {
     set_inputs(kept, step);
+    if (inputs_ == advanced_.inputs) return false;
     const auto holds = [this](const auto& program) { return program->holds(inputs_, numbers_); };
     return std::none_of(family_->programs.begin(), family_->programs.end(), holds);
   }
 
   void advance(std::vector<double>& kept, double step) override {
     set_inputs(kept, step);
-    const Traced& program = find_program();
-    program.compute(0, numbers_);
-    for (std::size_t k = 0; k < kept.size(); ++k) kept[k] = numbers_[program.kept[k]];
+    if (inputs_ != advanced_.inputs) {
+      const Traced& program = find_program();
+      program.compute(0, numbers_);
+      for (std::size_t k = 0; k < kept.size(); ++k) kept[k] = numbers_[program.kept[k]];
+      advanced_ = {inputs_, kept};
+    }
+    kept = advanced_.kept;
   }
 
   BoundRule at_step(DType compute, double step, double) override {
@@ -244,6 +250,7 @@ class ProgramRule final : public AnyRule {
       if (i > 0) std::swap(programs[i], programs[0]);
       return *programs[0];
     }
+    advanced_ = {};
     auto traced = trace({})[0];
     if (!traced->holds(inputs_, numbers_)) throw std::logic_error(other_step);
     if (programs.size() == programs_kept) programs.pop_back();
@@ -301,6 +308,10 @@ class ProgramRule final : public AnyRule {
   std::vector<double> inputs_, numbers_;
   int lr_at_ = -1;  // among the inputs, where it lies on a device
   Family* family_ = nullptr;
+  // The latest: parameters mostly keep the same numbers.
+  struct Advanced {
+    std::vector<double> inputs, kept;
+  } advanced_;
   // Of this step, which rules hold pointers to.
   Bound<float> floats_;
   Bound<double> doubles_;
