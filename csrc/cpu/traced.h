@@ -5,6 +5,7 @@
 // leaves what is to be summed up; the nodes that need a stage's sums are computed after it.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -72,9 +73,13 @@ class Traced {
   }
 
   BoundProgram bound(std::size_t stage, const void* code) const {
-    return {code, static_cast<int>(stages[stage].steps.size()), arrays,
+    const std::vector<Step>& steps = stages[stage].steps;
+    return {code,
+            static_cast<int>(steps.size()),
+            arrays,
             stage + 1 == stages.size() ? written : 0,
-            static_cast<int>(stages[stage].squares.size())};
+            static_cast<int>(stages[stage].squares.size()),
+            std::any_of(steps.begin(), steps.end(), [](const Step& it) { return waits(it.op); })};
   }
 
  private:

@@ -52,6 +52,8 @@ namespace fastopt {
   X(sum_square)   /* s x + t y^2 */         \
   X(sum_product)  /* s x + t (y z) */       \
   X(sum_quotient) /* s x + t (y / z) */     \
+  X(sum_sign)     /* s x + t sign(y) */     \
+  X(sum_root)     /* s sqrt(x) + t */       \
   X(root_plus)    /* sqrt(x) + s */         \
   X(root_maximum) /* maximum(sqrt(x), s) */
 
@@ -60,6 +62,13 @@ enum class Op : uint8_t {
   FASTOPT_PROGRAM_OPS(FASTOPT_PROGRAM_OP)
 #undef FASTOPT_PROGRAM_OP
 };
+
+// Whether the unit that takes roots and quotients is what an instruction waits for.
+constexpr bool waits(Op op) {
+  return op == Op::root || op == Op::divide || op == Op::over_number || op == Op::number_over ||
+         op == Op::sum_quotient || op == Op::sum_root || op == Op::root_plus ||
+         op == Op::root_maximum;
+}
 
 constexpr int first_summand = 8;  // the places before it are a kernel's arrays
 constexpr int max_summands = 4;   // of a pass
@@ -120,6 +129,7 @@ struct BoundProgram {
   int arrays;        // the parameter, the gradient and the states
   unsigned written;  // bit i is set if array i is
   int summands;      // in a pass before a sum
+  bool waits;        // for roots and quotients
 };
 
 }  // namespace fastopt

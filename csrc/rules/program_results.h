@@ -60,6 +60,8 @@ FASTOPT_HOST_DEVICE V truth(Mask mask) {
   X(sum_square, (s * x) + t * (y * y))                                                 \
   X(sum_product, (s * x) + t * (y * z))                                                \
   X(sum_quotient, (s * x) + t * (y / z))                                               \
+  X(sum_sign, (s * x) + t * select(zero < y, one, select(y < zero, -one, y)))          \
+  X(sum_root, (s * sqrt(x)) + t)                                                       \
   X(root_plus, sqrt(x) + s)                                                            \
   X(root_maximum, fastopt::FASTOPT_TARGET::maximum(sqrt(x), s))
 

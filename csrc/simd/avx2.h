@@ -347,8 +347,8 @@ struct Words32 {
   Words32() = default;
   FASTOPT_HOST_DEVICE Words32(__m256i x) : value(x) {}
   FASTOPT_HOST_DEVICE Words32(uint32_t x) : value(_mm256_set1_epi32(static_cast<int>(x))) {}
-  FASTOPT_HOST_DEVICE static Words32 load(const uint32_t* from) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  FASTOPT_HOST_DEVICE static Words32 load(const void* from) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(from));
   }
   FASTOPT_HOST_DEVICE static Words32 extended(const uint8_t* from) {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
@@ -401,6 +401,9 @@ struct Words32 {
 template <int bits>
 FASTOPT_HOST_DEVICE Words32 shifted_left(Words32 a) {
   return _mm256_slli_epi32(a.value, bits);
+}
+FASTOPT_HOST_DEVICE Words32 shifted_left(Words32 a, Words32 bits) {
+  return _mm256_sllv_epi32(a.value, bits.value);
 }
 FASTOPT_HOST_DEVICE Words32 bits_of(Vec<float> x) { return _mm256_castps_si256(x.value); }
 FASTOPT_HOST_DEVICE Vec<float> float_of(Words32 a) { return _mm256_castsi256_ps(a.value); }

@@ -329,7 +329,7 @@ struct Words32 {
   Words32() = default;
   FASTOPT_HOST_DEVICE Words32(__m512i x) : value(x) {}
   FASTOPT_HOST_DEVICE Words32(uint32_t x) : value(_mm512_set1_epi32(static_cast<int>(x))) {}
-  FASTOPT_HOST_DEVICE static Words32 load(const uint32_t* from) { return _mm512_loadu_si512(from); }
+  FASTOPT_HOST_DEVICE static Words32 load(const void* from) { return _mm512_loadu_si512(from); }
   FASTOPT_HOST_DEVICE static Words32 extended(const uint8_t* from) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }
@@ -376,6 +376,9 @@ struct Words32 {
 template <int bits>
 FASTOPT_HOST_DEVICE Words32 shifted_left(Words32 a) {
   return _mm512_slli_epi32(a.value, bits);
+}
+FASTOPT_HOST_DEVICE Words32 shifted_left(Words32 a, Words32 bits) {
+  return _mm512_sllv_epi32(a.value, bits.value);
 }
 FASTOPT_HOST_DEVICE Words32 bits_of(Vec<float> x) { return _mm512_castps_si512(x.value); }
 FASTOPT_HOST_DEVICE Vec<float> float_of(Words32 a) { return _mm512_castsi512_ps(a.value); }

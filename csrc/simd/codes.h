@@ -1,10 +1,10 @@
 // Codes of 8 bits (numeric/code8.h) to vectors of floats and back.
 //
 // Words32 are the bits of a Vec<float>, or what is added to them. They offer: construction from one
-// word, load, extended (from bytes: the sign of int8_t, zeros above uint8_t), bits_of, float_of, &
-// |
-// +, larger and shifted_left, all as in numeric/code8.h; largest, of its lanes; and store_codes,
-// which cuts the codes out of two vectors.
+// word, load (from memory of any type), extended (from bytes: the sign of int8_t, zeros above
+// uint8_t), bits_of, float_of, & | +, larger and shifted_left, all as in numeric/code8.h, but that
+// lanes may be shifted by bits of their own, too; largest, of its lanes; and store_codes, which
+// cuts the codes out of two vectors.
 #pragma once
 
 #include <stdint.h>

@@ -279,7 +279,9 @@ struct Words32 {
   Words32() = default;
   FASTOPT_HOST_DEVICE Words32(uint32x4_t x) : value(x) {}
   FASTOPT_HOST_DEVICE Words32(uint32_t x) : value(vdupq_n_u32(x)) {}
-  FASTOPT_HOST_DEVICE static Words32 load(const uint32_t* from) { return vld1q_u32(from); }
+  FASTOPT_HOST_DEVICE static Words32 load(const void* from) {
+    return vreinterpretq_u32_u8(vld1q_u8(static_cast<const uint8_t*>(from)));
+  }
   FASTOPT_HOST_DEVICE static Words32 extended(const uint8_t* from) {
     return vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four(from)))));
   }
@@ -323,6 +325,9 @@ struct Words32 {
 template <int bits>
 FASTOPT_HOST_DEVICE Words32 shifted_left(Words32 a) {
   return vshlq_n_u32(a.value, bits);
+}
+FASTOPT_HOST_DEVICE Words32 shifted_left(Words32 a, Words32 bits) {
+  return vshlq_u32(a.value, vreinterpretq_s32_u32(bits.value));
 }
 FASTOPT_HOST_DEVICE Words32 bits_of(Vec<float> x) { return vreinterpretq_u32_f32(x.value); }
 FASTOPT_HOST_DEVICE Vec<float> float_of(Words32 a) { return vreinterpretq_f32_u32(a.value); }

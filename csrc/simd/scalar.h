@@ -144,7 +144,11 @@ struct Words32 {
 
   Words32() = default;
   FASTOPT_HOST_DEVICE Words32(uint32_t x) : value(x) {}
-  FASTOPT_HOST_DEVICE static Words32 load(const uint32_t* from) { return *from; }
+  FASTOPT_HOST_DEVICE static Words32 load(const void* from) {
+    Words32 words;
+    __builtin_memcpy(&words.value, from, sizeof words.value);
+    return words;
+  }
   FASTOPT_HOST_DEVICE static Words32 extended(const uint8_t* from) { return *from; }
   FASTOPT_HOST_DEVICE static Words32 extended(const int8_t* from) {
     return static_cast<uint32_t>(int{*from});
@@ -169,6 +173,7 @@ template <int bits>
 FASTOPT_HOST_DEVICE Words32 shifted_left(Words32 a) {
   return a.value << bits;
 }
+FASTOPT_HOST_DEVICE Words32 shifted_left(Words32 a, Words32 bits) { return a.value << bits.value; }
 FASTOPT_HOST_DEVICE Words32 bits_of(Vec<float> x) { return bits_of(x.value); }
 FASTOPT_HOST_DEVICE Vec<float> float_of(Words32 a) { return float_of(a.value); }
 

@@ -18,7 +18,7 @@ from fastopt.rules.library import adamw
 from fastopt.verify.compare import differing
 from fastopt.verify.storage import MIXES, Storage, alike
 
-SIZES = (0, 1, 3, 15, 63, 64, 65, 127, 129, 1000, 70001)
+SIZES = (0, 1, 3, 15, 63, 64, 65, 127, 129, 255, 257, 1000, 70001)
 SPECIAL = (0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-40, -1e-40, 3e38, -3e38, 1e-20, 2.0)
 
 
@@ -142,8 +142,10 @@ ARRAYS: dict[str, Callable[..., Any]] = {
     "sum with a square": lambda a, b, c, s, t: s * a + t * (b * b),
     "sum with a product": lambda a, b, c, s, t: t * (b * c) - a,
     "sum with a quotient": lambda a, b, c, s, t: a - s * (b / c),
+    "sum with a sign": lambda a, b, c, s, t: s * a + t * sign(b),
     "plain product": lambda a, b, c, s, t: a + b * c,
     "root plus": lambda a, b, c, s, t: sqrt(a) + s,
+    "sum with a root": lambda a, b, c, s, t: t * sqrt(a) + s,
     "root maximum": lambda a, b, c, s, t: maximum(sqrt(a), s),
     "number of itself": lambda a, b, c, s, t: s * a + t * a,
     "twice": lambda a, b, c, s, t: (s * a + b) * (s * a - b),
@@ -213,6 +215,38 @@ def test_results_are_written_to_their_arrays_at_once() -> None:
         ("root_plus", _C.first_register),
         ("sum_quotient", 0),
     ]
+
+
+def test_what_is_fused() -> None:
+    @rule
+    def one(p, g, a, b, *, t, s=0.3):
+        return p - s * sign(a), s * sqrt(b) + 1.0, sqrt(g) + s
+
+    assert [it.op for it in one.program().code] == ["sum_sign", "sum_root", "root_plus"]
+
+
+def test_an_array_that_is_written_before_its_result_is_known(target: str) -> None:
+    """And one that a root or a quotient is taken from: bfloat16 is stored when all is known."""
+
+    @rule
+    def late(p, g, a, b, *, t, s=0.3):
+        b = 0.9 * b + 0.1 * (g * g)
+        a = 0.5 * a - s * (g / (sqrt(b) + 1.0))
+        p = (p + a) * s
+        return p - sqrt(absolute(p)), a - s * g, b
+
+    rng = np.random.default_rng(0)
+    halves = Storage("bfloat16")
+    for size in SIZES:
+        stored = [halves.rounded(numbers(rng, size, np.float32)) for _ in range(4)]
+        want = late.reference(*map(halves.numbers, stored), t=3)
+        got = [x.copy() for x in stored]
+        late.kernel_(*map(halves.argument, got), t=3)
+        assert_same(halves.visible(got[1]), halves.visible(stored[1]))
+        assert_same(halves.visible(got[0]), halves.visible(halves.rounded(want[0])))
+        for number, (x, y) in enumerate(zip(got[2:], want[1:], strict=True)):
+            draws = half_draws(np.arange(size), step=3, state=number)
+            assert_same(halves.visible(x), halves.visible(halves.rounded(y, draws)))
 
 
 # ---- Numbers and guards ----

@@ -54,6 +54,8 @@ FORMS = {
     "sum_square": "{s} * {x} + {t} * ({y} * {y})",
     "sum_product": "{s} * {x} + {t} * ({y} * {z})",
     "sum_quotient": "{s} * {x} + {t} * ({y} / {z})",
+    "sum_sign": "{s} * {x} + {t} * sign({y})",
+    "sum_root": "{s} * sqrt({x}) + {t}",
     "root_plus": "sqrt({x}) + {s}",
     "root_maximum": "maximum(sqrt({x}), {s})",
 }

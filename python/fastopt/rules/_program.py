@@ -77,6 +77,10 @@ class Fusion:
         if it.op in ("add_number", "maximum_number") and self._is(it.args[0], "root"):
             fused = "root_plus" if it.op == "add_number" else "root_maximum"
             return Lowered(fused, it.args[0].args, it.numbers)
+        if it.op == "add_number" and self._is(it.args[0], "scale"):
+            scaled = it.args[0]
+            if self._is(scaled.args[0], "root"):
+                return Lowered("sum_root", scaled.args[0].args, scaled.numbers + it.numbers)
         if it.op == "minimum_number" and self._is(it.args[0], "maximum_number"):
             inner = it.args[0]
             return Lowered("clip", inner.args, inner.numbers + it.numbers)
@@ -91,6 +95,7 @@ class Fusion:
                 ("square", "sum_square"),
                 ("multiply", "sum_product"),
                 ("divide", "sum_quotient"),
+                ("sign", "sum_sign"),
             ):
                 if self._is(y, op):
                     return Lowered(fused, (x, *y.args), (s, t))
