@@ -121,6 +121,17 @@ double factor_of(const py::object& grad_scale) {
   return host::Clip(0, std::numeric_limits<double>::infinity(), scale).factor;
 }
 
+// While a graph captures a call, its numbers become the graph's, as for torch; one that lies in a
+// tensor is there to be changed, and no replay would see it.
+void refuse_captured_array(const std::string& name, py::handle value) {
+  if (py::isinstance<py::tuple>(value) || py::isinstance<py::list>(value)) {
+    for (py::handle part : value) refuse_captured_array(name, part);
+  } else if (py::hasattr(value, "__dlpack__")) {
+    throw std::runtime_error(name + ": expected a number while a CUDA graph captures the call, " +
+                             "got an array, whose later values no replay would see");
+  }
+}
+
 class Call {
  public:
   Call(AnyRule& rule, const py::list& arrays, const py::list& steps, bool indexed,
@@ -157,6 +168,12 @@ class Call {
     for (std::size_t i = 0; i < count; ++i) add(i);
     check_overlap(bytes_);
     held_.settle(!cuda_items_.empty() || !cuda_programs_.empty());
+  }
+
+  // Whether a graph captures some of it.
+  bool is_captured() const {
+    return std::any_of(captures_.begin(), captures_.end(),
+                       [](const auto& it) { return it.second; });
   }
 
   void run(int threads) {
@@ -211,6 +228,7 @@ class Call {
                             device_name(param.view()));
     }
     if (device != cpu_device) {
+      check_captured(device, rule_.counts_steps() || has_half_states(item));
       if (item.copy != nullptr && on_cpu(param.view())) walked_.push_back(item);
       const CudaItem made = cuda_item(item, CudaNumber::of(step), CudaNumber::of(rule_.product()),
                                       CudaNumber::of(step));
@@ -237,6 +255,15 @@ class Call {
     set_copy(item, copy.view());
     const char* begin = static_cast<const char*>(item.copy);
     bytes_.push_back({begin, begin + item.size * element_bytes(copy.view()), true, name});
+  }
+
+  // Refuses what every replay of a graph would do as if it were the same step.
+  void check_captured(int device, bool counts_steps) {
+    if (captures_.count(device) == 0) captures_[device] = CudaLibrary::get().captures(device);
+    if (!captures_[device] || !counts_steps) return;
+    throw std::runtime_error(
+        "step: a number of the CPU, while a CUDA graph captures the call, and every replay would "
+        "be of the same step; expected an optimizer, which counts on the device");
   }
 
   // Arrays at the same step share one.
@@ -271,6 +298,7 @@ class Call {
   std::vector<Item> walked_;                         // of the walk, those that have copies
   std::map<int, std::vector<CudaItem>> cuda_items_;  // by device
   std::map<int, CudaPrograms> cuda_programs_;
+  std::map<int, bool> captures_;  // whether a graph captures what a device is given
   std::vector<Bytes> bytes_;
 };
 
@@ -285,6 +313,10 @@ void apply(const std::string& rule_name, const py::list& arrays, const py::list&
   rule->read_options(options, Checks::ranges);
   Call call(*rule, arrays, steps, indexed, names, factor_of(grad_scale), copy_to);
   call.prepare();
+  if (call.is_captured()) {
+    for (const auto& [name, value] : options) refuse_captured_array(py::str(name), value);
+    refuse_captured_array("grad_scale", grad_scale);
+  }
   call.run(threads);
 }
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import fastopt
+from _kernel_cases import STATES, USING_ALL_STATES, arguments_of, kernel
 from _optim_cases import CAPTURABLE, EVERY, FULL, Options, Snapshot, array_of, parameters, set_gradients
+from _optimizers import RECORDS
 from _walk import Walk
 from conftest import CPU_ONLY
 from fastopt import _C, kernels, optim
@@ -149,6 +151,49 @@ def test_what_sgd_counts_moves_to_the_device_with_a_checkpoint() -> None:
     optimizer.load_state_dict(saved)
     for state in optimizer.state.values():
         assert (state["step"].dtype, float(state["step"])) == (torch.float32, 1)
+
+
+# ---- functions on arrays ---------------------------------------------------------------------------
+
+
+FUNCTIONS = {it.function: it.facts.counts_steps for it in RECORDS.values() if not it.facts.norms}
+
+
+def ones(name: str, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    return {key: torch.ones(5, dtype=dtype) for key in arguments_of(name)}
+
+
+def refuses_call(walk: Walk, name: str, arrays: dict[str, torch.Tensor], **options: Any) -> None:
+    message = "^step: a number of the CPU, while a CUDA graph captures.*expected an optimizer"
+    with walk.captured(), pytest.raises(RuntimeError, match=message):
+        kernel(name)(**arrays, **options)
+    assert all(torch.equal(it, torch.ones_like(it)) for it in arrays.values())
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_whose_step_a_replay_would_repeat_is_refused(name: str, cuda_walk: Walk) -> None:
+    """So are all whose states have 16 bits, as their dither goes by the step."""
+    arrays = ones(name)
+    if FUNCTIONS[name]:
+        refuses_call(cuda_walk, name, arrays)
+    else:
+        with cuda_walk.captured():
+            kernel(name)(**arrays)
+        assert not torch.equal(arrays["param"], torch.ones(5))
+    if STATES[name]:
+        refuses_call(cuda_walk, name, ones(name, torch.bfloat16), **USING_ALL_STATES[name])
+
+
+def test_numbers_of_a_captured_function_are_no_arrays(cuda_walk: Walk) -> None:
+    arrays = ones("sgd")
+    for key in ("lr", "momentum", "grad_scale"):
+        for number in (torch.tensor(0.5), np.array(0.5)):
+            with cuda_walk.captured(), pytest.raises(RuntimeError, match=f"^{key}: expected a number"):
+                kernels.sgd_(**arrays, **{key: number})
+            assert torch.equal(arrays["param"], torch.ones(5))
+    with cuda_walk.captured():
+        kernels.sgd_(**arrays, lr=0.5, grad_scale=2.0)
+    assert torch.equal(arrays["param"], torch.full((5,), 0.75))
 
 
 # ---- launches -------------------------------------------------------------------------------------
