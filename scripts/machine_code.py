@@ -7,7 +7,8 @@ A LIBRARY is libfastopt_cuda.so, an object file or a cubin, of sm_90. For each f
 registers, warps a multiprocessor, stack, the bytes that a thread has on their way before it first needs
 one of them, and instructions an element on the shortest way round the loop that moves the family's
 bytes. What a division or a root does for rare operands is not on that way, nor what a block's first
-thread does. Beside it stands what a multiprocessor can issue while memory moves an element, at 3.0 TB/s
+thread does; where a kernel asks how its arrays are stored, the way is that of the family's. Beside it
+stands what a multiprocessor can issue while memory moves an element, at 3.0 TB/s
 (H100) and 4.3 TB/s (H200).
 
 It fails where a family falls behind its row in docs/cuda.md; --write puts the table there. Needs
@@ -17,15 +18,17 @@ cuobjdump and nvdisasm: CUDA's, or those of `pip install nvidia-cuda-cuobjdump n
 from __future__ import annotations
 
 import argparse
-import heapq
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import machine_listing as listing
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "cuda.md"
@@ -50,6 +53,8 @@ class Family:
     moved: float  # bytes an element, to and from memory
     products: int = 0  # wide ones that the way has at least: those of the random numbers
     program: tuple[str, ...] = ()  # instructions of a rule that is interpreted on that way
+    least: int = 0  # bytes of the accesses that are counted
+    memory: Mapping[int, int] = field(default_factory=dict)  # the launch's parameters, as far as given
 
 
 def step(rule: str, kind: str, states: int) -> str:
@@ -57,7 +62,26 @@ def step(rule: str, kind: str, states: int) -> str:
     return f"StepKernel<{rule}<{compute}>, {compute}, {kind}, {states}u>"
 
 
-DRAWS = 20  # two a round of Philox
+# Where a table's first item lies among the parameters of a launch, and what of it in there
+# (csrc/cuda/table.h, face.h).
+ITEMS, AVERAGE, DTYPES, MASTER, ROW = 0x210 + 184, 56, 132, 144, 224
+KINDS = ("float32", "float64", "bfloat16", "float16", "signed8", "root8")  # csrc/numeric/dtype.h
+MASTERS = ("none", "low_half", "whole", "stochastic")  # csrc/cpu/packing.h
+
+
+def stored(*kinds: str, master: str | None = None, row: int = 0) -> dict[int, int]:
+    """The parameters, byte by byte, of a launch on arrays of these kinds, without an average."""
+    fields = {AVERAGE: bytes(8), DTYPES: bytes(map(KINDS.index, kinds))}
+    if master is not None:
+        fields |= {MASTER: bytes([MASTERS.index(master), 0, 0, 0]), ROW: row.to_bytes(8, "little")}
+    return {ITEMS + at + n: byte for at, its in fields.items() for n, byte in enumerate(its)}
+
+
+def packed(rule: str, states: int) -> str:
+    return f"PackedKernel<{rule}<float>, {states}u>"
+
+
+DRAWS, ROUNDING_DRAWS = 20, 14  # two a round of Philox
 ADAMW = ("sum", "sum_square", "root_plus", "sum_quotient")  # as fastopt.rules makes it
 F32, F64, BF16 = "ArrayOf<float>", "ArrayOf<double>", "ArrayOf<bfloat16>"
 FAMILIES = (
@@ -68,6 +92,34 @@ FAMILIES = (
     Family("SGD with momentum, float32", step("SGD", F32, 1), 48, 32, 4, 20),
     Family("SGD bfloat16", step("SGD", BF16, 0), 32, 16, 8, 6),
     Family("RMSprop float32", step("RMSprop", F32, 1), 48, 32, 4, 20),
+    Family(
+        "AdamW float32, bfloat16 states",
+        step("Adam", "MixedArray", 3),
+        *(48, 32, 4, 20),
+        memory=stored("float32", "float32", "bfloat16", "bfloat16"),
+    ),
+    Family(
+        "AdamW float32, int8 states",
+        packed("Adam", 3),
+        *(80, 48, 8, 16),
+        least=8,
+        memory=stored("float32", "float32", "signed8", "root8", master="none", row=4096),
+    ),
+    Family(
+        "AdamW bfloat16 with masters",
+        packed("Adam", 3),
+        *(112, 96, 8, 26),
+        least=8,
+        memory=stored("bfloat16", "bfloat16", "float32", "float32", master="low_half"),
+    ),
+    Family(
+        "AdamW bfloat16, random rounding",
+        packed("Adam", 3),
+        *(64, 48, 8, 14, ROUNDING_DRAWS),
+        least=8,
+        memory=stored(*["bfloat16"] * 4, master="stochastic"),
+    ),
+    Family("norm float32", "SumKernel>", 32, 0, 8, 4),
     Family("AdamW as a rule, float32", f"ProgramKernel<float, {F32}, 4", 64, 48, 4, 28, 0, ADAMW),
     Family("AdamW as a rule, bfloat16", "ProgramKernel<float, MixedArray, 4", 32, 24, 4, 14, 0, ADAMW),
     Family("dropout float32", "DropoutElements<float, (fastopt::DropoutForm)0>", 32, 32, 8, 8, DRAWS),
@@ -95,249 +147,6 @@ def run(*command: str | Path, cwd: Path | None = None, text: str | None = None) 
     return subprocess.run(
         command, cwd=cwd, input=text, check=True, capture_output=True, text=True
     ).stdout
-
-
-# ---- reading --------------------------------------------------------------------------------------
-
-
-@dataclass
-class Instruction:
-    predicate: str
-    opcode: str
-    operands: str
-
-    @property
-    def is_predicated(self) -> bool:
-        return self.predicate not in ("", "@PT")
-
-    @property
-    def is_wide_product(self) -> bool:
-        return self.opcode.startswith(("IMAD.WIDE.U32", "IMAD.HI.U32", "UIMAD.WIDE.U32"))
-
-    @property
-    def bytes(self) -> int:
-        """Of a load from or a store to global memory."""
-        if not self.opcode.startswith(("LDG", "STG")):
-            return 0
-        for mark, size in ((".128", 16), (".64", 8), (".U16", 2), (".S16", 2), (".U8", 1), (".S8", 1)):
-            if mark in self.opcode:
-                return size
-        return 4
-
-    def registers(self) -> list[int]:
-        """Of all operands, in their order."""
-        return [int(number) for number in re.findall(r"\bR(\d+)", self.operands)]
-
-
-@dataclass
-class Block:
-    """Instructions that run one after another, and the labels of what may come next."""
-
-    instructions: list[Instruction]
-    following: list[str]
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether it calls a subroutine: a division or root of a rare operand."""
-        return any(it.opcode.startswith("CALL") for it in self.instructions)
-
-
-INSTRUCTION = re.compile(r"/\*[0-9a-f]+\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][\w.]*)\s*(.*?)\s*;")
-LABEL = re.compile(r"^(\.L_x_\d+):")
-TARGET = re.compile(r"`\((\.L_x_\d+)\)")
-
-
-def blocks_of(text: str) -> dict[str, Block]:
-    """The blocks of a function as nvdisasm prints it, by their labels; "" is where it begins."""
-    blocks: dict[str, Block] = {"": Block([], [])}
-    current, unnamed, is_open = "", 0, True
-
-    def begin(label: str) -> None:
-        nonlocal current, is_open
-        if is_open:
-            blocks[current].following.append(label)
-        blocks[label] = Block([], [])
-        current, is_open = label, True
-
-    for line in text.splitlines():
-        if found := LABEL.match(line.strip()):
-            begin(found[1])
-            continue
-        if not (found := INSTRUCTION.search(line)):
-            continue
-        it = Instruction(found[1] or "", found[2], found[3])
-        if not is_open:  # what nobody jumps to, or what follows a jump
-            unnamed += 1
-            blocks[f"unnamed {unnamed}"] = Block([], [])
-            current, is_open = f"unnamed {unnamed}", True
-        blocks[current].instructions.append(it)
-        name = it.opcode.split(".")[0]
-        if name == "BRA":
-            target = TARGET.search(it.operands)
-            if target:
-                blocks[current].following.append(target[1])
-            # A uniform branch has its own predicate among the operands.
-            is_open = it.is_predicated or bool(re.match(r"!?U?P\d", it.operands))
-            if is_open:
-                unnamed += 1
-                begin(f"unnamed {unnamed}")
-        elif name in ("EXIT", "RET") and not it.is_predicated:
-            is_open = False
-    return blocks
-
-
-@dataclass(frozen=True)
-class Way:
-    """Instructions from a loop's head round to it again."""
-
-    instructions: tuple[Instruction, ...]
-
-    @property
-    def in_flight(self) -> int:
-        """Bytes whose loads come before the first instruction that needs one of them."""
-        waiting: set[int] = set()
-        total = 0
-        for it in self.instructions:
-            registers = it.registers()
-            is_load = it.opcode.startswith("LDG")
-            if waiting & set(registers[1:] if is_load else registers):
-                return total
-            if is_load and registers:
-                total += it.bytes
-                waiting |= {registers[0] + k for k in range(max(1, it.bytes // 4))}
-        return total
-
-
-def heads_of(blocks: dict[str, Block]) -> list[str]:
-    """The blocks to which a later one, or the same, goes back."""
-    places = {label: place for place, label in enumerate(blocks)}
-    return sorted(
-        {
-            following
-            for label, block in blocks.items()
-            for following in block.following
-            if following in places and places[following] <= places[label]
-        },
-        key=places.__getitem__,
-    )
-
-
-def moved_by(block: Block, least: int) -> set[tuple[int, int]]:
-    """The bytes that a block may load and store, by accesses of at least so many: what has a predicate
-    moves its own or none.
-    """
-    sums = {(0, 0)}
-    for it in block.instructions:
-        if it.bytes >= max(1, least):
-            more = (it.bytes, 0) if it.opcode.startswith("LDG") else (0, it.bytes)
-            moved = {(loaded + more[0], stored + more[1]) for loaded, stored in sums}
-            sums = moved | sums if it.is_predicated else moved
-    return sums
-
-
-def shortest_way(
-    blocks: dict[str, Block], head: str, loads: int, stores: int, products: int, least: int
-) -> Way | None:
-    """From a block round to it again, over fast blocks, with so many bytes loaded and stored."""
-    queue: list[tuple[int, int, str, int, int, int, tuple[str, ...]]] = [(0, 0, head, 0, 0, 0, ())]
-    seen: set[tuple[str, int, int, int]] = set()
-    serial = 0
-    while queue:
-        cost, _, label, loaded, stored, drawn, way = heapq.heappop(queue)
-        if label == head and way and (loaded, stored, drawn) == (loads, stores, products):
-            return Way(tuple(it for name in way for it in blocks[name].instructions))
-        if (label, loaded, stored, drawn) in seen or (label == head and way):
-            continue
-        seen.add((label, loaded, stored, drawn))
-        block = blocks.get(label)
-        if block is None or block.is_slow:
-            continue
-        drawn = min(products, drawn + sum(it.is_wide_product for it in block.instructions))
-        for more_loaded, more_stored in moved_by(block, least):
-            if loaded + more_loaded > loads or stored + more_stored > stores:
-                continue
-            for following in block.following:
-                serial += 1
-                there = (following, loaded + more_loaded, stored + more_stored, drawn, (*way, label))
-                heapq.heappush(queue, (cost + len(block.instructions), serial, *there))
-    return None
-
-
-def loop_of(text: str, loads: int, stores: int, products: int = 0, least: int = 0) -> tuple[Way, int]:
-    """The shortest way round a loop that moves these bytes, and how many times a pass it does so."""
-    blocks = blocks_of(text)
-    for times in (1, 2, 4):
-        goal = (times * loads, times * stores, times * products, least)
-        ways = (shortest_way(blocks, head, *goal) for head in heads_of(blocks))
-        found = [way for way in ways if way is not None]
-        if found:
-            return min(found, key=lambda way: len(way.instructions)), times
-    raise SystemExit(f"machine_code: no loop loads {loads} and stores {stores} bytes")
-
-
-def op_register(block: Block) -> str | None:
-    """Where an interpreter's loop has the number of a program's instruction, if the block begins it."""
-    for load in block.instructions:
-        if load.opcode == "LDC.U16" and load.operands.endswith("+0x210]"):
-            source = load.operands.split(",")[0]
-            for it in block.instructions:
-                operands = [operand.strip() for operand in it.operands.split(",")]
-                if it.opcode == "LOP3.LUT" and operands[1:3] == [source, "0xff"]:
-                    return operands[0]
-    return None
-
-
-COMPARISONS = {"GT": int.__gt__, "GE": int.__ge__, "LT": int.__lt__, "LE": int.__le__}
-COMPARISONS |= {"NE": int.__ne__, "EQ": int.__eq__}
-
-
-def answer(block: Block, register: str, op: int) -> bool | None:
-    """Whether the branch at a block's end is taken for this instruction of a program; None if it asks
-    for something else.
-    """
-    branch = block.instructions[-1]
-    found = re.fullmatch(r"@(!?)(P\d)", branch.predicate)
-    if not found or not branch.opcode.startswith("BRA"):
-        return None
-    for it in reversed(block.instructions[:-1]):
-        operands = [operand.strip() for operand in it.operands.split(",")]
-        if operands[0] != found[2]:
-            continue
-        if not it.opcode.startswith("ISETP") or operands[2] != register:
-            return None
-        number = 0 if operands[3] == "RZ" else int(operands[3], 16)
-        return COMPARISONS[it.opcode.split(".")[1]](op, number) != (found[1] == "!")
-    return None
-
-
-def cost_of(blocks: dict[str, Block], head: str, op: int) -> int:
-    """Instructions from an interpreter's loop head round to it, for an instruction of a program."""
-    register = op_register(blocks[head])
-    assert register is not None
-    cost, label = 0, head
-    for _ in range(1000):
-        block = blocks[label]
-        cost += len(block.instructions)
-        taken = answer(block, register, op)
-        following = [it for it in block.following if it == head or not blocks[it].is_slow]
-        if taken is not None and len(block.following) == 2:  # its target stands first
-            label = block.following[0 if taken else 1]
-        else:
-            label = head if head in following else following[0]
-        if label == head:
-            return cost
-    raise SystemExit(f"machine_code: instruction {op} of a program leads nowhere")
-
-
-def program_cost(text: str, program: tuple[str, ...]) -> int:
-    """What an interpreter's loop takes for a program, a packet of a thread."""
-    names = (ROOT / "csrc" / "rules" / "program.h").read_text()
-    ops = re.findall(r"X\((\w+)\)", names.partition("enum class Op")[0])
-    blocks = blocks_of(text)
-    heads = [label for label, block in blocks.items() if op_register(block)]
-    if len(heads) != 1:
-        raise SystemExit(f"machine_code: {len(heads)} loops interpret programs")
-    return sum(cost_of(blocks, heads[0], ops.index(name)) for name in program)
 
 
 # ---- the table ------------------------------------------------------------------------------------
@@ -427,8 +236,9 @@ def row_of(family: Family, kernels: dict[str, Kernel]) -> Row:
     if len(names) != 1:
         raise SystemExit(f"machine_code: {len(names)} kernels are {family.symbol}")
     kernel = kernels[names[0]]
-    way, times = loop_of(kernel.text, family.loads, family.stores, family.products)
-    interpreted = program_cost(kernel.text, family.program) if family.program else 0
+    goal = listing.Goal(family.loads, family.stores, family.products, family.least)
+    way, times = listing.loop_of(kernel.text, goal, family.memory)
+    interpreted = listing.program_cost(kernel.text, family.program) if family.program else 0
     return Row(
         family.name,
         kernel.registers,
