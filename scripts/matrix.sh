@@ -27,7 +27,7 @@ all=3.11:2.13.0:2.4.6  # what constraints.txt has: every test
 core=(tests/optim/test_tensor_layout.py tests/optim/test_stepped.py tests/optim/test_report.py
   tests/optim/test_optim_checkpoint.py tests/optim/test_optim_around.py tests/frameworks/test_torch_hooks.py
   tests/frameworks/test_schedulers.py tests/frameworks/test_convert.py tests/frameworks/test_autocast.py
-  tests/kernels/test_kernel_hostile.py tests/nn/test_nn_fallback.py tests/installed/test_kernel_hashes.py)
+  tests/kernels/test_kernel_hostile.py tests/nn/test_nn_autograd.py tests/nn/test_nn_graphs.py tests/installed/test_kernel_hashes.py)
 read -ra core <<<"${TESTS:-${core[*]}}"
 
 wheels=${WHEELS:-$scratch/dist}

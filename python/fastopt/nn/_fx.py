@@ -18,12 +18,20 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def _flag() -> bool:
+    return bool(_symbolic_trace._is_fx_tracing_flag)
+
+
+# Whether fx is at work, as torch asks itself: from 2.14 on of each thread.
+is_tracing: Callable[[], bool] = getattr(_symbolic_trace, "_get_is_fx_tracing", _flag)
+
+
 def symbolic_tracer() -> Tracer | None:
     """The tracer that follows modules by a function of its own in the place of their ``__call__``.
 
     None where it is make_fx's, which records operations of torch instead.
     """
-    if not _symbolic_trace._is_fx_tracing_flag:
+    if not is_tracing():
         return None
     make_fx = sys.modules.get("torch.fx.experimental.proxy_tensor")
     of_operations = () if make_fx is None else make_fx.PythonKeyTracer
@@ -48,7 +56,7 @@ def kept_by_fx(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        if _symbolic_trace._is_fx_tracing_flag:
+        if is_tracing():
             for it in (*args, *kwargs.values()):
                 if isinstance(it, Proxy):
                     return cast(R, it.tracer.create_proxy("call_function", wrapper, args, kwargs))

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx import _symbolic_trace
 
 from fastopt.nn import _fx, _torchs, functional
 from fastopt.nn._dispatch import check_probability
@@ -45,7 +44,7 @@ class _Generating(nn.Module):
     generator: torch.Generator | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if _symbolic_trace._is_fx_tracing_flag and (tracer := _fx.symbolic_tracer()) is not None:
+        if _fx.is_tracing() and (tracer := _fx.symbolic_tracer()) is not None:
             return _fx.call_of_module(tracer, self, args, kwargs)
         return nn.Module.__call__(self, *args, **kwargs)  # not super(): a fifth of an idle call
 
