@@ -12,6 +12,8 @@ scripts/matrix.sh
 python -m pip install -q -c constraints.txt wheel setuptools
 DS_BUILD_OPS=0 python -m pip install -q --no-build-isolation -c constraints.txt "deepspeed" "torchao"
 python -m pytest tests/docs/test_offload.py
+python -m pip install -q -c constraints.txt schedulefree pytorch-optimizer torch-optimi
+python -m pytest tests/rules/test_rules_peers.py  # the library beside packages that others use
 FASTOPT_TEST_DEVICE=cpu python -m pytest -m cuda  # CUDA's kernels, walked on the CPU
 if command -v nvcc >/dev/null; then scripts/check_cuda.sh; fi
 export FASTOPT_CPU_TARGETS=  # all of them

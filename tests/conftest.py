@@ -67,7 +67,7 @@ def cuda_walk(walk: Walk) -> Iterator[Walk]:
         yield walk
 
 
-# Rules with norms, which are taken there: the class and the function of each.
+# Rules with norms, of which devices take not every storage (test_lamb.py): class and function.
 CPU_ONLY = [name for it in RECORDS.values() if it.facts.norms for name in (it.name, it.function)]
 
 

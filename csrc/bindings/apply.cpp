@@ -177,9 +177,10 @@ class Call {
   }
 
   void run(int threads) {
-    const std::shared_ptr<const void> options = rule_.options();
+    const AnyRule& there = rule_.on_devices();
+    const std::shared_ptr<const void> options = there.options();
     CudaStep step;
-    step.rule = rule_.index();
+    step.rule = there.index();
     step.options = options.get();
     step.grad_factor = CudaNumber::of(grad_factor_);
     for (const auto& [device, items] : cuda_items_) {
@@ -222,20 +223,20 @@ class Call {
     set_kernel(item, rule_);
     if (has_half_states(item)) item.rounding.dither = dither_at(step);
     const int device = CudaLibrary::get().device_of(param.view());
-    if (device != cpu_device && rule_.unfit_for_devices() != nullptr) {
-      throw py::value_error(name(0, i) + ": expected memory of the CPU (" +
-                            rule_.unfit_for_devices() + "), got memory of " +
-                            device_name(param.view()));
-    }
     if (device != cpu_device) {
+      if (const char* why = unfit_for_devices(rule_, has_half_states(item))) {
+        throw py::value_error(name(0, i) + ": " + why + ", got memory of " +
+                              device_name(param.view()));
+      }
       check_captured(device, rule_.counts_steps() || has_half_states(item));
       if (item.copy != nullptr && on_cpu(param.view())) walked_.push_back(item);
       const CudaItem made = cuda_item(item, CudaNumber::of(step), CudaNumber::of(rule_.product()),
                                       CudaNumber::of(step));
-      if (!rule_.is_program()) {
+      AnyRule& there = rule_.on_devices();
+      if (!there.is_program()) {
         cuda_items_[device].push_back(made);
       } else {
-        const BoundRule bound = rule_.at_step(compute_type(item), step, rule_.product());
+        const BoundRule bound = there.at_step(compute_type(item), step, there.product());
         if (const char* why = unfit_program(bound)) throw py::value_error(name(0, i) + ": " + why);
         cuda_programs_[device].add(bound, compute_type(item), made);
       }

@@ -130,6 +130,13 @@ inline void set_kernel(Item& item, const AnyRule& rule) {
   if (item.way == Way::packed) item.inner = kernel(unpacked_way_of(item));
 }
 
+// Why devices do not take it, or nullptr. A rule with norms updates by states as they are stored;
+// its program, which devices run, by states as they are computed.
+inline const char* unfit_for_devices(const AnyRule& rule, bool has_halves) {
+  if (rule.is_program() || !rule.has_norms() || !has_halves) return nullptr;
+  return "states in 16 bits of a rule with norms are for the CPU";
+}
+
 // Makes it an item with nothing but its parameter's array set; in its place, since a copy of what
 // has just been stored in parts waits for the stores (bench/NOTES.md, 7d).
 inline void begin_item(Item& item, const DLTensor& param) {

@@ -75,7 +75,6 @@ class ProgramRule final : public AnyRule {
   int index() const override { return program_rule; }
   bool has_norms() const override { return definition_->has_sums; }
   bool is_program() const override { return true; }
-  const char* unfit_for_devices() const override { return nullptr; }
 
   int state_count() const override { return static_cast<int>(definition_->states.size()); }
   const char* state_name(int state) const override { return definition_->states[state].c_str(); }

@@ -76,8 +76,12 @@ class RuleOf final : public AnyRule {
 
   int index() const override { return index_; }
   bool has_norms() const override { return norms; }
-  const char* unfit_for_devices() const override {
-    return norms ? "a rule with norms is for the CPU so far" : nullptr;
+  AnyRule& on_devices() override {
+    if constexpr (norms) {
+      if (!program_) program_ = make_rule(std::string(Rule<float>::name) + " on devices");
+      return *program_;
+    }
+    return *this;
   }
 
   int state_count() const override { return Rule<float>::state_count; }
@@ -91,6 +95,7 @@ class RuleOf final : public AnyRule {
       product_ = 0;
       reader.read_kept(Rule<float>::product, product_, Range::unit);
     }
+    if constexpr (norms) on_devices().read_options(group, checks, lr_on_device);
   }
 
   std::shared_ptr<const void> options() const override {
@@ -144,6 +149,7 @@ class RuleOf final : public AnyRule {
   int index_;
   Options options_;
   double product_ = 1;
+  std::unique_ptr<AnyRule> program_;  // of a rule with norms: fastopt.rules.library has it
 };
 
 }  // namespace

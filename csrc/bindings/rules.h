@@ -31,7 +31,9 @@ class AnyRule {
   virtual bool is_program() const { return false; }  // at_step() then holds a BoundProgram
   virtual bool has_norms() const = 0;                // or sums
   bool takes_packings() const { return is_program() || !has_norms(); }
-  virtual const char* unfit_for_devices() const = 0;  // why only the CPU has kernels, or nullptr
+
+  // The rule that devices have kernels of, with the same options: a program of a rule with norms.
+  virtual AnyRule& on_devices() { return *this; }
 
   virtual int state_count() const = 0;
   virtual const char* state_name(int state) const = 0;

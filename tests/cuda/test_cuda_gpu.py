@@ -142,6 +142,7 @@ FAMILIES: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
     "tail": ("AdamW", torch.float32, TAIL),
     "momentum": ("SGD", torch.float32, {"lr": 0.1, "momentum": 0.9}),
     "product": ("NAdam", torch.float32, {}),
+    "norms": ("LAMB", torch.float32, {}),
     "program": ("ADOPT", torch.float32, {}),
     "program with sums": ("StableAdamW", torch.float32, {}),
     "program, int8": ("StableAdamW", torch.float32, {"state_dtype": "int8"}),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -292,12 +293,64 @@ def test_what_no_kernel_takes_is_refused() -> None:
     refused(optimizer, "no LAMB for a parameter of shape .*dtype complex64")
 
 
-def test_cuda_tensors_are_refused(cuda_walk: Walk) -> None:
+# ---- on CUDA's kernels, where it is a program ----------------------------------------------------
+
+ON_CUDA: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
+    "float32": (torch.float32, {}),
+    "float64": (torch.float64, {}),
+    "bfloat16, float32 states": (torch.bfloat16, {"state_dtype": torch.float32}),
+    "float16": (torch.float16, {}),
+    "no decay": (torch.float32, {"weight_decay": 0.0}),
+    "always_adapt": (torch.float32, {"weight_decay": 0.0, "always_adapt": True}),
+    "maximize": (torch.float32, {"maximize": True, "bias_correction": False}),
+    "clipped, averaged": (torch.float32, {"max_grad_norm": 0.5, "ema_decay": 0.9}),
+}
+
+
+@pytest.mark.parametrize("kind", ON_CUDA)
+def test_cudas_kernels_have_the_cpus_bits(kind: str, walk: Walk) -> None:
+    dtype, options = ON_CUDA[kind]
+    shapes = [(), (7,), (0,), (64, 65), (3, 5000)]
+
+    def run() -> list[Tensor]:
+        params = [it.detach().to(dtype).requires_grad_() for it in parameters(shapes=shapes)]
+        with torch.no_grad():
+            params[1].zero_()  # whose norm is 0
+        optimizer = LAMB(params, **options)
+        for step in range(4):
+            set_gradients(params, seed=step)
+            optimizer.step()
+        states = (optimizer.state[param] for param in params)
+        return [*params, *(state[name] for state in states for name in sorted(state))]
+
+    expected = run()
+    with walk.in_use():
+        got = run()
+    for one, two in zip(got, expected, strict=True):
+        assert_same_bits(one, array_of(two))
+
+
+def test_the_function_on_cudas_kernels(walk: Walk) -> None:
+    def run() -> list[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        arrays = [torch.rand(3000, generator=generator) for _ in range(4)]
+        kernels.lamb_(*arrays, step=3, lr=0.1, weight_decay=0.5)
+        return arrays
+
+    expected = run()
+    with walk.in_use():
+        got = run()
+    assert all(map(torch.equal, got, expected))
+
+
+def test_states_in_16_bits_are_refused_on_cuda(cuda_walk: Walk) -> None:
+    """The CPU's step goes by states as they are stored, a program's by those that are computed."""
+    message = "states in 16 bits of a rule with norms are for the CPU"
     params = parameters(shapes=[(5,)])
     set_gradients(params, seed=0)
-    refused(LAMB(params), "a rule with norms is for the CPU so far")
-    ones = [torch.ones(3) for _ in range(4)]
-    with pytest.raises(ValueError, match=r"param: expected memory of the CPU \(a rule with norms"):
+    refused(LAMB(params, state_dtype=torch.bfloat16), message)
+    ones = [torch.ones(3, dtype=torch.bfloat16) for _ in range(4)]
+    with pytest.raises(ValueError, match="param: " + message):
         kernels.lamb_(*ones)
     assert all(bool((it == 1).all()) for it in ones)
 

@@ -14,7 +14,7 @@ import torch
 from fastopt import optim
 
 STEPS = 200
-TOLERANCE = 1e-13  # of numbers up to 4; 7.5e-15 is the most that has been measured
+TOLERANCE = 1e-13  # of numbers up to 4; 8e-15 is the most that has been measured
 
 # Ours, and theirs by package and class, with the options of both and those of theirs alone.
 CASES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [

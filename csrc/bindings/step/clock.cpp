@@ -109,9 +109,8 @@ void Clock::weigh(PyObject* tensor) {
   counts_.add(next);
 }
 
-const BoundRule* Shared::rule_at(const Memory& memory, const Plan& plan, const Numbers& numbers,
-                                 DType compute) {
-  AnyRule& rule = *plan.rule;
+const BoundRule* Shared::rule_at(const Memory& memory, const Plan& plan, AnyRule& rule,
+                                 const Numbers& numbers, DType compute) {
   const NumbersThere there = {numbers.step.on_device(), rule.reads_lr_there(),
                               !numbers.there.empty()};
   const double step = there.step ? 0 : numbers.step.value, product = numbers.product.value;

@@ -116,9 +116,10 @@ class Dithers {
 // The rule objects and the dithers of a step: parameters whose numbers are the same share one.
 class Shared {
  public:
-  // Its other numbers are those that the rule has last been advanced from.
-  const BoundRule* rule_at(const Memory& memory, const Plan& plan, const Numbers& numbers,
-                           DType compute);
+  // Of the plan's rule, or the one in its place on devices, whose other numbers are those that it
+  // has last been advanced from.
+  const BoundRule* rule_at(const Memory& memory, const Plan& plan, AnyRule& rule,
+                           const Numbers& numbers, DType compute);
 
   void set_grad_factor(double factor);  // in all rules
   void clear();

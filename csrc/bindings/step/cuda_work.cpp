@@ -39,8 +39,9 @@ void multiply_products(const CudaWork& work, int device, const float* found_inf)
 std::size_t CudaWork::place_of(const Plan& plan) {
   if (groups.empty() || groups.back().plan != &plan) {
     CudaStep of_group;
-    const std::shared_ptr<const void> options = plan.rule->options();
-    of_group.rule = plan.rule->index();
+    const AnyRule& rule = plan.rule->on_devices();
+    const std::shared_ptr<const void> options = rule.options();
+    of_group.rule = rule.index();
     of_group.options = options.get();
     of_group.lr = plan.lr.number;
     of_group.ema_decay = plan.tail.ema_decay;
@@ -54,7 +55,7 @@ std::size_t CudaWork::place_of(const Plan& plan) {
 static std::vector<CudaNumber> given_of(const Plan& plan, const Numbers& numbers) {
   std::vector<CudaNumber> given;
   if (numbers.step.on_device()) given.push_back(numbers.step);
-  if (plan.rule->reads_lr_there()) given.push_back(plan.lr.number);
+  if (plan.rule->on_devices().reads_lr_there()) given.push_back(plan.lr.number);
   given.insert(given.end(), numbers.there.begin(), numbers.there.end());
   return given;
 }
@@ -66,10 +67,11 @@ void CudaWork::add(const Memory& memory, const Plan& plan, const Reading& readin
     has_first_step |= !plan.rule->counts_steps() && reading.made_rule_state;
     Item item = reading.item;
     if (reading.packing) item.packing = &packings_.emplace_back(*reading.packing);
-    set_kernel(item, *plan.rule);
+    AnyRule& rule = plan.rule->on_devices();
+    set_kernel(item, rule);
     const BoundRule* const program =
-        plan.rule->is_program() ? shared_.rule_at(memory, plan, reading.numbers, compute_type(item))
-                                : nullptr;
+        rule.is_program() ? shared_.rule_at(memory, plan, rule, reading.numbers, compute_type(item))
+                          : nullptr;
     const char* const unfit = program == nullptr ? nullptr : unfit_program(*program);
     if (unfit != nullptr && reading.place.captured) {
       throw std::runtime_error(

@@ -41,9 +41,6 @@ void Place::find_device(Captures& captures, const Plan& plan) {
     throw Unfit{is_cuda ? "on " + device_name(view) + ": " + cuda.trouble() : "not on the CPU"};
   }
   if (device == cpu_device && plan.capturable) throw Unfit{"capturable=True on the CPU"};
-  if (device != cpu_device && plan.rule->unfit_for_devices() != nullptr) {
-    throw Unfit{plan.rule->unfit_for_devices()};
-  }
   if (plan.lr.number.on_device() && plan.lr.device != device) {
     throw Unfit{"not on the device of its learning rate"};
   }

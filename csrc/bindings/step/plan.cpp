@@ -147,7 +147,7 @@ Plan Plans::plan_of(py::object dict, py::handle named, const Stepped& optimizer,
     plan.to_torch = "a mode or a trace of torch is to see its operations";
   } else {
     // A program's rate is read here, unless all of its numbers lie on the device.
-    const bool lr_there = plan.capturable || !plan.rule->is_program();
+    const bool lr_there = plan.capturable || !plan.rule->on_devices().is_program();
     plan.rule->read_options(group, Checks::none, lr_there && plan.lr.number.on_device());
   }
   plan.tail = TailOptions::of(group);

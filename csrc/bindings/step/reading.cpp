@@ -44,6 +44,10 @@ Reading read(Memory& memory, Places& places, Kept& kept, const Plan& plan,
   if (reading.item.size > 0 && overlaps_itself(reading.item)) {
     throw Unfit{"shares memory with its gradient or a state, or they do"};
   }
+  if (reading.place.device != cpu_device) {
+    const char* const unfit = unfit_for_devices(*plan.rule, reading.has_halves);
+    if (unfit != nullptr) throw Unfit{unfit};
+  }
   return reading;
 }
 

@@ -55,7 +55,10 @@ void States::read_rule_state(int i) {
   const bool is_new = tensor == nullptr;
   if (is_new) {
     if (!entries_.empty() && plan_.rule->always_uses(i)) throw py::key_error(name);
-    if (memory_.dry()) return;
+    if (memory_.dry()) {
+      reading_.has_halves |= plan_.has_norms && begins_in_halves(i);
+      return;
+    }
     tensor = entries_.make(kept_.states[i]);
     reading_.made_rule_state = true;
   }

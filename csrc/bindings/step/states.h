@@ -33,6 +33,8 @@ class States {
 
   // How a parameter and its states are stored where that is more than a type (storage.cpp).
   bool is_stored_otherwise(int i, const View& view);
+  bool begins_in_halves(int i);  // whether a state that is not there yet will be in 16 bits
+  int ask_stored(int i);         // a DType, or Kept::codes, that the options ask for
   void drop_masters(PyObject* kept);
   void read_codes(int i, bool is_new);
   float* scales_of(PyObject* tensor);

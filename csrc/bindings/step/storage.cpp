@@ -51,16 +51,23 @@ bool States::is_stored_otherwise(int i, const View& view) {
       worth = true;
     }
   }
-  const auto ask = [&] {
-    memory_.must_hold();
-    const py::object dtype =
-        memory_.optimizer().dtype_of_state(plan_.group, param_, kept_.states[i]);
-    return static_cast<signed char>(storage_type(dtype));
-  };
+  const auto ask = [&] { return static_cast<signed char>(ask_stored(i)); };
   if (reading_.place.distribution && plan_.wanted == StateDtype::int8) return stored != ask();
   signed char& expected = kept_.stored_in(plan_, worth, static_cast<DType>(param), i);
   if (expected == Kept::unasked) expected = ask();
   return expected != (is_code ? Kept::codes : stored);
+}
+
+int States::ask_stored(int i) {
+  memory_.must_hold();
+  return storage_type(memory_.optimizer().dtype_of_state(plan_.group, param_, kept_.states[i]));
+}
+
+bool States::begins_in_halves(int i) {
+  const int param = dtype_of(reading_.place.view);
+  if (static_cast<DType>(param) == DType::float64) return false;
+  const int stored = ask_stored(i);
+  return stored >= 0 && stored < dtype_count && dtype_bytes[stored] == 2;
 }
 
 // Masters of options or dtypes that no longer hold would be taken for those of today later on.

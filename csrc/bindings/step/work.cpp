@@ -29,7 +29,7 @@ void CpuWork::add(const Memory& memory, const Plan& plan, Reading& reading) {
     item.rounding.dither = shared.half_dithers.at(reading.dither_step.value);
   }
   set_kernel(item, *plan.rule);
-  item.rule = shared.rule_at(memory, plan, reading.numbers, compute_type(item));
+  item.rule = shared.rule_at(memory, plan, *plan.rule, reading.numbers, compute_type(item));
   if (plan.tail.clips) {
     grads(reading.place.layout).push_back({item.arrays[1], item.size, item.dtypes[1]});
   }

@@ -53,9 +53,12 @@ class LAMB(Fused):
         copy_to: a list of tensors that each step also writes its parameters to, rounded; see
             :mod:`fastopt.optim._copies`.
 
-    What the other optimizers have and this one has not: CUDA, states in 8 bits, ``master_weights``,
-    ``stochastic_rounding``, and parameters of which a process holds a part, whose norm it does not
-    know: DTensors and those of FullyShardedDataParallel. Such parameters are refused.
+    CUDA's kernels take it where states are stored in what is computed in (float32 beside any
+    parameters of up to 32 bits, float64), as a program (:mod:`fastopt.rules.library`).
+
+    What the other optimizers have and this one has not: states in 16 bits on CUDA and in 8 bits,
+    ``master_weights``, ``stochastic_rounding``, and parameters of which a process holds a part, whose
+    norm it does not know: DTensors and those of FullyShardedDataParallel. Such parameters are refused.
 
     Raises:
         ValueError: for options out of range; from a step for a parameter that fastopt's kernels do

@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
         programs=in_python(options.rule),
     )
     if not len(plan):
-        print("verify: lamb and lbfgs run on the CPU only", file=sys.stderr)
+        print("verify: lamb and lbfgs are checked on the CPU only", file=sys.stderr)
         return 2
     report, begin, finished = Report(), time.perf_counter(), False
 

@@ -7,6 +7,7 @@ from .adan import adan
 from .ademamix import ademamix
 from .adopt import adopt
 from .cautious import cautious_adamw, cautious_lion
+from .lamb import lamb
 from .laprop import laprop
 from .mars import mars
 from .radam import radam
@@ -24,6 +25,7 @@ __all__ = [
     "adopt",
     "cautious_adamw",
     "cautious_lion",
+    "lamb",
     "laprop",
     "mars",
     "radam",

@@ -5,7 +5,8 @@ They are what a compiled kernel is judged by: ``python -m fastopt bench rules`` 
 
 from __future__ import annotations
 
-from fastopt.rules import exp, maximum, norm, rule, sign, sqrt
+from fastopt.rules import exp, rule, sign, sqrt
+from fastopt.rules.library.lamb import lamb as lamb
 
 LOG_096 = -0.040821994520255166
 
@@ -78,21 +79,3 @@ def nadam(
     of_avg = lr * ahead / (1 - mu_product * ahead) * root
     p = 1.0 * p - (of_grad * g + of_avg * exp_avg) / (sqrt(exp_avg_sq) + eps * root)
     return p, exp_avg, exp_avg_sq, mu_product
-
-
-@rule
-def lamb(
-    p, g, exp_avg, exp_avg_sq, *, t, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01,
-    bias_correction=True, always_adapt=False,
-):  # fmt: skip
-    """LAMB; see :class:`fastopt.optim.LAMB`. The ratio of the norms is 1 where either is 0."""
-    b1, b2 = betas
-    exp_avg = b1 * exp_avg + (1 - b1) * g
-    exp_avg_sq = b2 * exp_avg_sq + (1 - b2) * (g * g)
-    c1, root = (1 - b1**t, sqrt(1 - b2**t)) if bias_correction else (1.0, 1.0)
-    u = (root / c1) * (exp_avg / (sqrt(exp_avg_sq) + eps * root))
-    u = u + weight_decay * p if weight_decay != 0 else u
-    if weight_decay != 0 or always_adapt:
-        size, length = norm(p), norm(u)
-        lr = lr * (size / length) ** (1 - maximum(size == 0, length == 0))
-    return p - lr * u, exp_avg, exp_avg_sq
