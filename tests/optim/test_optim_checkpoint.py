@@ -225,6 +225,7 @@ def test_state_dicts_have_torchs_keys_and_dtypes(
             "error_if_nonfinite",
             "ema_decay",
             "ema_bias_correction",
+            "copy_to",
             "state_dtype",
             "master_weights",
             "stochastic_rounding",
