@@ -223,8 +223,9 @@ uint64_t run_program(const Case& c, const Stored& types, const Programs& program
   const auto bind = [&](fastopt::BoundRule& bound, double step) {
     const fastopt_test::Program& program = at(step)->second;
     code = program.rounded<T>();
-    new (bound.rule) fastopt::BoundProgram{code.data(), static_cast<int>(code.size()),
-                                           program.arrays, program.written, 0};
+    const int length = static_cast<int>(code.size());
+    new (bound.rule) fastopt::BoundProgram{code.data(),     length, program.arrays,
+                                           program.written, 0,      program.waits()};
   };
   const unsigned used = (1u << at(c.step)->second.arrays) - 1;
   return run_steps(c, types, fastopt::program_rule, used, false, target, offset, threads, bind);

@@ -5,6 +5,7 @@
 // operands, two numbers in double. Then come the options.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <fstream>
@@ -31,6 +32,11 @@ struct Program {
       made.push_back({it.op, it.to, it.a, it.b, it.c, static_cast<T>(it.s), static_cast<T>(it.t)});
     }
     return made;
+  }
+
+  bool waits() const {
+    return std::any_of(code.begin(), code.end(),
+                       [](const auto& it) { return fastopt::waits(it.op); });
   }
 };
 
