@@ -25,7 +25,14 @@ NAMES = [rule.name for rule in RULES]
 
 
 def test_every_rule_is_in_the_table() -> None:
-    parts = {"power", "nadam_mu", "grad_norm", "clip_factor", "ema"}  # of a step, but no rules
+    parts = {
+        "power",
+        "nadam_mu",
+        "grad_norm",
+        "clip_factor",
+        "unscaled",
+        "ema",
+    }  # of a step, but no rules
     parts |= {"corrected_ema", "lbfgs", "lbfgs_direction", "LBFGSMemory", "newton_step"}
     parts |= {"philox4x32", "to_bfloat16", "from_bfloat16"}  # of dropout
     forms = {form.function for form in FORMS}

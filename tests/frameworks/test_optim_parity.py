@@ -48,6 +48,7 @@ TAIL: dict[str, object] = {
     "error_if_nonfinite": False,
     "ema_decay": None,
     "ema_bias_correction": False,
+    "copy_to": None,
     "state_dtype": None,
     "master_weights": False,
     "stochastic_rounding": False,
