@@ -53,8 +53,14 @@ bool States::is_stored_otherwise(int i, const View& view) {
   }
   const auto ask = [&] { return static_cast<signed char>(ask_stored(i)); };
   if (reading_.place.distribution && plan_.wanted == StateDtype::int8) return stored != ask();
-  signed char& expected = kept_.stored_in(plan_, worth, static_cast<DType>(param), i);
-  if (expected == Kept::unasked) expected = ask();
+  const auto known = [&]() -> signed char& {
+    return kept_.stored_in(plan_, worth, static_cast<DType>(param), i);
+  };
+  signed char expected = known();
+  if (expected == Kept::unasked) {
+    expected = ask();  // Python, beside which another thread's step may make room for more
+    known() = expected;
+  }
   return expected != (is_code ? Kept::codes : stored);
 }
 
