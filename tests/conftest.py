@@ -82,7 +82,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "cuda walk":
         tried = getattr(request.node, "callspec", None)
         if tried and not takes(request.param, tried.params.get("name")):
-            pytest.skip("its norms are taken on the CPU only")
+            pytest.skip("devices take not every storage of a rule with norms")
         request.getfixturevalue("cuda_walk")
         yield request.param
     else:

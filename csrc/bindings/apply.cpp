@@ -16,6 +16,7 @@
 #include "bindings/tensor.h"
 #include "cpu/dispatch.h"
 #include "cpu/float_mode.h"
+#include "cpu/overlap.h"
 #include "cpu/parallel.h"
 #include "numeric/clip.h"
 
@@ -24,9 +25,7 @@ namespace py = pybind11;
 namespace fastopt {
 namespace {
 
-struct Bytes {
-  const char *begin, *end;
-  bool written;
+struct NamedBytes : Bytes {
   std::string name;
 };
 
@@ -70,21 +69,11 @@ void check_copy(const Array& copy, const Array& param, const std::string& name,
 }
 
 // No written array may share memory with another one.
-void check_overlap(std::vector<Bytes>& all) {
-  std::sort(all.begin(), all.end(),
-            [](const Bytes& a, const Bytes& b) { return a.begin < b.begin; });
-  const Bytes *furthest = nullptr, *furthest_written = nullptr;
-  for (const Bytes& bytes : all) {
-    const Bytes* other = bytes.written ? furthest : furthest_written;
-    if (other != nullptr && other->end > bytes.begin) {
-      throw py::value_error(bytes.name + ": expected memory of its own, got memory shared with " +
-                            other->name);
-    }
-    if (furthest == nullptr || bytes.end > furthest->end) furthest = &bytes;
-    if (bytes.written && (furthest_written == nullptr || bytes.end > furthest_written->end)) {
-      furthest_written = &bytes;
-    }
-  }
+void check_overlap(std::vector<NamedBytes>& all) {
+  const auto [other, bytes] = find_shared(all);
+  if (bytes == nullptr) return;
+  throw py::value_error(bytes->name + ": expected memory of its own, got memory shared with " +
+                        other->name);
 }
 
 // Whether an int is another number than the double that was made of it.
@@ -255,7 +244,7 @@ class Call {
     if (item.size == 0) return;
     set_copy(item, copy.view());
     const char* begin = static_cast<const char*>(item.copy);
-    bytes_.push_back({begin, begin + item.size * element_bytes(copy.view()), true, name});
+    bytes_.push_back({{begin, begin + item.size * element_bytes(copy.view()), true}, name});
   }
 
   // Refuses what every replay of a graph would do as if it were the same step.
@@ -280,7 +269,7 @@ class Call {
     set_array(item, static_cast<int>(argument), array.view());
     const char* begin = static_cast<const char*>(item.arrays[argument]);
     if (item.size > 0) {
-      bytes_.push_back({begin, begin + item.size * element_bytes(array.view()), argument != 1,
+      bytes_.push_back({{begin, begin + item.size * element_bytes(array.view()), argument != 1},
                         name(argument, i)});
     }
   }
@@ -300,7 +289,7 @@ class Call {
   std::map<int, std::vector<CudaItem>> cuda_items_;  // by device
   std::map<int, CudaPrograms> cuda_programs_;
   std::map<int, bool> captures_;  // whether a graph captures what a device is given
-  std::vector<Bytes> bytes_;
+  std::vector<NamedBytes> bytes_;
 };
 
 }  // namespace

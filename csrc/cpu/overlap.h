@@ -1,7 +1,10 @@
 // Which arrays of a run lie in one memory.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "cpu/kernel.h"
 
@@ -17,6 +20,24 @@ inline Bytes bytes_of(const Item& item, int array) {
   const int64_t size = dtype_bytes[static_cast<int>(item.dtypes[array])];
   const char* begin = static_cast<const char*>(item.arrays[array]);
   return {begin, begin + item.size * size, array != 1};
+}
+
+// Two ranges that share memory, of which one is written, after sorting: the earlier and the later;
+// null pointers if there are none. A Range is Bytes or more.
+template <class Range>
+std::pair<const Range*, const Range*> find_shared(std::vector<Range>& all) {
+  std::sort(all.begin(), all.end(),
+            [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  const Range *furthest = nullptr, *furthest_written = nullptr;
+  for (const Range& bytes : all) {
+    const Range* other = bytes.written ? furthest : furthest_written;
+    if (other != nullptr && other->end > bytes.begin) return {other, &bytes};
+    if (furthest == nullptr || bytes.end > furthest->end) furthest = &bytes;
+    if (bytes.written && (furthest_written == nullptr || bytes.end > furthest_written->end)) {
+      furthest_written = &bytes;
+    }
+  }
+  return {};
 }
 
 // Whether an array that is written shares memory with another of the same item, other than element

@@ -79,15 +79,7 @@ bool share_memory(const std::vector<Item>& items) {
       if (item.arrays[array] != nullptr) all.push_back(bytes_of(item, array));
     }
   }
-  std::sort(all.begin(), all.end(),
-            [](const Bytes& a, const Bytes& b) { return a.begin < b.begin; });
-  const char *end = nullptr, *written_end = nullptr;  // of those so far
-  for (const Bytes& bytes : all) {
-    if (bytes.begin < (bytes.written ? end : written_end)) return true;
-    end = std::max(end, bytes.end);
-    if (bytes.written) written_end = std::max(written_end, bytes.end);
-  }
-  return false;
+  return find_shared(all).first != nullptr;
 }
 
 bool in_forked_child() { return forked.load(std::memory_order_relaxed); }

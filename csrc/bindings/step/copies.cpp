@@ -59,7 +59,7 @@ void read_copy(Memory& memory, const Plan& plan, const Candidate& candidate, Rea
 
 void CopyMemory::add(const void* begin, int64_t bytes, bool is_copy) {
   const char* const at = static_cast<const char*>(begin);
-  if (at != nullptr) pieces_.push_back({at, at + bytes, is_copy});
+  if (at != nullptr) all_.push_back({at, at + bytes, is_copy});
 }
 
 void CopyMemory::add(const Item& item) {
@@ -81,23 +81,15 @@ void CopyMemory::add(const Item& item) {
 }
 
 void CopyMemory::clear() {
-  pieces_.clear();
+  all_.clear();
   any_ = false;
 }
 
 void CopyMemory::check_apart() {
-  std::sort(pieces_.begin(), pieces_.end(),
-            [](const Piece& a, const Piece& b) { return a.begin < b.begin; });
-  const char *end = nullptr, *copied_end = nullptr;  // of those so far
-  for (const Piece& piece : pieces_) {
-    if (piece.begin < (piece.is_copy ? end : copied_end)) {
-      throw py::value_error(
-          "copy_to: expected memory of their own, but one of its tensors shares memory with "
-          "another, or with a parameter, a gradient or a state");
-    }
-    end = std::max(end, piece.end);
-    if (piece.is_copy) copied_end = std::max(copied_end, piece.end);
-  }
+  if (find_shared(all_).first == nullptr) return;
+  throw py::value_error(
+      "copy_to: expected memory of their own, but one of its tensors shares memory with "
+      "another, or with a parameter, a gradient or a state");
 }
 
 }  // namespace fastopt

@@ -9,6 +9,7 @@
 #include "bindings/step/memory.h"
 #include "bindings/step/plan.h"
 #include "bindings/step/reading.h"
+#include "cpu/overlap.h"
 
 namespace fastopt {
 
@@ -30,13 +31,9 @@ class CopyMemory {
   void check_apart();
 
  private:
-  struct Piece {
-    const char *begin, *end;
-    bool is_copy;
-  };
   void add(const void* begin, int64_t bytes, bool is_copy);
 
-  std::vector<Piece> pieces_;
+  std::vector<Bytes> all_;  // "written" are the copies
   bool any_ = false;
 };
 
