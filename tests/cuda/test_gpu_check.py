@@ -1,6 +1,5 @@
 """scripts/gpu_check.sh without a GPU: its steps and their order, one that fails and one that hangs."""
 
-import importlib.util
 import os
 import subprocess
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from _scripts import script
 from _walk import ROOT
 
 STEPS = [
@@ -86,11 +86,7 @@ def test_the_profilers_kernels(
     cuda_walk: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Eight, each one step before the profiler starts and one while it runs."""
-    spec = importlib.util.spec_from_file_location("gpu_kernels", ROOT / "scripts" / "gpu_kernels.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script("gpu_kernels")
     calls: list[str] = []
     monkeypatch.setattr(module, "ELEMENTS", 300)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)

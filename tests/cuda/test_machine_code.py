@@ -1,11 +1,10 @@
 """scripts/machine_code.py: what it reads of a listing, and that it tells when a kernel falls behind."""
 
-import importlib.util
-import sys
 from typing import Any
 
 import pytest
 
+from _scripts import script
 from _walk import ROOT
 
 # A loop as nvdisasm prints it: two loads, a division that may have to call, two stores. Before it, a
@@ -79,14 +78,7 @@ DISPATCH = """
 
 @pytest.fixture(scope="module")
 def reader() -> Any:
-    sys.path.append(str(ROOT / "scripts"))  # what it imports
-    spec = importlib.util.spec_from_file_location("machine_code", ROOT / "scripts" / "machine_code.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return script("machine_code")
 
 
 def test_the_way_round_a_loop_moves_its_bytes_and_calls_nothing(reader: Any) -> None:
