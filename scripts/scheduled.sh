@@ -14,6 +14,12 @@ DS_BUILD_OPS=0 python -m pip install -q --no-build-isolation -c constraints.txt 
 python -m pytest tests/docs/test_offload.py
 python -m pip install -q -c constraints.txt schedulefree pytorch-optimizer torch-optimi
 python -m pytest tests/rules/test_rules_peers.py  # the library beside packages that others use
+# In an environment of its own: timm brings torchvision, which breaks others where it does not fit torch.
+timm=$(mktemp -d)
+python -m venv "$timm"
+"$timm/bin/python" -m pip install -q -c constraints.txt ".[test,timm]"
+"$timm/bin/python" -m pytest tests/frameworks/test_by_a_string.py -k timm
+rm -r "$timm"
 FASTOPT_TEST_DEVICE=cpu python -m pytest -m cuda  # CUDA's kernels, walked on the CPU
 if command -v nvcc >/dev/null; then scripts/check_cuda.sh; fi
 export FASTOPT_CPU_TARGETS=  # all of them

@@ -1,7 +1,8 @@
 """Optimizers chosen by a string, as configuration files do, in the packages that do it.
 
-Needs ``pip install fastopt[frameworks]``. Each package makes its optimizer and makes steps; they have
-the bits of one that is built by hand.
+Needs ``pip install fastopt[frameworks]``, and for timm ``fastopt[timm]``: it brings torchvision, which,
+of another build than torch (CPU beside CUDA), other packages fail to import. Each package makes its
+optimizer and makes steps; they have the bits of one that is built by hand.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ def test_lightnings_cli(state_dtype: str, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.fixture
 def timm() -> Iterator[Any]:
     """timm with our names, and without them again."""
-    pytest.importorskip("timm", reason="needs timm: pip install fastopt[frameworks]")
+    pytest.importorskip("timm", reason="needs timm: pip install fastopt[timm]")
     import timm.optim as module
     from timm.optim._optim_factory import default_registry
 
