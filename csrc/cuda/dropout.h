@@ -1,6 +1,8 @@
-// Dropout: a thread takes eight adjoining elements at a time, so that a byte of a mask is its own,
-// and the eight draws of one block of random numbers are, too, where the first index is a multiple
-// of eight. Else it draws two blocks.
+// Dropout: a thread draws for eight adjoining elements at a time, so that a byte of a mask is its
+// own, and the eight draws of one block of random numbers are, too, where the first index is a
+// multiple of eight. Else it draws two blocks. Of the elements themselves it takes packets of 16
+// bytes, each beside the next thread's, so that a warp's accesses leave no gaps; the bits come from
+// who drew them.
 #pragma once
 
 #include <stdint.h>
@@ -92,40 +94,65 @@ class Kept {
   const uint64_t seed_, offset_;
 };
 
-// Up to eight adjoining elements as they are stored, in accesses of 16 bytes where all arrays are
-// aligned to that.
+constexpr int warp_elements = warp_threads * eight;  // that a warp takes at once
+
+// Of those that a warp takes at once, which a thread has: all eight, in accesses of 16 bytes, if
+// the warp is whole.
+template <class T, bool is_whole>
+struct Packed {
+  static constexpr int size = 16 / sizeof(T);  // elements of a packet
+  int lane;
+  int count;  // of the warp's elements
+
+  FASTOPT_DEVICE int first(int packet) const { return (packet * warp_threads + lane) * size; }
+  FASTOPT_DEVICE int count_of(int packet) const { return part(first(packet), size); }
+  FASTOPT_DEVICE int eights() const { return part(lane * eight, eight); }  // that it draws for
+
+ private:
+  FASTOPT_DEVICE int part(int from, int most) const {
+    const int left = count - from;
+    return is_whole || left > most ? most : left < 0 ? 0 : left;
+  }
+};
+
+// A thread's elements as they are stored, packet by packet.
 template <class T>
 struct StoredEight {
-  static constexpr int packet = 16 / sizeof(T);
+  static constexpr int packet = 16 / sizeof(T), packets = eight / packet;
   using V = Vec<typename ComputeType<T>::type>;
   BitsOf<T, eight> bits = {};
 
-  FASTOPT_DEVICE void load(const T* from, int count, bool at_once) {
-    if (at_once) {
-      for (int k = 0; k < eight; k += packet) {
-        __builtin_memcpy(place(k), aligned<16>(from + k), 16);
-      }
+  template <bool is_whole>
+  FASTOPT_DEVICE void load(const T* from, const Packed<T, is_whole>& its) {
+    for (int i = 0; i < packets; ++i) load(i, from + its.first(i), its);
+  }
+  template <bool is_whole>
+  FASTOPT_DEVICE void load(int i, const T* from, const Packed<T, is_whole>& its) {
+    if constexpr (is_whole) {
+      __builtin_memcpy(place(i), aligned<16>(from), 16);
     } else {
-      for (int k = 0; k < eight; ++k) {
-        if (k < count) bits.put(k, V::load(from + k));
+      for (int k = 0; k < packet; ++k) {
+        if (k < its.count_of(i)) bits.put(i * packet + k, V::load(from + k));
       }
     }
   }
 
-  FASTOPT_DEVICE void store(T* to, int count, bool at_once) {
-    if (at_once) {
-      for (int k = 0; k < eight; k += packet) {
-        __builtin_memcpy(aligned<16>(to + k), place(k), 16);
-      }
-    } else {
-      for (int k = 0; k < eight; ++k) {
-        if (k < count) bits.get(k).store(to + k);
+  template <bool is_whole>
+  FASTOPT_DEVICE void store(T* to, const Packed<T, is_whole>& its) {
+    for (int i = 0; i < packets; ++i) {
+      T* const at = to + its.first(i);
+      if constexpr (is_whole) {
+        __builtin_memcpy(aligned<16>(at), place(i), 16);
+      } else {
+        for (int k = 0; k < packet; ++k) {
+          if (k < its.count_of(i)) bits.get(i * packet + k).store(at + k);
+        }
       }
     }
   }
 
  private:
-  FASTOPT_DEVICE char* place(int k) { return reinterpret_cast<char*>(&bits) + k * sizeof(T); }
+  FASTOPT_DEVICE char* place(int i) { return reinterpret_cast<char*>(&bits) + 16 * i; }
 };
 
 // Whether what is there begins at a multiple of 16 bytes.
@@ -151,42 +178,88 @@ struct DropoutElements {
   using Compute = typename ComputeType<T>::type;
   using Rule = Dropout<Compute, form>;
   using V = Vec<Compute>;
+  using Eight = StoredEight<T>;
   struct Shared {};
+  // As many as no kernel keeps a number in memory for.
+  static constexpr int resident = sizeof(T) == 8 ? 2 : Rule::has_bias ? 3 : 4;
 
   static FASTOPT_DEVICE void run(const CudaDropout& call, Shared&, const Block& block) {
-    const Rule rule(call.scalars);
     const Kept kept(call);
-    const T *const x = static_cast<const T*>(call.x), *const bias =
-                                                          static_cast<const T*>(call.bias);
-    const T* const residual = static_cast<const T*>(call.residual);
-    T* const out = static_cast<T*>(call.out);
-    const bool at_once = is_aligned(x) && is_aligned(out) && is_aligned(residual);
-    const bool bias_at_once = is_aligned(bias) && call.columns % eight == 0;
-    for_eights(call, block, [&](int64_t i, int count) {
-      const bool whole = at_once && count == eight;
-      StoredEight<T> v, r, b, result;
-      if (call.inner == 1) v.load(x + i, count, whole);  // on its way while the bits are drawn
-      if constexpr (Rule::has_residual) r.load(residual + i, count, whole);
-      if constexpr (Rule::has_bias) load_bias(bias, call.columns, i, count, bias_at_once, b);
-      const unsigned kept_bits = kept.at(i, count);
-      // A dropped row is not read.
-      if (call.inner > 1 && kept_bits != 0) v.load(x + i, count, whole);
-      for (int k = 0; k < eight; ++k) {
-        const bool is_kept = (kept_bits & 1u << k) != 0;
-        result.bits.put(k, rule(is_kept, v.bits.get(k), b.bits.get(k), r.bits.get(k)));
+    const bool is_packed = is_aligned(call.x) && is_aligned(call.out) &&
+                           is_aligned(call.residual) && takes_packets(call);
+    const int64_t begin = block.index * eights_size, rest = call.size - begin;
+    const int count = rest < eights_size ? static_cast<int>(rest) : eights_size;
+    block.each_warp([&](const Warp& warp) {
+      for (int i = warp.number * warp_elements; i < count; i += block_threads * eight) {
+        const int left = count - i < warp_elements ? count - i : warp_elements;
+        if (!is_packed || left != warp_elements) {
+          take<false, true>(call, kept, warp, begin + i, left);
+        } else if (call.inner > 1) {
+          take<true, true>(call, kept, warp, begin + i, left);
+        } else {
+          take<true, false>(call, kept, warp, begin + i, left);
+        }
       }
-      result.store(out + i, count, whole);
     });
   }
 
  private:
-  static FASTOPT_DEVICE void load_bias(const T* bias, int64_t columns, int64_t i, int count,
-                                       bool at_once, StoredEight<T>& to) {
-    int64_t column = remainder(i, columns);
-    if (at_once && count == eight) return to.load(bias + column, count, true);
-    for (int k = 0; k < eight; ++k) {
-      if (k < count) to.bits.put(k, V::load(bias + column));
-      if (++column == columns) column = 0;
+  // A warp's elements. Of packets that are dropped whole, as rows are, x need not be read; else it
+  // is on its way while the bits are drawn.
+  template <bool is_whole, bool draws_first>
+  static FASTOPT_DEVICE void take(const CudaDropout& call, const Kept& kept, const Warp& warp,
+                                  int64_t begin, int count) {
+    using Its = Packed<T, is_whole>;
+    const T* const x = static_cast<const T*>(call.x) + begin;
+    Own<Eight> v, r, b;
+    Own<uint32_t> drawn;
+    warp.each([&](int lane) {
+      const Its its{lane, count};
+      if constexpr (!draws_first) v[lane].load(x, its);
+      if constexpr (Rule::has_residual) {
+        r[lane].load(static_cast<const T*>(call.residual) + begin, its);
+      }
+      if constexpr (Rule::has_bias) load_bias(call, begin, its, b[lane]);
+      drawn[lane] = its.eights() == 0 ? 0 : kept.at(begin + lane * eight, its.eights());
+    });
+    const Rule rule(call.scalars);
+    warp.each([&](int lane) {
+      const Its its{lane, count};
+      Eight result;
+      for (int i = 0; i < Eight::packets; ++i) {
+        const int first = its.first(i);
+        const uint32_t bits =
+            warp.of(drawn, first / eight) >> first % eight & ((1u << Eight::packet) - 1);
+        if (draws_first && bits != 0) v[lane].load(i, x + first, its);
+        for (int k = 0; k < Eight::packet; ++k) {
+          const int n = i * Eight::packet + k;
+          result.bits.put(n, rule((bits & 1u << k) != 0, v[lane].bits.get(n), b[lane].bits.get(n),
+                                  r[lane].bits.get(n)));
+        }
+      }
+      result.store(static_cast<T*>(call.out) + begin, its);
+    });
+  }
+
+  // A packet of the bias is in one row of it.
+  static FASTOPT_DEVICE bool takes_packets(const CudaDropout& call) {
+    return !Rule::has_bias || (is_aligned(call.bias) && call.columns % Eight::packet == 0);
+  }
+
+  template <bool is_whole>
+  static FASTOPT_DEVICE void load_bias(const CudaDropout& call, int64_t begin,
+                                       const Packed<T, is_whole>& its, Eight& to) {
+    const T* const bias = static_cast<const T*>(call.bias);
+    for (int i = 0; i < Eight::packets; ++i) {
+      int64_t column = remainder(begin + its.first(i), call.columns);
+      if constexpr (is_whole) {
+        to.load(i, bias + column, its);
+      } else {
+        for (int k = 0; k < Eight::packet; ++k) {
+          if (k < its.count_of(i)) to.bits.put(i * Eight::packet + k, V::load(bias + column));
+          if (++column == call.columns) column = 0;
+        }
+      }
     }
   }
 };

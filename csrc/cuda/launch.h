@@ -6,7 +6,7 @@
 // threads alike; block.each(act) is a phase: act(thread) for each of them, and none goes on before
 // all are done. A thread may read in a phase what others have written in phases before. With
 // block.each_warp(act), act(warp) is done by each warp, which has phases of its own, warp.each: its
-// threads keep variables (Own) from one to the next, and tell each other what warp.largest says.
+// threads keep variables (Own) from one to the next, and see each other's by what Warp has for it.
 #pragma once
 
 #include <stdint.h>
@@ -107,6 +107,16 @@ struct Warp {
       const uint32_t others = __shfl_xor_sync(~0u, number[0], distance);
       number[0] = number[0] > others ? number[0] : others;
     }
+#endif
+  }
+
+  // What a thread had when the phase began. All threads ask at once, each for one of its own
+  // choice.
+  FASTOPT_DEVICE uint32_t of(Own<uint32_t>& number, int lane) const {
+#ifdef __CUDACC__
+    return __shfl_sync(~0u, number[0], lane);
+#else
+    return number[lane];
 #endif
   }
 };
