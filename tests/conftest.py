@@ -93,6 +93,13 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
+def restored_layout() -> Iterator[None]:
+    """Tensors are read where torch keeps them, once more."""
+    yield
+    _C.use_tensor_layout(True)
+
+
+@pytest.fixture
 def set_threads() -> Iterator[Callable[[int], None]]:
     """torch.set_num_threads, undone after the test."""
     before = torch.get_num_threads()

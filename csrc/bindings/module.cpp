@@ -78,9 +78,10 @@ PYBIND11_MODULE(_C, m) {
       "knows_autograd_layout",
       [] {
         const fastopt::TorchReader& torch = fastopt::TorchReader::get();
-        return std::make_pair(torch.finds_grads(), torch.counts_writes());
+        return std::make_tuple(torch.finds_grads(), torch.counts_writes(),
+                               torch.counts_references());
       },
-      "Whether gradients are read, and writes counted, where torch keeps them.");
+      "Whether gradients are read, writes counted, and storages held, where torch keeps them.");
   m.def("in_forked_child", &fastopt::in_forked_child,
         "Whether OpenMP's threads were left behind in a parent process.");
   m.def(

@@ -38,7 +38,7 @@ bool ask_exchange(PyObject* tensor, DLTensor* view) {
 }  // namespace
 
 TorchReader::TorchReader()
-    : layout_(ask_exchange), autograd_(layout_), uses_layout_(layout_.known()) {
+    : layout_(ask_exchange), autograd_(layout_), storages_(layout_), uses_layout_(layout_.known()) {
   py::module_ torch = py::module_::import("torch");
   strided_ = py::object(torch.attr("strided")).release().ptr();
   py::object tensor = torch.attr("Tensor"), parameter = torch.attr("nn").attr("Parameter");

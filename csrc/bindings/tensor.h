@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings/autograd_layout.h"
+#include "bindings/storage_counts.h"
 #include "bindings/tensor_layout.h"
 #include "cpu/kernel.h"
 #include "dlpack.h"
@@ -35,16 +36,25 @@ class TorchReader {
     return (uses_layout_ && is_plain(object) && layout_.read(object, view)) || ask(object, view);
   }
 
-  // Whether this one is read where torch keeps it.
+  // Reads it where torch keeps it, or not at all. Tells its storage.
+  bool read_in_place(PyObject* object, View* view, TensorLayout::Storage** storage) const {
+    view->negated = false;
+    if (!uses_layout_ || !is_plain(object) || !layout_.read(object, view)) return false;
+    *storage = TensorLayout::impl_of(object)->storage;
+    return true;
+  }
   bool reads_in_place(PyObject* object) const {
     View view;
-    return read(object, &view) && uses_layout_ && is_plain(object) && layout_.read(object, &view);
+    TensorLayout::Storage* storage = nullptr;
+    return read(object, &view) && read_in_place(object, &view, &storage);
   }
 
   // Reads tensors where torch keeps them, or no longer. Tells whether it does so now.
   bool use_layout(bool wanted) const { return uses_layout_ = wanted && layout_.known(); }
   bool finds_grads() const { return uses_layout_ && autograd_.knows_grads(); }
   bool counts_writes() const { return uses_layout_ && autograd_.knows_versions(); }
+  bool counts_references() const { return uses_layout_ && storages_.known(); }
+  const StorageCounts& storages() const { return storages_; }
 
   // torch's current stream on a CUDA device.
   void* stream(int device) const;
@@ -57,12 +67,14 @@ class TorchReader {
     *has_grad = grad != nullptr;
     return found;
   }
-  bool read_grad(PyObject* parameter, View* view) const {
+  bool read_grad(PyObject* parameter, View* view, TensorLayout::Storage** storage) const {
     view->negated = false;
     const TensorLayout::Impl* grad = nullptr;
     if (!find(parameter, &grad) || grad == nullptr) return false;
     PyObject* const object = autograd_.object_of(grad);
-    return (object == nullptr || is_plain(object)) && layout_.read(grad, view);
+    if ((object != nullptr && !is_plain(object)) || !layout_.read(grad, view)) return false;
+    *storage = grad->storage;
+    return true;
   }
 
   // Tells autograd of a write to a tensor; false if only torch can.
@@ -96,6 +108,7 @@ class TorchReader {
   mutable TensorLayout layout_;
   mutable int chances_ = 8;  // to learn from CUDA tensors, of which some are not plain
   AutogradLayout autograd_;
+  StorageCounts storages_;
   mutable bool uses_layout_;
 };
 

@@ -42,13 +42,18 @@ class TensorLayout {
   struct Impl {
     void* vtable;
     uint64_t references;
-    const Storage* storage;
+    Storage* storage;
   };
   static const Impl* impl_of(PyObject* tensor) {
     return reinterpret_cast<const Object*>(tensor)->impl;
   }
   static const uint64_t* words(const Impl* impl) { return reinterpret_cast<const uint64_t*>(impl); }
   int extent_at() const { return extent_at_; }  // words from the start of one
+
+  // Gives a tensor another storage, without a word to either.
+  static void put_storage(PyObject* tensor, Storage* storage) {
+    const_cast<Impl*>(impl_of(tensor))->storage = storage;
+  }
 
   // Needs a known layout, and a `tensor` of exactly torch.Tensor's or torch.nn.Parameter's type.
   // `view` borrows from it.

@@ -15,8 +15,13 @@ struct Bytes {
   bool written;
 };
 
-// Those of one array of an item, which is there.
-inline Bytes bytes_of(const Item& item, int array) {
+inline bool operator==(const Bytes& a, const Bytes& b) {
+  return a.begin == b.begin && a.end == b.end && a.written == b.written;
+}
+
+// Those of one array of an item, or of what is like one, which is there.
+template <class AnyItem>
+Bytes bytes_of(const AnyItem& item, int array) {
   const int64_t size = dtype_bytes[static_cast<int>(item.dtypes[array])];
   const char* begin = static_cast<const char*>(item.arrays[array]);
   return {begin, begin + item.size * size, array != 1};
@@ -39,6 +44,32 @@ std::pair<const Range*, const Range*> find_shared(std::vector<Range>& all) {
   }
   return {};
 }
+
+// Whether something that is written lies in one memory with another array, as weights do that are
+// tied by their data, or a gradient that is a parameter. Remembers its last answer: most steps are
+// over the memory of the step before.
+class SharedMemory {
+ public:
+  void clear() { all_.clear(); }
+
+  template <class AnyItem>
+  void add(const AnyItem& item) {
+    for (int array = 0; array < max_arrays; ++array) {
+      if (item.arrays[array] != nullptr) all_.push_back(bytes_of(item, array));
+    }
+  }
+
+  bool any() {
+    if (all_ == last_) return answer_;
+    last_ = all_;
+    answer_ = find_shared(all_).first != nullptr;
+    return answer_;
+  }
+
+ private:
+  std::vector<Bytes> all_, last_;
+  bool answer_ = false;  // of last_
+};
 
 // Whether an array that is written shares memory with another of the same item, other than element
 // by element: what kernels make of it would depend on how many elements they take at a time.

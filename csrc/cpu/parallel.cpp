@@ -72,14 +72,10 @@ void run_range(const std::vector<Item>& items, int64_t begin, int64_t end) {
 }  // namespace
 
 bool share_memory(const std::vector<Item>& items) {
-  static thread_local std::vector<Bytes> all;
-  all.clear();
-  for (const Item& item : items) {
-    for (int array = 0; array < max_arrays; ++array) {
-      if (item.arrays[array] != nullptr) all.push_back(bytes_of(item, array));
-    }
-  }
-  return find_shared(all).first != nullptr;
+  static thread_local SharedMemory memory;
+  memory.clear();
+  for (const Item& item : items) memory.add(item);
+  return memory.any();
 }
 
 bool in_forked_child() { return forked.load(std::memory_order_relaxed); }

@@ -270,3 +270,67 @@ def test_other_threads_may_run_during_launches(cuda_walk: Walk) -> None:
         with cuda_walk.asking(is_held) as answers:
             call()
         assert answers() == 0
+
+
+def storages_count(tensor: torch.Tensor) -> int:
+    """The references to a tensor's storage, with that of its Python object."""
+    use_count: Any = torch._C._storage_Use_Count  # type: ignore[attr-defined]
+    return int(use_count(tensor.untyped_storage()._cdata))
+
+
+@pytest.mark.parametrize("with_layout", [True, False])
+@pytest.mark.parametrize("key", ["param", "grad", "exp_avg", "step"])
+def test_memory_that_another_thread_replaces_during_launches_stays(
+    key: str, with_layout: bool, cuda_walk: Walk, restored_layout: None
+) -> None:
+    """It is stepped, and let go of at the end; what is in its place is not touched."""
+    _C.use_tensor_layout(with_layout)
+    optimizer, after = begun("AdamW"), begun("AdamW")
+    (param, *_), (other, *_) = (it.param_groups[0]["params"] for it in (optimizer, after))
+    after.step()
+    tensor = {"param": param, "grad": param.grad, **optimizer.state[param]}[key]
+    stepped = {"param": other, "grad": other.grad, **after.state[other]}[key].detach()
+    count = storages_count(tensor)
+    kept, done = tensor.detach(), list[None]()
+
+    def replace() -> int:
+        if not done:
+            tensor.data = torch.zeros_like(tensor)
+            done.append(None)
+        return 0
+
+    with cuda_walk.asking(ctypes.CFUNCTYPE(ctypes.c_int)(replace)):
+        optimizer.step()
+    assert done
+    assert storages_count(kept) == count  # `kept` has come in the place of `tensor`
+    assert torch.equal(kept, stepped)
+    assert not tensor.any()
+
+
+@pytest.mark.parametrize("has_object", [True, False])
+@pytest.mark.parametrize("with_layout", [True, False])
+def test_memory_that_has_no_other_owner_is_freed_after_the_step(
+    with_layout: bool, has_object: bool, cuda_walk: Walk, restored_layout: None
+) -> None:
+    _C.use_tensor_layout(with_layout)
+    optimizer = begun("SGD")
+    (param, *_) = optimizer.param_groups[0]["params"]
+    storage: Any = torch.UntypedStorage
+    weak = param.untyped_storage()._weak_ref()
+    there = list[Any]()
+
+    def replace() -> int:
+        if not there:
+            there.append(param.untyped_storage() if has_object else None)
+            param.data = torch.zeros_like(param)
+            assert not storage._expired(weak)
+        return 0
+
+    try:
+        with cuda_walk.asking(ctypes.CFUNCTYPE(ctypes.c_int)(replace)):
+            optimizer.step()
+        assert storage._expired(weak) != has_object
+        there.clear()
+        assert storage._expired(weak)
+    finally:
+        storage._free_weak_ref(weak)

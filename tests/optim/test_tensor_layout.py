@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,6 @@ from torch.overrides import TorchFunctionMode
 import fastopt
 from _optim_cases import CASES, FULL, assert_same_bits
 from fastopt import _C
-
-
-@pytest.fixture
-def restored_layout() -> Iterator[None]:
-    yield
-    _C.use_tensor_layout(True)
 
 
 def inference(make: Callable[[], Tensor]) -> Tensor:
@@ -216,4 +210,4 @@ def test_what_is_no_leaf_is_told_to_have_no_gradient(with_layout: bool, restored
 def test_this_torch_is_read_where_it_keeps_its_tensors() -> None:
     """A torch that moves its fields makes small steps slower, and this test fail, and nothing else."""
     assert _C.use_tensor_layout(True)
-    assert _C.knows_autograd_layout() == (True, True)
+    assert _C.knows_autograd_layout() == (True, True, True)

@@ -5,7 +5,6 @@
 
 #include "bindings/item.h"
 #include "bindings/tensor.h"
-#include "cpu/parallel.h"
 
 namespace py = pybind11;
 
@@ -60,18 +59,19 @@ static std::vector<CudaNumber> given_of(const Plan& plan, const Numbers& numbers
   return given;
 }
 
-void CudaWork::add(const Memory& memory, const Plan& plan, const Reading& reading) {
+void CudaWork::add(const Memory& memory, const Plan& plan, Reading& reading) {
   const int device = reading.place.device;
   // An empty parameter keeps numbers, too.
   if (reading.item.size > 0 || !reading.numbers.there.empty()) {
     has_first_step |= !plan.rule->counts_steps() && reading.made_rule_state;
-    Item item = reading.item;
+    Item& item = reading.item;
     if (reading.packing) item.packing = &packings_.emplace_back(*reading.packing);
     AnyRule& rule = plan.rule->on_devices();
     set_kernel(item, rule);
+    const Numbers& numbers = reading.numbers;
+    const DType compute = compute_type(item);
     const BoundRule* const program =
-        rule.is_program() ? shared_.rule_at(memory, plan, rule, reading.numbers, compute_type(item))
-                          : nullptr;
+        rule.is_program() ? shared_.rule_at(memory, plan, rule, numbers, compute) : nullptr;
     const char* const unfit = program == nullptr ? nullptr : unfit_program(*program);
     if (unfit != nullptr && reading.place.captured) {
       throw std::runtime_error(
@@ -79,8 +79,8 @@ void CudaWork::add(const Memory& memory, const Plan& plan, const Reading& readin
           ", while a CUDA graph captures the step; expected a step without one");
     }
     if (unfit != nullptr) throw Unfit{unfit};
-    params.push_back({item, reading.numbers.step, reading.numbers.product, reading.dither_step,
-                      reading.rounding, program, given_of(plan, reading.numbers), device,
+    params.push_back({cuda_item(item, numbers.step, numbers.product, reading.dither_step), compute,
+                      item.packing, reading.rounding, program, given_of(plan, numbers), device,
                       reading.place.layout, place_of(plan)});
   }
   const Counts& counts = reading.counts;
@@ -102,8 +102,12 @@ void CudaWork::clear() {
 
 std::set<int> CudaWork::devices() const {
   std::set<int> devices;
-  for (const Param& param : params) devices.insert(param.device);
-  for (const Counter& counter : counters) devices.insert(counter.device);
+  int last = cpu_device;
+  const auto add = [&](int device) {
+    if (device != last) devices.insert(last = device);
+  };
+  for (const Param& param : params) add(param.device);
+  for (const Counter& counter : counters) add(counter.device);
   return devices;
 }
 
@@ -112,12 +116,19 @@ int CudaWork::sole_device() const {
   return all.size() == 1 ? *all.begin() : cpu_device;
 }
 
+bool CudaWork::share_memory() {
+  memory_.clear();
+  for (const Param& param : params) memory_.add(param.item);
+  return memory_.any();
+}
+
 std::optional<Doubles> squares_on(const CudaWork& work, int device, int layout) {
   std::vector<Values> grads;
   int64_t chunks = 0;
   for (const CudaWork::Param& param : work.params) {
     if (param.device != device || param.layout != layout || param.item.size == 0) continue;
-    grads.push_back({param.item.arrays[1], param.item.size, param.item.dtypes[1]});
+    const DType dtype = static_cast<DType>(param.item.dtypes[1]);
+    grads.push_back({param.item.arrays[1], param.item.size, dtype});
     chunks += (param.item.size + sum_chunk - 1) / sum_chunk;
   }
   if (grads.empty()) return std::nullopt;
@@ -128,8 +139,9 @@ std::optional<Doubles> squares_on(const CudaWork& work, int device, int layout) 
 
 namespace {
 
-void launch_all(const CudaWork& work, const CudaNumber& grad_factor, const float* found_inf) {
+void launch_all(CudaWork& work, const CudaNumber& grad_factor, const float* found_inf) {
   const std::set<int> devices = work.devices();
+  const bool one_by_one = work.share_memory();
   for (const int device : devices) {
     count_steps(work, device, found_inf);
     multiply_products(work, device, found_inf);
@@ -140,40 +152,36 @@ void launch_all(const CudaWork& work, const CudaNumber& grad_factor, const float
     const CudaWork::Group& group = work.groups[first->group];
     while (next != work.params.end() && next->group == first->group) ++next;
     for (const int device : devices) {
-      std::vector<Item> items;
-      std::vector<CudaItem> made;
+      std::vector<CudaItem> plain;
+      plain.reserve(static_cast<std::size_t>(next - first));
       std::vector<CudaPackedItem> packed;
       CudaPrograms programs;
       for (auto param = first; param != next; ++param) {
         if (param->device != device) continue;
-        items.push_back(param->item);
-        const CudaItem item =
-            cuda_item(param->item, param->step, param->product, param->dither_step);
-        const DType compute = compute_type(param->item);
-        if (param->program != nullptr && param->item.packing == nullptr) {
-          programs.add(*param->program, compute, item, param->given);
+        if (param->program != nullptr && param->packing == nullptr) {
+          programs.add(*param->program, param->compute, param->item, param->given);
         } else if (param->program != nullptr) {
-          programs.add(*param->program, compute,
-                       CudaPackedItem{item, *param->item.packing, param->rounding}, param->given);
-        } else if (param->item.packing == nullptr) {
-          made.push_back(item);
+          programs.add(*param->program, param->compute,
+                       CudaPackedItem{param->item, *param->packing, param->rounding}, param->given);
+        } else if (param->packing == nullptr) {
+          plain.push_back(param->item);
         } else {
-          packed.push_back({item, *param->item.packing, param->rounding});
+          packed.push_back({param->item, *param->packing, param->rounding});
         }
       }
       CudaStep step = group.step;
       step.grad_factor = grad_factor;
       step.found_inf = found_inf;
-      step.one_by_one = share_memory(items);
+      step.one_by_one = one_by_one;
       programs.step(step, device);
-      if (!made.empty() || !packed.empty()) CudaLibrary::get().step(step, made, packed, device);
+      if (!plain.empty() || !packed.empty()) CudaLibrary::get().step(step, plain, packed, device);
     }
   }
 }
 
 }  // namespace
 
-void step_on_devices(const CudaWork& work, const CudaNumber& grad_factor, const float* found_inf,
+void step_on_devices(CudaWork& work, const CudaNumber& grad_factor, const float* found_inf,
                      std::size_t left_over) {
   const CudaLibrary& library = CudaLibrary::get();
   const int64_t before = library.launches();

@@ -34,6 +34,8 @@ void Memory::begin(const Stepped& optimizer, Kind kind) {
 void Memory::clear() {
   held_.clear();
   seen_.clear();
+  for (const Counted& it : counted_) torch_.storages().let_go(it.storage);
+  counted_.clear();
 }
 
 PyObject* Memory::hold(py::object object) {
@@ -66,6 +68,12 @@ std::string Memory::unreadable(PyObject* tensor) const {
 }
 
 void Memory::check() const {
+  constexpr const char* freed =
+      "the memory of a parameter, a gradient or a state was freed while the step read it; "
+      "nothing has been written";
+  for (const Counted& it : counted_) {
+    if (it.storage->data != it.data) throw std::runtime_error(freed);
+  }
   for (const Seen& seen : seen_) {
     View view;
     if (torch_.read(seen.tensor, &view) && data_of(view) == seen.data) continue;
@@ -73,9 +81,7 @@ void Memory::check() const {
     const uint64_t offset =
         reinterpret_cast<uint64_t>(seen.data) - storage.attr("data_ptr")().cast<uint64_t>();
     if (offset < storage.attr("nbytes")().cast<uint64_t>()) continue;
-    throw std::runtime_error(
-        "the memory of a parameter, a gradient or a state was freed while the step read it; "
-        "nothing has been written");
+    throw std::runtime_error(freed);
   }
 }
 

@@ -35,7 +35,7 @@ void Place::find_local(Layouts& layouts, PyObject* param) {
 void Place::find_device(Captures& captures, const Plan& plan) {
   CudaLibrary& cuda = CudaLibrary::get();
   device = cuda.device_of(view);
-  if (device != cpu_device) memory_.must_hold();
+  if (device != cpu_device) memory_.will_release();
   const bool is_cuda = view.device.device_type == kDLCUDA;
   if (device == no_device) {
     throw Unfit{is_cuda ? "on " + device_name(view) + ": " + cuda.trouble() : "not on the CPU"};

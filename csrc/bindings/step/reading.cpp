@@ -21,12 +21,11 @@ void check_norms(const Plan& plan, PyObject* param) {
   }
 }
 
-View grad_of(Place& place, const Candidate& candidate) {
-  const TorchReader& torch = TorchReader::get();
+View grad_of(Memory& memory, Place& place, const Candidate& candidate) {
   if (candidate.grad) return place.laid_out(candidate.grad.ptr(), "grad", false);
   View view;
-  if (torch.read_grad(candidate.param, &view) && place.is_like_param(view)) return view;
-  return place.laid_out(torch.grad(candidate.param).ptr(), "grad", false);
+  if (memory.look_at_grad(candidate.param, &view) && place.is_like_param(view)) return view;
+  return place.laid_out(TorchReader::get().grad(candidate.param).ptr(), "grad", false);
 }
 
 }  // namespace
@@ -35,7 +34,7 @@ Reading read(Memory& memory, Places& places, Kept& kept, const Plan& plan,
              const Candidate& candidate) {
   if (plan.has_norms) check_norms(plan, candidate.param);
   Reading reading(memory, places, plan, candidate.param);
-  set_like_param(reading, 1, grad_of(reading.place, candidate), "grad");
+  set_like_param(reading, 1, grad_of(memory, reading.place, candidate), "grad");
   Entries entries(memory, kept, plan, reading.place, candidate);
   States(memory, kept, plan, candidate.param, entries, reading).read();
   reading.made = entries.take_made();

@@ -59,7 +59,7 @@ class Step {
     work_.memory.find_grads(!watchers.of_functions);
     work_.plans.read(optimizer_, watchers.of_operations);
     if (work_.plans.tail().clips && !norm_ && !memory.dry() && !memory.holds()) {
-      if (!optimizer_.norm_is_local()) throw MustHold{};
+      if (!optimizer_.norm_is_local()) memory.will_release();
     }
     work_.candidates.collect(work_.plans, memory);
     for (const Plan& plan : work_.plans) read_params(plan);
@@ -196,17 +196,16 @@ void step(const std::string& rule, const py::object& optimizer, int threads,
   const bool waits = scaling.found_at().number.on_device();  // for a device
   if (!waits && scaling.found_inf()) return;
   Spec& spec = spec_of(rule);
-  if (!scaling.on_device() && !spec.on_devices) {
+  Kind kind = scaling.on_device() || spec.on_devices ? Memory::releasing_kind() : Kind::light;
+  while (true) {
     try {
-      Step step(spec, stepped, Kind::light, norm);
+      Step step(spec, stepped, kind, norm);
       step.read();
       return step.write(threads, scaling);
-    } catch (const MustHold&) {  // before anything was written
+    } catch (const MustHold& must) {  // before anything was written
+      kind = must.kind;
     }
   }
-  Step step(spec, stepped, Kind::whole, norm);
-  step.read();
-  step.write(threads, scaling);
 }
 
 void call_with_grads(const py::list& params, const py::list& grads, const py::object& function) {

@@ -62,7 +62,7 @@ void Work::add(const Plan& plan, PyObject* param, Reading reading) {
   const Place& place = reading.place;
   if (reading.item.size > 0) {
     elements += reading.item.size;
-    if (is_long(cpu.items.size() + 1, elements)) memory.must_hold();
+    if (is_long(cpu.items.size() + 1, elements)) memory.will_release();
   }
   if (place.device != cpu_device) {
     cuda.add(memory, plan, reading);
