@@ -384,7 +384,11 @@ def parameter_at(optimizer: Optimizer, place: Any) -> tuple[Options, Tensor]:
 
 
 def asks_too_much(optimizer: Any, left: list[tuple[Options, Tensor]]) -> bool:
-    """Whether torch's step is needed under options that torch lacks, or by a class that it lacks."""
+    """Whether torch's step is needed under options that torch lacks, or by a class that it lacks; or
+    states are to be made in a dtype that the other options forbid."""
     neutral = optimizer._neutral()
     asked = any(group.get(key, it) != it for group, _ in left for key, it in neutral.items())
-    return asked or (len(left) > 0 and EVERY[type(optimizer).__name__].torchs is None)
+    groups = [dict(group) for group in optimizer.param_groups]
+    forbidden = any(outcome(lambda it=it: optimizer._check_storage(it)) for it in groups)
+    lacking = len(left) > 0 and EVERY[type(optimizer).__name__].torchs is None
+    return asked or forbidden or lacking
