@@ -1,4 +1,5 @@
-"""Trials of what a step does around its rule: clipping by the global norm, averaging the parameters."""
+"""Trials of what a step does around its rule: clipping by the global norm, averages and copies of the
+parameters."""
 
 from __future__ import annotations
 
@@ -12,17 +13,19 @@ from fastopt import reference
 from .cases import Options, Rule
 from .memory import Block, Layout
 from .pools import Places, Pool
-from .storage import Array, Mix
+from .storage import Array, Mix, Storage
 from .trial import OptimizerTrial
 
 MAX_GRAD_NORM = (1.0, 1e-3, 1e30)
 EMA_DECAY = (0.9, 0.999, 0.0, 1e-60)
+COPIES = ("bfloat16", "float16", "float32")
 
 TAILS: tuple[Options, ...] = (
     {"max_grad_norm": MAX_GRAD_NORM},
     {"ema_decay": EMA_DECAY},
     {"max_grad_norm": MAX_GRAD_NORM, "ema_decay": EMA_DECAY},
     {"ema_decay": EMA_DECAY, "ema_bias_correction": (True,)},
+    {"copy_to": COPIES},
 )
 """Options of the tail and the values that they are drawn from."""
 
@@ -44,14 +47,28 @@ class TailTrial(OptimizerTrial):
     ) -> None:
         self.tail = {name: values[rng.integers(len(values))] for name, values in tail.items()}
         self.factor = 1.0  # of the gradients, at the step that the reference is at
+        self.copied = self.tail.pop("copy_to", None)
+        if self.copied is not None and mix.compute == np.float64:
+            self.copied = "float32"  # float64 parameters take no copy of 16 bits
         super().__init__(rule, options, layout, pool, rng, mix=mix, steps=steps)
 
     @property
     def constructor_options(self) -> Options:
-        return super().constructor_options | self.tail
+        options = super().constructor_options | self.tail
+        if self.copied is not None:
+            options["copy_to"] = self.cut("copy", self.there["copy"])
+        return options
 
     def states(self, rng: np.random.Generator) -> list[str]:
-        return [*super().states(rng), *(["ema"] if "ema_decay" in self.tail else [])]
+        average = ["ema"] if "ema_decay" in self.tail else []
+        return [*super().states(rng), *average, *(["copy"] if self.copied is not None else [])]
+
+    def storage(self, name: str) -> Storage:
+        return Storage(str(self.copied)) if name == "copy" else super().storage(name)
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        return (*super().given, *(["copy"] if self.copied is not None else []))
 
     def draw_grad(self, pool: Pool, rng: np.random.Generator) -> tuple[Array, Places]:
         return super().draw_grad(pool.tame if rng.integers(4) else pool, rng)
@@ -80,4 +97,6 @@ class TailTrial(OptimizerTrial):
         if "ema_decay" in self.tail:
             decay = self.tail["ema_decay"]
             results["ema"] = reference.ema(numbers["ema"], results["param"], decay=decay)
+        if self.copied is not None:
+            results["copy"] = self.as_stored("param", results["param"])
         return results

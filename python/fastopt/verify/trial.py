@@ -317,9 +317,14 @@ class OptimizerTrial(Trial):
     def step_number(self, first: int, number: int) -> int:
         return first + number + (self.JUMP if number >= self.JUMP_AFTER else 0)
 
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The arrays that the optimizer is given; all others it makes."""
+        return ("param", "grad")
+
     def begin(self, target: str) -> None:
         super().begin(target)
-        self.here = {name: self.memory(name) for name in ("param", "grad")}
+        self.here = {name: self.memory(name) for name in self.given}
         self.there = {name: device.placed(target, it) for name, it in self.here.items()}
         self.params, self.grads = (self.cut(name, self.there[name]) for name in ("param", "grad"))
         if self.mix.grad != self.mix.param:
@@ -341,7 +346,7 @@ class OptimizerTrial(Trial):
         for name, memory in self.there.items():
             device.put_back(memory, self.here[name])
         for name in self.storages:
-            if name not in ("param", "grad"):
+            if name not in self.given:
                 for param, part in zip(self.params, self.cut(name, self.memory(name)), strict=True):
                     if param.grad is not None:
                         part.copy_(self.optimizer.state[param][name])
