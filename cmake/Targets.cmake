@@ -11,6 +11,16 @@ set(FASTOPT_WAYS float32 float64 bfloat16 mixed coded bfloat16_coded rounded pac
 # loop for each answer, but by default only from loops shorter than ours (bench/NOTES.md, 2). The other
 # ways gain little by it (17).
 set(FASTOPT_UNSWITCHED_WAYS float32 float64 coded bfloat16_coded)
+set(FASTOPT_UNSWITCH "")
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  include(CheckCXXCompilerFlag)
+  check_cxx_compiler_flag(--param=max-unswitch-level=3 FASTOPT_UNSWITCHES_BY_LEVEL)  # its name in GCC 12
+  if(FASTOPT_UNSWITCHES_BY_LEVEL)
+    set(FASTOPT_UNSWITCH --param=max-unswitch-level=3 --param=max-unswitch-insns=2000)
+  else()
+    set(FASTOPT_UNSWITCH --param=max-unswitch-depth=3 --param=max-unswitch-insns=2000)
+  endif()
+endif()
 
 # All but float32 and float64 take nine tenths of a sanitized build. It does not optimize them, and looks
 # for undefined behaviour where the same source has not been looked at: of these in scalar's alone.
@@ -33,9 +43,8 @@ function(fastopt_add_target name)
     list(APPEND libraries ${library})
     add_library(${library} OBJECT csrc/cpu/way.cpp)
     target_compile_definitions(${library} PRIVATE FASTOPT_WAY=${way})
-    if(way IN_LIST FASTOPT_UNSWITCHED_WAYS AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-      target_compile_options(${library} PRIVATE
-        --param=max-unswitch-level=3 --param=max-unswitch-insns=2000)
+    if(way IN_LIST FASTOPT_UNSWITCHED_WAYS)
+      target_compile_options(${library} PRIVATE ${FASTOPT_UNSWITCH})
     endif()
     if(NOT way MATCHES "^float")
       target_compile_options(${library} PRIVATE $<$<CONFIG:Debug>:-O0>)
