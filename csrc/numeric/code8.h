@@ -32,6 +32,9 @@ FASTOPT_HOST_DEVICE bool is_code(DType dtype) {
 
 // The formulas below hold for a number and, lane by lane, for a vector of them (simd/codes.h).
 FASTOPT_HOST_DEVICE uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
+FASTOPT_HOST_DEVICE uint32_t with_bits(uint32_t a, uint32_t of_b, uint32_t b) {
+  return a | (of_b & b);
+}
 template <int bits>
 FASTOPT_HOST_DEVICE uint32_t shifted_left(uint32_t a) {
   return a << bits;
@@ -49,7 +52,7 @@ FASTOPT_HOST_DEVICE Number number_of(Bits code, Number scale) {
   } else {
     const Bits sign = 0x80000000u, kept = 0x80000000u | 0x7fu << Code::shift;
     const Bits bits = shifted_left<Code::shift>(code);
-    return (float_of((bits & kept) | two) - float_of((bits & sign) | two)) * scale;
+    return (float_of(with_bits(two, kept, bits)) - float_of(with_bits(two, sign, bits))) * scale;
   }
 }
 
@@ -59,8 +62,8 @@ FASTOPT_HOST_DEVICE float decoded(uint8_t code, float scale) {
   return number_of<coding>(static_cast<uint32_t>(extended), scale);
 }
 
-// The float that the code is cut from. `x` is the root where the code keeps that; `dither` is
-// uniform in [0, 2^shift).
+// What the code is cut from: the bits of the float, with the dither and less those of 2 (Dither),
+// so that nothing but a sign stands above the code. `x` is the root where the code keeps that.
 template <DType coding, class Number, class Bits>
 FASTOPT_HOST_DEVICE Bits dithered(Number x, Number inverse, Bits dither) {
   const Number y = x * inverse;
@@ -68,7 +71,7 @@ FASTOPT_HOST_DEVICE Bits dithered(Number x, Number inverse, Bits dither) {
     return bits_of(y + 2.0f) + dither;
   } else {
     const Bits two = 0x40000000u, sign = 0x80000000u;
-    return bits_of(y + float_of((bits_of(y) & sign) | two)) + dither;
+    return bits_of(y + float_of(with_bits(two, sign, bits_of(y)))) + dither;
   }
 }
 

@@ -23,11 +23,13 @@ FASTOPT_HOST_DEVICE uint32_t dither_hash(DitherStep step, uint32_t kind, uint32_
   return h ^ h >> 16;
 }
 
-// Of a step's table (numeric/dtype.h): in [0, 2^19) for signed8 and in [0, 2^18) for root8.
+// Of a step's table (numeric/dtype.h).
 template <DType coding>
 FASTOPT_HOST_DEVICE uint32_t dither_entry(DitherStep step, uint32_t entry) {
   constexpr bool is_root = coding == DType::root8;
-  return dither_hash(step, is_root ? 0xC2B2AE3Du : 0u, entry) >> (is_root ? 14 : 13);
+  const uint32_t drawn =
+      dither_hash(step, is_root ? 0xC2B2AE3Du : 0u, entry) >> (is_root ? 14 : 13);
+  return drawn - 0x40000000u;
 }
 
 // Of the table for 16 bits: half a hash.

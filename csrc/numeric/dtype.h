@@ -23,7 +23,8 @@ constexpr int64_t dtype_bytes[] = {4, 8, 2, 2, 1, 1};
 constexpr int64_t block_size = 256;  // elements that share a scale; within a row
 constexpr int dither_size = 2 * block_size;
 
-// Numbers of this step in [0, 2^19) for signed8 and in [0, 2^18) for root8.
+// Numbers of this step in [0, 2^19) for signed8 and in [0, 2^18) for root8, each less the bits of
+// the float 2: that is what a code is added to (numeric/code8.h).
 struct Dither {
   uint32_t signed8[dither_size], root8[dither_size];
 };

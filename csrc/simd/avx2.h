@@ -366,6 +366,9 @@ struct Words32 {
   friend FASTOPT_HOST_DEVICE Words32 operator+(Words32 a, Words32 b) {
     return _mm256_add_epi32(a.value, b.value);
   }
+  friend FASTOPT_HOST_DEVICE Words32 with_bits(Words32 a, Words32 of_b, Words32 b) {
+    return a | (of_b & b);
+  }
   friend FASTOPT_HOST_DEVICE Words32 larger(Words32 a, Words32 b) {
     return _mm256_max_epu32(a.value, b.value);
   }
@@ -383,13 +386,9 @@ struct Words32 {
     constexpr int shift = CodeOf<coding>::shift;
     __m256i halves =
         _mm256_packus_epi32(_mm256_srli_epi32(a.value, shift), _mm256_srli_epi32(b.value, shift));
-    if constexpr (CodeOf<coding>::is_root) {
-      halves = _mm256_and_si256(halves, _mm256_set1_epi16(0xff));
-    } else {
-      const __m256i magnitude = _mm256_set1_epi16(0x7f);
-      const __m256i sign = _mm256_srli_epi16(halves, 31 - shift - 7);
-      halves = _mm256_or_si256(_mm256_and_si256(magnitude, halves),
-                               _mm256_andnot_si256(magnitude, sign));
+    if constexpr (!CodeOf<coding>::is_root) {  // the upper byte holds 16 for a sign: 8 of it are
+                                               // 128
+      halves = _mm256_maddubs_epi16(halves, _mm256_set1_epi16(0x0801));
     }
     const __m256i codes = _mm256_packus_epi16(halves, halves);
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5);

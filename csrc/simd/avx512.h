@@ -346,30 +346,26 @@ struct Words32 {
   friend FASTOPT_HOST_DEVICE Words32 operator+(Words32 a, Words32 b) {
     return _mm512_add_epi32(a.value, b.value);
   }
+  friend FASTOPT_HOST_DEVICE Words32 with_bits(Words32 a, Words32 of_b, Words32 b) {
+    return _mm512_ternarylogic_epi32(a.value, of_b.value, b.value, 0xf8);
+  }
   friend FASTOPT_HOST_DEVICE Words32 larger(Words32 a, Words32 b) {
     return _mm512_max_epu32(a.value, b.value);
   }
   FASTOPT_HOST_DEVICE uint32_t largest() const { return _mm512_reduce_max_epu32(value); }
 
-  // The instruction works on each 128 bits apart: they hold 4 codes of `a`, 4 of `b`, and both
-  // again.
   template <DType coding>
   FASTOPT_HOST_DEVICE static void store_codes(Words32 a, Words32 b, uint8_t* to) {
-    constexpr int shift = CodeOf<coding>::shift;
-    __m512i halves =
-        _mm512_packus_epi32(_mm512_srli_epi32(a.value, shift), _mm512_srli_epi32(b.value, shift));
-    if constexpr (CodeOf<coding>::is_root) {
-      halves = _mm512_and_si512(halves, _mm512_set1_epi16(0xff));
-    } else {
-      const __m512i magnitude = _mm512_set1_epi16(0x7f);
-      const __m512i sign = _mm512_srli_epi16(halves, 31 - shift - 7);
-      halves = _mm512_or_si512(_mm512_and_si512(magnitude, halves),
-                               _mm512_andnot_si512(magnitude, sign));
+    const __m512i upper =  // halves of the lanes
+        _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27,
+                         25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    const __m512i halves = _mm512_permutex2var_epi16(a.value, upper, b.value);
+    __m512i codes = _mm512_srli_epi16(halves, CodeOf<coding>::shift - 16);
+    if constexpr (!CodeOf<coding>::is_root) {  // the upper byte holds 16 for a sign: 8 of it are
+                                               // 128
+      codes = _mm512_maddubs_epi16(codes, _mm512_set1_epi16(0x0801));
     }
-    const __m512i codes = _mm512_packus_epi16(halves, halves);
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 4, 8, 12, 1, 5, 9, 13);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
-                        _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, codes)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi16_epi8(codes));
   }
 };
 

@@ -2,9 +2,9 @@
 //
 // Words32 are the bits of a Vec<float>, or what is added to them. They offer: construction from one
 // word, load (from memory of any type), extended (from bytes: the sign of int8_t, zeros above
-// uint8_t), bits_of, float_of, & | +, larger and shifted_left, all as in numeric/code8.h, but that
-// lanes may be shifted by bits of their own, too; largest, of its lanes; and store_codes, which
-// cuts the codes out of two vectors.
+// uint8_t), bits_of, float_of, & | +, larger, with_bits and shifted_left, all as in
+// numeric/code8.h, but that lanes may be shifted by bits of their own, too; largest, of its lanes;
+// and store_codes, which cuts the codes out of two vectors.
 #pragma once
 
 #include <stdint.h>

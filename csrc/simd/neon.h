@@ -298,6 +298,9 @@ struct Words32 {
   friend FASTOPT_HOST_DEVICE Words32 operator+(Words32 a, Words32 b) {
     return vaddq_u32(a.value, b.value);
   }
+  friend FASTOPT_HOST_DEVICE Words32 with_bits(Words32 a, Words32 of_b, Words32 b) {
+    return a | (of_b & b);
+  }
   friend FASTOPT_HOST_DEVICE Words32 larger(Words32 a, Words32 b) {
     return vmaxq_u32(a.value, b.value);
   }
