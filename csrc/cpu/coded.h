@@ -4,9 +4,11 @@
 // A block's scale is known only when all of it has been updated, so its numbers wait in a buffer in
 // the first-level cache, and their codes are stored while the next block is worked on, in turns:
 // the dividers, which roots and divisions keep busy, and the rest of the processor then work at
-// the same time. The root that root8 stores is the one that the rule divides by, so the compiler
-// takes it once. Two vectors are updated at a time, which do not wait for each other: processors
-// do not look far enough ahead to find many such by themselves (bench/NOTES.md, 18b).
+// the same time. Their place is behind the rule's root, before what needs it (a rule that `waits`),
+// since processors do not see far enough to find that order themselves (bench/NOTES.md, 18h). The
+// root that root8 stores is the one that the rule divides by, so the compiler takes it once. Two
+// vectors are updated at a time, which do not wait for each other: processors do not look far
+// enough ahead to find many such by themselves (bench/NOTES.md, 18b).
 #pragma once
 
 #include <stdint.h>
@@ -117,9 +119,9 @@ class CodedLoop {
   using V = Vec<float>;
   // With one lane, the loop of encode_any is better: the compiler makes vectors of it.
   static constexpr bool stores_pairs = V::lanes > 1;
-  static constexpr int line_size = 64;          // bytes
-  static constexpr int64_t ahead = 1024;        // bytes
-  static constexpr int64_t codes_ahead = 2048;  // elements, one byte each
+  static constexpr int line_size = 64;         // bytes
+  static constexpr int64_t ahead = 2048;       // bytes
+  static constexpr int64_t codes_ahead = 512;  // elements, one byte each
 
   // A block of a state: its codes, and its numbers decoded and updated.
   struct Coded {
@@ -150,21 +152,21 @@ class CodedLoop {
     const int in_pairs = length - length % Pair::lanes;
     int x = 0, stored = 0;
     for (; x < in_pairs; x += Pair::lanes) {
-      if (stores_pairs && x + Pair::lanes <= pending) {
+      prefetch(i + x);
+      update(WholePair{}, i, x, scale, largest, [&] {
+        if (!stores_pairs || x + Pair::lanes > pending) return;
         stored = x + Pair::lanes;
         for_coded([&](auto state) {
           const Coded& before = before_[state.index];
           store_coded<state.coding>(before.numbers + x, inverse[state.index],
                                     before.block.dither + x, before.block.codes + x);
         });
-      }
-      prefetch(i + x);
-      update(WholePair{}, i, x, scale, largest);
+      });
     }
     for_coded([&](auto state) { store_codes(state, stored, pending); });
     for (; x < length; x += V::lanes) {
       const int rest = length - x;
-      update(FirstOfVec{rest < V::lanes ? rest : V::lanes}, i, x, scale, largest);
+      update(FirstOfVec{rest < V::lanes ? rest : V::lanes}, i, x, scale, largest, Nothing{});
     }
     for_coded([&](auto state) {
       Coded& now = now_[state.index];
@@ -176,15 +178,16 @@ class CodedLoop {
   }
 
   // The elements from place x on of the block that begins at element i.
-  template <class Some>
-  FASTOPT_HOST_DEVICE void update(Some some, int64_t i, int x, const V* scale, Largest* largest) {
+  template <class Some, class Meanwhile>
+  FASTOPT_HOST_DEVICE void update(Some some, int64_t i, int x, const V* scale, Largest* largest,
+                                  Meanwhile meanwhile) {
     using Vector = typename Some::V;
     Vector p = some.load(param_ + i + x), s[max_states];
     for_coded([&](auto state) {
       s[state.index] =
           some.template decode<state.coding>(now_[state.index].block.codes + x, scale[state.index]);
     });
-    rule_.step(p, some.load(grad_ + i + x), s);
+    rule_.step(p, some.load(grad_ + i + x), s, meanwhile);
     for_coded([&](auto state) {
       Vector& number = s[state.index];
       if (state.coding == DType::root8) number = sqrt(number);

@@ -27,6 +27,7 @@ struct Adadelta {
   static constexpr int required = 2;
   static constexpr const char* states[state_count] = {"square_avg", "acc_delta"};
   static constexpr unsigned squares = 0b11;
+  static constexpr bool waits = true;
   static bool uses(const Options&, int) { return true; }
   static bool counts_steps(const Options&) { return true; }
 
@@ -40,11 +41,14 @@ struct Adadelta {
         one_minus_rho(static_cast<T>(1 - o.rho)),
         eps(static_cast<T>(o.eps)) {}
 
-  template <class V>
-  FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& square_avg, V& acc_delta) const {
+  template <class V, class Meanwhile>
+  FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& square_avg, V& acc_delta,
+                                      Meanwhile meanwhile) const {
     V g = gradient(param, grad);
     square_avg = rho * square_avg + one_minus_rho * (g * g);
-    V delta = sqrt(acc_delta + eps) / sqrt(square_avg + eps) * g;
+    V moved = sqrt(acc_delta + eps), size = sqrt(square_avg + eps);
+    meanwhile();
+    V delta = moved / size * g;
     acc_delta = rho * acc_delta + one_minus_rho * (delta * delta);
     param = param - lr * delta;
   }

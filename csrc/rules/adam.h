@@ -39,6 +39,7 @@ struct Adam {
   static constexpr int required = 2;
   static constexpr const char* states[state_count] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
   static constexpr unsigned squares = 0b110;
+  static constexpr bool waits = true;
   static bool uses(const Options& o, int state) { return state < 2 || o.amsgrad; }
   static bool counts_steps(const Options&) { return true; }
 
@@ -60,14 +61,14 @@ struct Adam {
     eps = static_cast<T>(o.eps * (o.eps_inside_sqrt ? c2 : root));
   }
 
-  template <class V, class Maximum>
+  template <class V, class Maximum, class Meanwhile>
   FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& exp_avg, V& exp_avg_sq,
-                                      Maximum& max_exp_avg_sq) const {
+                                      Maximum& max_exp_avg_sq, Meanwhile meanwhile) const {
     V g = gradient(param, grad);
     averages.take_in(g, exp_avg, exp_avg_sq);
     V v = exp_avg_sq;
     if constexpr (present<Maximum>) v = max_exp_avg_sq = maximum(max_exp_avg_sq, v);
-    V denom = denominator(v, eps, eps_inside_sqrt);
+    V denom = denominator(v, eps, eps_inside_sqrt, meanwhile);
     V update = step_size * (exp_avg / denom);
     param = shrunk(param, update, shrinkage, cautious) - update;
   }

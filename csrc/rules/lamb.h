@@ -53,8 +53,7 @@ struct LAMB {
 
   template <class V>
   FASTOPT_HOST_DEVICE void operator()(V&, V grad, V& exp_avg, V& exp_avg_sq) const {
-    V g = gradient.sign * grad;
-    averages.take_in(g, exp_avg, exp_avg_sq);
+    averages.take_in(grad, exp_avg, exp_avg_sq);
   }
 
   template <class V>

@@ -46,12 +46,11 @@ struct Lion {
 
   template <class V>
   FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& exp_avg) const {
-    V g = gradient.sign * grad;
-    V c = beta1 * exp_avg + one_minus_beta1 * g;
+    V c = beta1 * exp_avg + one_minus_beta1 * grad;
     V sign = select(V(0) < c, V(1), select(c < V(0), V(-1), c));  // of 0 and NaN: themselves
     V update = lr * sign;
     param = shrunk(param, update, shrinkage, cautious) - update;
-    exp_avg = beta2 * exp_avg + one_minus_beta2 * g;
+    exp_avg = beta2 * exp_avg + one_minus_beta2 * grad;
   }
 };
 

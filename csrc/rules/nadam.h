@@ -34,6 +34,7 @@ struct NAdam {
   static constexpr int required = 2;
   static constexpr const char* states[state_count] = {"exp_avg", "exp_avg_sq"};
   static constexpr unsigned squares = 0b10;
+  static constexpr bool waits = true;
   static bool uses(const Options&, int) { return true; }
   static bool counts_steps(const Options&) { return true; }
 
@@ -58,12 +59,15 @@ struct NAdam {
     eps = static_cast<T>(o.eps * root);
   }
 
-  template <class V>
-  FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& exp_avg, V& exp_avg_sq) const {
+  template <class V, class Meanwhile>
+  FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& exp_avg, V& exp_avg_sq,
+                                      Meanwhile meanwhile) const {
     V g = gradient(param, grad);
     averages.take_in(g, exp_avg, exp_avg_sq);
+    V root = sqrt(exp_avg_sq);
+    meanwhile();
     V update = of_grad * g + of_avg * exp_avg;
-    param = shrinkage * param - update / (sqrt(exp_avg_sq) + eps);
+    param = shrinkage * param - update / (root + eps);
   }
 };
 

@@ -30,6 +30,7 @@ struct RMSprop {
   static constexpr int required = 1;
   static constexpr const char* states[state_count] = {"square_avg", "grad_avg", "momentum_buffer"};
   static constexpr unsigned squares = 0b001;
+  static constexpr bool waits = true;
   static bool uses(const Options& o, int state) {
     return state == 0 || (state == 1 ? o.centered : o.momentum != 0);
   }
@@ -48,9 +49,9 @@ struct RMSprop {
         momentum(static_cast<T>(o.momentum)),
         eps_inside_sqrt(o.eps_inside_sqrt) {}
 
-  template <class V, class Average, class Buffer>
+  template <class V, class Average, class Buffer, class Meanwhile>
   FASTOPT_HOST_DEVICE void operator()(V& param, V grad, V& square_avg, Average& grad_avg,
-                                      Buffer& momentum_buffer) const {
+                                      Buffer& momentum_buffer, Meanwhile meanwhile) const {
     V g = gradient(param, grad);
     square_avg = alpha * square_avg + one_minus_alpha * (g * g);
     V avg = square_avg;
@@ -59,7 +60,7 @@ struct RMSprop {
       avg = square_avg - grad_avg * grad_avg;
       avg = select(avg < V(0), V(0), avg);  // rounding can push a small variance below 0
     }
-    V denom = denominator(avg, eps, eps_inside_sqrt);
+    V denom = denominator(avg, eps, eps_inside_sqrt, meanwhile);
     V update = g / denom;
     if constexpr (present<Buffer>) {
       momentum_buffer = momentum * momentum_buffer + update;

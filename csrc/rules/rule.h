@@ -13,7 +13,15 @@
 //   uses()         whether these options need states[i]
 //   counts_steps() whether these options need the number of the step
 //   Rule(o, step)  rounds every scalar to T, once; `step` is 1 for the first update
-//   operator()     the update of one vector of elements: param, grad, then the states in order
+//   operator()     the update of one vector of elements: param, grad, then the states in order; a
+//                  rule that has a Gradient gets grad turned round by its sign (rules/update.h)
+//
+// A rule that takes a root may say so, for a loop that has something else to do while that is
+// waited for (cpu/coded.h):
+//
+//   waits          true; operator() has one more argument, a function, and calls it once the root
+//   is
+//                  under way and before it is used
 //
 // A rule may keep one number more for each parameter, a product to which each step has a factor:
 //
@@ -76,9 +84,7 @@ struct Gradient {
 
   template <class V>
   FASTOPT_HOST_DEVICE V operator()(V param, V grad) const {
-    V g = sign * grad;
-    if (decays) g = g + weight_decay * param;
-    return g;
+    return decays ? grad + weight_decay * param : grad;
   }
 };
 
@@ -100,6 +106,31 @@ struct Averages {
     exp_avg_sq = beta2 * exp_avg_sq + one_minus_beta2 * (g * g);
   }
 };
+
+template <class Rule, class = void>
+constexpr bool waits_for_root = false;
+template <class Rule>
+constexpr bool waits_for_root<Rule, decltype(void(Rule::waits))> = true;
+
+// Stands for what is to be done meanwhile where nothing is.
+struct Nothing {
+  FASTOPT_HOST_DEVICE void operator()() const {}
+};
+
+// What a rule turns its gradient round by.
+template <class Rule, class = void>
+constexpr bool has_gradient = false;
+template <class Rule>
+constexpr bool has_gradient<Rule, decltype(void(Rule::gradient))> = true;
+
+template <class T, class Rule>
+FASTOPT_HOST_DEVICE T sign_of([[maybe_unused]] const Rule& rule) {
+  if constexpr (has_gradient<Rule>) {
+    return rule.gradient.sign;
+  } else {
+    return 1;
+  }
+}
 
 template <class Rule, class = void>
 constexpr bool keeps_product = false;
@@ -142,9 +173,10 @@ FASTOPT_HOST_DEVICE V maximum(V a, V b) {
 
 // sqrt(v) + eps or sqrt(v + eps), written with one root: the compiler would turn a choice between
 // two roots into both of them and a blend.
-template <class V, class T>
-FASTOPT_HOST_DEVICE V denominator(V v, T eps, bool eps_inside_sqrt) {
+template <class V, class T, class Meanwhile>
+FASTOPT_HOST_DEVICE V denominator(V v, T eps, bool eps_inside_sqrt, Meanwhile meanwhile) {
   V root = sqrt(eps_inside_sqrt ? v + eps : v);
+  meanwhile();
   return eps_inside_sqrt ? root : root + eps;
 }
 

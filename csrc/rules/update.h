@@ -29,14 +29,15 @@ class Update {
 
   FASTOPT_HOST_DEVICE Update(const Rule& rule, double grad_factor, double ema_decay)
       : rule_(rule),
-        factor_(static_cast<T>(grad_factor)),
+        factor_(sign_of<T>(rule) * static_cast<T>(grad_factor)),
         decay_(static_cast<T>(ema_decay)),
         growth_(static_cast<T>(1 - ema_decay)) {}
 
-  template <class V>
-  FASTOPT_HOST_DEVICE void step(V& param, V grad, V* states) const {
+  // meanwhile() is called once, beside the rule's root if it has one.
+  template <class V, class Meanwhile = Nothing>
+  FASTOPT_HOST_DEVICE void step(V& param, V grad, V* states, Meanwhile meanwhile = {}) const {
     Absent absent;
-    apply(param, factor_ * grad, states, absent);
+    apply(meanwhile, param, factor_ * grad, states, absent);
   }
 
   // The running average of the parameter, once it has been stepped.
@@ -47,13 +48,17 @@ class Update {
 
  private:
   // The rule's call, with Absent in the place of states that are not kept.
-  template <class V, class... Picked>
-  FASTOPT_HOST_DEVICE void apply(V& p, V g, V* s, Absent& absent, Picked&... picked) const {
+  template <class Meanwhile, class V, class... Picked>
+  FASTOPT_HOST_DEVICE void apply(Meanwhile meanwhile, V& p, V g, V* s, Absent& absent,
+                                 Picked&... picked) const {
     constexpr int state = sizeof...(Picked);
-    if constexpr (state == Rule::state_count) {
-      rule_(p, g, picked...);
+    if constexpr (state < Rule::state_count) {
+      apply(meanwhile, p, g, s, absent, picked..., pick<state>(s, absent));
+    } else if constexpr (waits_for_root<Rule>) {
+      rule_(p, g, picked..., meanwhile);
     } else {
-      apply(p, g, s, absent, picked..., pick<state>(s, absent));
+      meanwhile();
+      rule_(p, g, picked...);
     }
   }
   template <int state, class V>
@@ -66,7 +71,7 @@ class Update {
   }
 
   Rule rule_;
-  T factor_;          // of the gradient
+  T factor_;          // of the gradient, with the sign by which the rule turns it round
   T decay_, growth_;  // of the average: decay and 1 - decay
 };
 

@@ -70,10 +70,12 @@ FASTOPT_HOST_DEVICE Vec<double> sqrt(Vec<double> a) { return __builtin_sqrt(a.va
 
 // As in rules/rule.h, by two sums, since x + (-0) is x whatever x is: a choice for each element
 // would take longer, where none is moved out of the loop.
-template <class T>
-FASTOPT_HOST_DEVICE Vec<T> denominator(Vec<T> v, T eps, bool eps_inside_sqrt) {
+template <class T, class Meanwhile>
+FASTOPT_HOST_DEVICE Vec<T> denominator(Vec<T> v, T eps, bool eps_inside_sqrt, Meanwhile meanwhile) {
   const T within = eps_inside_sqrt ? eps : T(-0.0), behind = eps_inside_sqrt ? T(-0.0) : eps;
-  return sqrt(v + within) + behind;
+  const Vec<T> root = sqrt(v + within);
+  meanwhile();
+  return root + behind;
 }
 
 template <class Value>
