@@ -301,6 +301,8 @@ void apply(const std::string& rule_name, const py::list& arrays, const py::list&
   FloatMode mode;
   std::unique_ptr<AnyRule> rule = make_rule(rule_name);
   rule->read_options(options, Checks::ranges);
+  AnyRule& there = rule->on_devices();
+  if (&there != rule.get()) there.read_options(options, Checks::ranges);
   Call call(*rule, arrays, steps, indexed, names, factor_of(grad_scale), copy_to);
   call.prepare();
   if (call.is_captured()) {

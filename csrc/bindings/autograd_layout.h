@@ -35,16 +35,20 @@ class AutogradLayout {
     return autograd[grad_at_ + 1] == nullptr;
   }
 
+  void prefetch(const Impl* tensor) const {
+    const auto* autograd = at<const Impl* const*>(tensor, autograd_at_);
+    if (autograd != nullptr) __builtin_prefetch(autograd + grad_at_);
+  }
+
   // Python's object of a tensor, if it has one yet.
   PyObject* object_of(const Impl* tensor) const { return at<PyObject*>(tensor, object_at_); }
 
-  // One more write. False for a tensor that does not count them. Needs known versions.
-  bool bump_version(const Impl* tensor) const {
+  // What counts a tensor's writes; nullptr for one that does not. Needs known versions.
+  uint32_t* version_of(const Impl* tensor) const {
     auto* version = at<Version*>(tensor, version_at_);
-    if (version == nullptr) return false;
-    __atomic_fetch_add(&version->number, 1, __ATOMIC_SEQ_CST);
-    return true;
+    return version == nullptr ? nullptr : &version->number;
   }
+  static void bump(uint32_t* version) { __atomic_fetch_add(version, 1, __ATOMIC_SEQ_CST); }
 
  private:
   // The beginning of c10::VariableVersion::VersionCounter.

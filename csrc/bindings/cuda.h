@@ -30,7 +30,8 @@ class CudaLibrary {
 
   // Whether there are kernels for CUDA tensors; fastopt._cuda is asked where the library lies.
   bool loaded();
-  bool runs_on(int device);                                // those of this device
+  bool runs_on(int device);                                                 // those of this device
+  bool has_tried(int device) const { return troubles_.count(device) > 0; }  // else others run then
   const std::string& trouble() const { return trouble_; }  // why not, the latest time
 
   // Uses the library in this file; for tests, CPU tensors count as lying on device 0 if

@@ -95,7 +95,6 @@ class RuleOf final : public AnyRule {
       product_ = 0;
       reader.read_kept(Rule<float>::product, product_, Range::unit);
     }
-    if constexpr (norms) on_devices().read_options(group, checks, lr_on_device);
   }
 
   std::shared_ptr<const void> options() const override {

@@ -32,7 +32,8 @@ class AnyRule {
   virtual bool has_norms() const = 0;                // or sums
   bool takes_packings() const { return is_program() || !has_norms(); }
 
-  // The rule that devices have kernels of, with the same options: a program of a rule with norms.
+  // The rule that devices have kernels of: of a rule with norms, a program, which reads the options
+  // for itself.
   virtual AnyRule& on_devices() { return *this; }
 
   virtual int state_count() const = 0;

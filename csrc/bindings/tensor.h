@@ -77,10 +77,29 @@ class TorchReader {
     return true;
   }
 
-  // Tells autograd of a write to a tensor; false if only torch can.
-  bool bump_version(PyObject* tensor) const {
-    return counts_writes() && is_plain(tensor) &&
-           autograd_.bump_version(TensorLayout::impl_of(tensor));
+  // For a look ahead (bindings/step/ahead.h): where torch keeps a tensor, if it is a plain one.
+  const TensorLayout::Impl* impl_in_place(PyObject* object) const {
+    return uses_layout_ && is_plain(object) ? TensorLayout::impl_of(object) : nullptr;
+  }
+  const TensorLayout::Impl* grad_in_place(const TensorLayout::Impl* parameter) const {
+    const TensorLayout::Impl* grad = nullptr;
+    if (autograd_.knows_grads()) autograd_.find_grad(parameter, &grad);
+    return grad;
+  }
+  void prefetch(const TensorLayout::Impl* impl) const { layout_.prefetch(impl); }
+  static void prefetch(const TensorLayout::Storage* storage) {
+    __builtin_prefetch(&storage->data);
+    __builtin_prefetch(&storage->device_index);
+  }
+  void prefetch_autograd(const TensorLayout::Impl* impl) const {
+    if (autograd_.knows_grads()) autograd_.prefetch(impl);
+  }
+
+  // Where autograd counts the writes to a tensor, for AutogradLayout::bump; nullptr if only torch
+  // knows.
+  uint32_t* version_of(PyObject* tensor) const {
+    return counts_writes() && is_plain(tensor) ? autograd_.version_of(TensorLayout::impl_of(tensor))
+                                               : nullptr;
   }
 
   // parameter.grad, without looking the attribute up where the type is known.
@@ -119,7 +138,11 @@ inline int64_t element_count(const DLTensor& view) {
 }
 
 inline bool same_shape(const DLTensor& a, const DLTensor& b) {
-  return a.ndim == b.ndim && std::equal(a.shape, a.shape + a.ndim, b.shape);
+  if (a.ndim != b.ndim) return false;
+  for (int d = 0; d < a.ndim; ++d) {
+    if (a.shape[d] != b.shape[d]) return false;
+  }
+  return true;
 }
 
 // Strides equal wherever a dimension has more than one element.

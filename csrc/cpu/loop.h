@@ -81,6 +81,7 @@ struct Loop {
   const Param param;
   const Array ema, grad;
   const Array states[max_states];
+  const int64_t furthest;  // from where on nothing is left to prefetch
 
   FASTOPT_HOST_DEVICE Loop(const Item& item, Param param)
       : rule(*reinterpret_cast<const Rule*>(item.rule->rule), item.rule->tail.grad_factor,
@@ -88,7 +89,8 @@ struct Loop {
         param(param),
         ema(item, ema_array),
         grad(item, 1),
-        states{{item, 2}, {item, 3}, {item, 4}, {item, 5}, {item, 6}} {}
+        states{{item, 2}, {item, 3}, {item, 4}, {item, 5}, {item, 6}},
+        furthest(item.size - ahead / static_cast<int64_t>(sizeof(T))) {}
 
   FASTOPT_HOST_DEVICE void run(const Rounding& rounding, int64_t begin, int64_t end) const {
     while (begin < end) {
@@ -104,7 +106,7 @@ struct Loop {
   FASTOPT_HOST_DEVICE void run(Draws draws, int64_t begin, int64_t end) const {
     int64_t i = begin;
     for (; i <= end - V::lanes; i += V::lanes) {
-      prefetch(i);
+      prefetch(i < furthest ? i : furthest);
       update(
           draws, i, [](auto* from) { return V::load(from); }, [](V v, auto* to) { v.store(to); });
     }

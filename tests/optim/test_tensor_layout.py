@@ -165,6 +165,63 @@ def test_both_ways_of_finding_gradients_agree(kind: str, beside: bool, restored_
     assert results[0][0][1] == (0 if beside else results[0][-1][1])
 
 
+class Entries(dict[str, Any]):
+    """Read as a dict is, or not."""
+
+
+class Lookups(dict[str, Any]):
+    def __getitem__(self, key: str) -> Any:
+        return super().__getitem__(key)
+
+
+def nothing(optimizer: Any) -> None:
+    pass
+
+
+def other_order(optimizer: Any) -> None:
+    state = optimizer.state
+    for param in list(state)[::7]:
+        state[param] = state.pop(param)
+
+
+def entries_of(kind: type) -> Callable[[Any], None]:
+    def change(optimizer: Any) -> None:
+        for param in list(optimizer.state)[-3:]:
+            optimizer.state[param] = kind(optimizer.state[param])
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [nothing, other_order, entries_of(Entries), entries_of(Lookups)],
+    ids=["as made", "states in another order", "a dict's class", "a mapping"],
+)
+@pytest.mark.parametrize("lone", ["plain", "NumPy's memory", "no element", "six dimensions"])
+def test_both_ways_of_reading_a_long_list_agree(
+    lone: str, change: Callable[[Any], None], restored_layout: None
+) -> None:
+    """Whose objects are fetched some parameters ahead."""
+    results = []
+    for with_layout in (True, False):
+        _C.use_tensor_layout(with_layout)
+        torch.manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(i % 3 + 1, 2)) for i in range(1200)]
+        params[-100] = torch.nn.Parameter(DATA[lone]())
+        optimizer = CASES["Adam"].ours([{"params": params[:1]}, {"params": params[1:]}], lr=0.1)
+        for step in range(3):
+            for i, param in enumerate(params):
+                has_grad = i % 5 != 4 and (i % 6 != 1 or step > 0)
+                param.grad = torch.randn(param.shape) if has_grad else None
+            optimizer.step()
+            change(optimizer)
+        results.append([(param.detach(), param._version) for param in params])
+    for (ours, written), (theirs, also_written) in zip(*results, strict=True):
+        assert_same_bits(ours.clone(), theirs.clone())
+        assert written == also_written
+    assert {written for _, written in results[0]} == {0, 2, 3}
+
+
 @pytest.mark.parametrize("with_layout", [True, False])
 def test_a_step_counts_as_one_write(with_layout: bool, restored_layout: None) -> None:
     _C.use_tensor_layout(with_layout)

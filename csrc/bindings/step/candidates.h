@@ -11,10 +11,12 @@
 namespace fastopt {
 
 struct Candidate {
-  PyObject* param;           // which the plan's tuple holds
-  PyObject* copy;            // likewise; nullptr if it is not copied
-  py::object grad, entries;  // grad: null where it is to be read where torch keeps it
-  bool has_grad = false;     // without one, only its layout counts
+  PyObject* param = nullptr;    // which the plan's tuple holds
+  PyObject* copy = nullptr;     // likewise; nullptr if it is not copied
+  PyObject* entries = nullptr;  // of the state; held, unless no Python code runs beside the reading
+  py::object grad;              // null where it is to be read where torch keeps it
+  py::object held;
+  bool has_grad = false;  // without one, only its layout counts
 };
 
 class Candidates {
@@ -28,11 +30,13 @@ class Candidates {
 
  private:
   void collect(const Plan& plan, PyObject* state, const Memory& memory);
-  py::object find_entries(PyObject* state, PyObject* param, const Stepped& optimizer);
+  void find_entries(PyObject* state, const Memory& memory, Candidate& candidate);
+  void hold_entries();
   bool have_twice(const Plan* first, const Plan* end);
 
   std::vector<Candidate> list_;
   Py_ssize_t position_ = 0;  // in optimizer.state
+  bool holds_ = false;       // entries
   // Whether parameters came in another order than their states. While they do not, none can come
   // twice: the keys of a dict differ.
   bool out_of_order_ = false;

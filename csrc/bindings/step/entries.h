@@ -52,7 +52,9 @@ class Entries {
         plan_(plan),
         place_(place),
         param_(candidate.param),
-        dict_(candidate.entries.ptr()) {}
+        dict_(candidate.entries) {
+    if (dict_ != nullptr && !is_plain_dict(dict_)) memory.must_hold();
+  }
 
   // Whether all that is there has been asked for, in its order.
   bool at_end() const {

@@ -40,18 +40,18 @@ class Memory {
   const Stepped& optimizer() const { return *optimizer_; }
   bool dry() const { return kind_ == Kind::dry; }
   bool holds() const { return kind_ == Kind::counted || kind_ == Kind::whole; }
+  bool is_light() const { return kind_ == Kind::light; }  // which meets no devices
+  // Whether no Python code runs beside the reading.
+  bool alone() const { return kind_ == Kind::light || kind_ == Kind::counted; }
 
-  // Whether gradients can be read where torch keeps them: where no Python code runs beside the
-  // reading, so that nobody can take them away, and without a mode that is to be asked for them.
-  void find_grads(bool allowed) {
-    const bool alone = kind_ == Kind::light || kind_ == Kind::counted;
-    finds_grads_ = allowed && alone && torch_.finds_grads();
-  }
+  // Whether gradients can be read where torch keeps them: alone, so that nobody can take them away,
+  // and without a mode that is to be asked for them.
+  void find_grads(bool allowed) { finds_grads_ = allowed && alone() && torch_.finds_grads(); }
   bool finds_grads() const { return finds_grads_; }
 
   // Says that Python code is about to run.
   void must_hold() const {
-    if (kind_ == Kind::light || kind_ == Kind::counted) throw MustHold{Kind::whole};
+    if (alone()) throw MustHold{Kind::whole};
   }
 
   // Says that memory is to be worked on with the GIL released.

@@ -34,9 +34,10 @@ void Place::find_local(Layouts& layouts, PyObject* param) {
 // Finds the device whose kernels take the parameter.
 void Place::find_device(Captures& captures, const Plan& plan) {
   CudaLibrary& cuda = CudaLibrary::get();
+  const bool is_cuda = view.device.device_type == kDLCUDA;
+  if (is_cuda && !cuda.has_tried(view.device.device_id)) memory_.must_hold();
   device = cuda.device_of(view);
   if (device != cpu_device) memory_.will_release();
-  const bool is_cuda = view.device.device_type == kDLCUDA;
   if (device == no_device) {
     throw Unfit{is_cuda ? "on " + device_name(view) + ": " + cuda.trouble() : "not on the CPU"};
   }
@@ -79,6 +80,7 @@ View Place::laid_out(PyObject* whole, const char* name, bool written) {
   if (!memory_.look(tensor, &its)) {
     throw Unfit{std::string(name) + ": " + memory_.unreadable(tensor)};
   }
+  if (is_like_param(its)) return its;
   if (CudaLibrary::get().device_of(its) != device) {
     throw Unfit{std::string(name) +
                 (device == cpu_device ? " not on the CPU" : " not on its parameter's device")};
@@ -87,7 +89,6 @@ View Place::laid_out(PyObject* whole, const char* name, bool written) {
     throw Unfit{std::string(name) + " of shape " + shape_text(its) + " for a parameter of " +
                 shape_text(view)};
   }
-  if (is_like_param(its)) return its;
   memory_.look(dense_copy(tensor, like, written), &its);
   return its;
 }

@@ -102,13 +102,13 @@ TailOptions TailOptions::of(PyObject* group) {
 Plans::Plans(const std::string& rule)
     : rule_name_(rule), counts_itself_(!make_rule(rule)->counts_steps()) {}
 
-void Plans::read(const Stepped& optimizer, bool watched) {
+void Plans::read(const Stepped& optimizer, bool watched, bool for_devices) {
   const py::tuple groups(optimizer.param_groups());  // a copy
   const py::object defaults = optimizer.defaults();
   for (const py::handle group : groups) {
     py::object plain = plain_dict(group, optimizer);
     complete(plain, optimizer, defaults);
-    Plan plan = plan_of(std::move(plain), group, optimizer, watched);
+    Plan plan = plan_of(std::move(plain), group, optimizer, watched, for_devices);
     if (!plans_.empty() && !plan.tail.clips_alike(plans_.back().tail)) {
       throw py::value_error(
           "max_grad_norm: expected the same in every group, since the norm is over all of them");
@@ -122,7 +122,8 @@ void Plans::read(const Stepped& optimizer, bool watched) {
   }
 }
 
-Plan Plans::plan_of(py::object dict, py::handle named, const Stepped& optimizer, bool watched) {
+Plan Plans::plan_of(py::object dict, py::handle named, const Stepped& optimizer, bool watched,
+                    bool for_devices) {
   PyObject* const group = dict.ptr();
   const Names& names = Names::get();
   Plan plan;
@@ -147,8 +148,10 @@ Plan Plans::plan_of(py::object dict, py::handle named, const Stepped& optimizer,
     plan.to_torch = "a mode or a trace of torch is to see its operations";
   } else {
     // A program's rate is read here, unless all of its numbers lie on the device.
-    const bool lr_there = plan.capturable || !plan.rule->on_devices().is_program();
-    plan.rule->read_options(group, Checks::none, lr_there && plan.lr.number.on_device());
+    AnyRule& there = plan.rule->on_devices();
+    const bool lr_there = plan.lr.number.on_device() && (plan.capturable || !there.is_program());
+    plan.rule->read_options(group, Checks::none, lr_there);
+    if (for_devices && &there != plan.rule) there.read_options(group, Checks::none, lr_there);
   }
   plan.tail = TailOptions::of(group);
   plan.has_norms = plan.rule->has_norms();

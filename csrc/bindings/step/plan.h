@@ -22,13 +22,17 @@ inline PyObject* lookup(PyObject* dict, PyObject* key) {
   return value == Py_None ? nullptr : value;
 }
 
-// A group or a state as a dict to read: itself, unless it is another mapping, or reads its items in
-// a way of its own. Throws TypeError for what is no mapping.
+// Whether an object can be read as a dict: not another mapping, and none that reads its items in a
+// way of its own.
+inline bool is_plain_dict(PyObject* object) {
+  return PyDict_CheckExact(object) ||
+         (PyDict_Check(object) &&
+          Py_TYPE(object)->tp_as_mapping->mp_subscript == PyDict_Type.tp_as_mapping->mp_subscript);
+}
+
+// A group or a state as a dict to read. Throws TypeError for what is no mapping.
 inline py::object plain_dict(py::handle mapping, const Stepped& optimizer) {
-  if (PyDict_Check(mapping.ptr()) && Py_TYPE(mapping.ptr())->tp_as_mapping->mp_subscript ==
-                                         PyDict_Type.tp_as_mapping->mp_subscript) {
-    return py::reinterpret_borrow<py::object>(mapping);
-  }
+  if (is_plain_dict(mapping.ptr())) return py::reinterpret_borrow<py::object>(mapping);
   return optimizer.as_dict(mapping);
 }
 
@@ -73,8 +77,9 @@ class Plans {
  public:
   explicit Plans(const std::string& rule);
 
-  // `watched`: somebody is to see torch's operations.
-  void read(const Stepped& optimizer, bool watched);
+  // `watched`: somebody is to see torch's operations. `for_devices`: some parameters may lie on
+  // one.
+  void read(const Stepped& optimizer, bool watched, bool for_devices);
   void clear();
 
   TailOptions tail() const { return plans_.empty() ? TailOptions() : plans_.back().tail; }
@@ -84,7 +89,8 @@ class Plans {
 
  private:
   AnyRule& rule_of_group(std::size_t group);
-  Plan plan_of(py::object group, py::handle named, const Stepped& optimizer, bool watched);
+  Plan plan_of(py::object group, py::handle named, const Stepped& optimizer, bool watched,
+               bool for_devices);
 
   const std::string rule_name_;
   const bool counts_itself_;                     // steps, which torch's class does not

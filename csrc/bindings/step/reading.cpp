@@ -16,7 +16,8 @@ void check_norms(const Plan& plan, PyObject* param) {
     throw Unfit{"a DTensor, of which this process may not know the norm (" +
                 distribution_text(distribution(param)) + ")"};
   }
-  if (py::hasattr(param, "_fsdp_flattened")) {
+  static PyObject* const flattened = PyUnicode_InternFromString("_fsdp_flattened");
+  if (PyObject_HasAttr(param, flattened)) {  // which makes no exception where there is none
     throw Unfit{"of FullyShardedDataParallel, so that this process does not know its norm"};
   }
 }

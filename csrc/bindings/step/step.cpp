@@ -4,6 +4,7 @@
 #include <optional>
 #include <unordered_map>
 
+#include "bindings/step/ahead.h"
 #include "bindings/step/clip.h"
 #include "bindings/step/cuda_work.h"
 #include "bindings/step/place.h"
@@ -57,7 +58,7 @@ class Step {
     const Memory& memory = work_.memory;
     const Watchers watchers = torch_watchers();
     work_.memory.find_grads(!watchers.of_functions);
-    work_.plans.read(optimizer_, watchers.of_operations);
+    work_.plans.read(optimizer_, watchers.of_operations, !memory.is_light());
     if (work_.plans.tail().clips && !norm_ && !memory.dry() && !memory.holds()) {
       if (!optimizer_.norm_is_local()) memory.will_release();
     }
@@ -88,7 +89,7 @@ class Step {
     step_on_devices(work_.cuda, factor, found_inf, rest.left_over.size());
     Insisting insisting;
     for (const auto& fresh : rest.new_states) insisting.run([&] { insert(fresh); });
-    for (const Count& count : rest.counts) count.store();
+    store(rest.counts);
     work_.cpu.shared.set_grad_factor(factor.value);
     {
       std::optional<py::gil_scoped_release> released;
@@ -104,6 +105,8 @@ class Step {
   }
 
  private:
+  static constexpr std::size_t near = 8;  // what is written soon, and fetched
+
   // Whether the kernels of the one device at work can look whether the step is to be skipped: where
   // nothing else is done meanwhile, and nothing depends on how many steps there were.
   bool kernels_can_skip(const Scaling& scaling) {
@@ -115,7 +118,12 @@ class Step {
   }
 
   void read_params(const Plan& plan) {
+    std::optional<Ahead> ahead;
+    if (work_.memory.finds_grads() && Ahead::is_worth(plan.end - plan.begin)) {
+      ahead.emplace(work_.candidates, plan.begin, plan.end);
+    }
     for (std::size_t i = plan.begin; i < plan.end; ++i) {
+      if (ahead) ahead->at(i);
       const Candidate& candidate = work_.candidates[i];
       if (!candidate.has_grad) {
         note_layout(work_.memory, work_.places.layouts, candidate.param);
@@ -129,6 +137,13 @@ class Step {
           work_.leave(plan, candidate, unfit.reason);
         }
       }
+    }
+  }
+
+  static void store(const std::vector<Count>& counts) {
+    for (std::size_t i = 0; i < counts.size(); ++i) {
+      if (i + near < counts.size()) __builtin_prefetch(counts[i + near].counter, 1);
+      counts[i].store();
     }
   }
 
@@ -153,14 +168,21 @@ class Step {
     for (const CopyBack& copy : work_.rest.copies) {
       insisting.run([&] { optimizer_.copy_back(copy.to, copy.from); });
     }
-    insisting.run([&] {
-      const auto& updated = work_.rest.updated;
-      std::vector<PyObject*> others;
-      for (PyObject* tensor : updated) {
-        if (!TorchReader::get().bump_version(tensor)) others.push_back(tensor);
+    const std::vector<uint32_t*>& versions = work_.rest.versions;
+    for (std::size_t i = 0; i < versions.size(); ++i) {
+      if (i + near < versions.size()) __builtin_prefetch(versions[i + near], 1);
+      AutogradLayout::bump(versions[i]);
+    }
+    std::vector<PyObject*> others;
+    for (PyObject* tensor : work_.rest.updated) {
+      uint32_t* const version = TorchReader::get().version_of(tensor);
+      if (version != nullptr) {
+        AutogradLayout::bump(version);
+      } else {
+        others.push_back(tensor);
       }
-      if (!others.empty()) optimizer_.bump_versions(list_of(others));
-    });
+    }
+    if (!others.empty()) insisting.run([&] { optimizer_.bump_versions(list_of(others)); });
     insisting.run([&] {
       if (work_.norm) optimizer_.set_grad_norm(*work_.norm);
     });

@@ -54,8 +54,18 @@ void Rest::clear() {
   new_states.clear();
   copies.clear();
   updated.clear();
+  versions.clear();
   left_over.clear();
   late.clear();
+}
+
+void Rest::update(const Memory& memory, PyObject* tensor) {
+  uint32_t* const version = memory.holds() ? nullptr : TorchReader::get().version_of(tensor);
+  if (version != nullptr) {
+    versions.push_back(version);
+  } else {
+    updated.push_back(tensor);
+  }
 }
 
 void Work::add(const Plan& plan, PyObject* param, Reading reading) {
@@ -80,9 +90,9 @@ void Work::add(const Plan& plan, PyObject* param, Reading reading) {
   if (reading.made) {
     rest.new_states.push_back({py::reinterpret_borrow<py::object>(param), reading.made});
   }
-  rest.updated.push_back(param);
-  if (place.local != param) rest.updated.push_back(place.local);
-  if (reading.copy != nullptr) rest.updated.push_back(reading.copy);
+  rest.update(memory, param);
+  if (place.local != param) rest.update(memory, place.local);
+  if (reading.copy != nullptr) rest.update(memory, reading.copy);
 }
 
 void Work::leave(const Plan& plan, const Candidate& candidate, const std::string& reason) {

@@ -51,10 +51,14 @@ struct Rest {
   std::vector<Count> counts;
   std::vector<NewState> new_states;
   std::vector<CopyBack> copies;
-  std::vector<PyObject*> updated;     // parameters that will be written; plans and memory hold them
+  // Parameters that will be written, which plans and memory hold; or only what counts their writes,
+  // in a step that nothing runs beside.
+  std::vector<PyObject*> updated;
+  std::vector<uint32_t*> versions;
   std::vector<py::object> left_over;  // (group, param, reason)
   std::vector<py::object> late;       // (group, param, copy): for torch to copy at the end
 
+  void update(const Memory& memory, PyObject* tensor);
   void clear();
 };
 
