@@ -5,7 +5,7 @@ add_library(fastopt_cpu STATIC csrc/cpu/copied.cpp csrc/cpu/dispatch.cpp csrc/cp
 target_link_libraries(fastopt_cpu PUBLIC fastopt_numerics PRIVATE ${FASTOPT_THREADS})
 
 # Those of csrc/cpu/kernel.h.
-set(FASTOPT_WAYS float32 float64 bfloat16 mixed coded bfloat16_coded rounded packed)
+set(FASTOPT_WAYS float32 float64 bfloat16 mixed coded bfloat16_coded rounded split packed)
 
 # A rule's options are branches that do not change over the loop. GCC moves such branches out, into a
 # loop for each answer, but by default only from loops shorter than ours (bench/NOTES.md, 2). The other

@@ -97,14 +97,16 @@ inline Way plain_way_of(const Item& item) {
 }
 
 inline Way packed_way_of(const Item& item, const AnyRule& rule) {
-  if (item.packing->master == Master::none && are_all_codes(item, rule)) {
+  const Master master = item.packing->master;
+  if (master == Master::none && are_all_codes(item, rule)) {
     const auto others_are = [&item](DType dtype) {
       return are_all(item, 0, 2, dtype) && are_all(item, ema_array, max_arrays, dtype);
     };
     if (others_are(DType::float32)) return Way::coded;
     if (others_are(DType::bfloat16)) return Way::bfloat16_coded;
   }
-  const bool rounds = item.packing->master == Master::stochastic;
+  if (master == Master::low_half && item.packing->row == 0) return Way::split;
+  const bool rounds = master == Master::stochastic;
   return rounds && are_all(item, 1, max_arrays, DType::bfloat16) ? Way::rounded : Way::packed;
 }
 

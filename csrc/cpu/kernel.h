@@ -16,14 +16,15 @@ constexpr int max_arrays = ema_array + 1;
 
 // The ways in which the arrays of a parameter are stored, as far as loops differ. What a special
 // way stores, a general one does, too: mixed or packed.
-#define FASTOPT_WAYS(X, target)                                                        \
-  X(target, float32) /* all arrays */                                                  \
-  X(target, float64)                                                                   \
-  X(target, bfloat16)                                                                  \
-  X(target, mixed)          /* float32, bfloat16, float16 */                           \
-  X(target, coded)          /* the states as codes of 8 bits, the others float32 */    \
-  X(target, bfloat16_coded) /* likewise, the others bfloat16 */                        \
-  X(target, rounded)        /* all bfloat16, and the parameter is rounded at random */ \
+#define FASTOPT_WAYS(X, target)                                                            \
+  X(target, float32) /* all arrays */                                                      \
+  X(target, float64)                                                                       \
+  X(target, bfloat16)                                                                      \
+  X(target, mixed)          /* float32, bfloat16, float16 */                               \
+  X(target, coded)          /* the states as codes of 8 bits, the others float32 */        \
+  X(target, bfloat16_coded) /* likewise, the others bfloat16 */                            \
+  X(target, rounded)        /* all bfloat16, and the parameter is rounded at random */     \
+  X(target, split)          /* a bfloat16 parameter with lower halves, the others mixed */ \
   X(target, packed)         /* whatever a Packing says */
 
 enum class Way : int {

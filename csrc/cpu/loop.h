@@ -5,7 +5,7 @@
 // Which states are kept is a template parameter; a rule's other options are branches that do not
 // change over the loop, which cmake/Targets.cmake lets the compiler move out of it.
 // Each array is prefetched a little ahead, because hardware prefetchers stop at page boundaries
-// and square roots and divisions leave them too few loads to look at (bench/NOTES.md, 1).
+// and square roots and divisions leave them too few loads to look at (bench/NOTES.md, 1 and 23).
 #pragma once
 
 #include <stdint.h>
@@ -19,6 +19,8 @@
 
 FASTOPT_TARGET_BEGIN
 
+constexpr int64_t ahead = 256;  // elements
+
 // An array of one type.
 template <class Stored, class Vector = Vec<Stored>>
 struct ArrayOf {
@@ -26,8 +28,9 @@ struct ArrayOf {
   Stored* data;
   FASTOPT_HOST_DEVICE ArrayOf(const Item& item, int array)
       : data(static_cast<Stored*>(item.arrays[array])) {}
-  FASTOPT_HOST_DEVICE const char* at(int64_t i) const {
-    return reinterpret_cast<const char*>(data + i);
+  FASTOPT_HOST_DEVICE void prefetch(int64_t i) const {
+    __builtin_prefetch(data + i);
+    if (V::lanes * sizeof(Stored) > 64) __builtin_prefetch(data + i + V::lanes / 2);
   }
   template <class Act>
   FASTOPT_HOST_DEVICE auto with(int64_t i, Act act) const {
@@ -40,22 +43,25 @@ struct ArrayOf {
 };
 
 // An array of float32, bfloat16 or float16. Its type is hidden from the compiler, which would make
-// a loop for each combination of types; branches that are always predicted cost less than that.
+// a loop for each combination of types; branches that are always predicted cost less than that, and
+// half of it for two vectors at a time.
 struct MixedArray {
-  using V = Vec<float>;
+  using V = Pair;
   char* data;
   DType dtype;
   FASTOPT_HOST_DEVICE MixedArray(const Item& item, int array)
       : data(static_cast<char*>(item.arrays[array])), dtype(item.dtypes[array]) {}
-  FASTOPT_HOST_DEVICE const char* at(int64_t i) const {
-    return data + (dtype == DType::float32 ? 4 : 2) * i;
+  FASTOPT_HOST_DEVICE void prefetch(int64_t i) const {
+    const char* const at = data + (dtype == DType::float32 ? 4 : 2) * i;
+    __builtin_prefetch(at);
+    if (V::lanes * 4 > 64 && dtype == DType::float32) __builtin_prefetch(at + 64);
   }
   template <class Act>
   FASTOPT_HOST_DEVICE auto with(int64_t i, Act act) const {
     DType stored = dtype;
     asm("" : "+r"(stored));
     if (stored == DType::float32) return act(reinterpret_cast<float*>(data) + i);
-    if (stored == DType::bfloat16) return act(reinterpret_cast<bfloat16*>(data) + i);
+    if (stored == DType::bfloat16) return act(reinterpret_cast<InOrder*>(data) + i);
     return act(reinterpret_cast<float16*>(data) + i);
   }
   template <class Act>
@@ -75,8 +81,6 @@ FASTOPT_HOST_DEVICE void store_state(V v, const Array& to, const uint16_t* draws
 template <class Rule, class T, class Param, class Array, unsigned used, bool averages>
 struct Loop {
   using V = typename Array::V;
-  static constexpr int64_t ahead = 1024;  // bytes
-
   const Update<Rule, T, used> rule;
   const Param param;
   const Array ema, grad;
@@ -120,13 +124,12 @@ struct Loop {
   static constexpr bool keeps(int state) { return Update<Rule, T, used>::keeps(state); }
 
   FASTOPT_HOST_DEVICE void prefetch(int64_t i) const {
-    const auto line = [i](const auto& from) { __builtin_prefetch(from.at(i) + ahead); };
-    line(param);
-    line(grad);
+    param.prefetch(i + ahead);
+    grad.prefetch(i + ahead);
     for (int k = 0; k < Rule::state_count; ++k) {
-      if (keeps(k)) line(states[k]);
+      if (keeps(k)) states[k].prefetch(i + ahead);
     }
-    if (averages) line(ema);
+    if (averages) ema.prefetch(i + ahead);
   }
 
   template <class Load, class Store>

@@ -45,15 +45,15 @@ class NormedLoop {
       const auto store = [=](V v, const Array& to) {
         to.with(i, [=](auto* at) { store_to(v, at); });
       };
-      prefetch(param_, i);
+      param_.prefetch(i + ahead);
       V p = load(param_), s[Rule::state_count];
       for (int state = 0; state < Rule::state_count; ++state) {
-        prefetch(states_[state], i);
+        states_[state].prefetch(i + ahead);
         s[state] = load(states_[state]);
       }
       p = p - size * direction(p, s);
       if (averages_) {
-        prefetch(ema_, i);
+        ema_.prefetch(i + ahead);
         store(update_.averaged(load(ema_), p), ema_);
       }
       store(p, param_);
@@ -68,11 +68,11 @@ class NormedLoop {
     each_vector<V>(stretch.end - begin, [&](int64_t k, auto load_from, auto store_to) {
       const int64_t i = begin + k;
       const auto load = [=](const Array& from) { return from.with(i, load_from); };
-      prefetch(param_, i);
-      prefetch(grad_, i);
+      param_.prefetch(i + ahead);
+      grad_.prefetch(i + ahead);
       V p = load(param_), g = load(grad_), s[Rule::state_count];
       for (int state = 0; state < Rule::state_count; ++state) {
-        prefetch(states_[state], i);
+        states_[state].prefetch(i + ahead);
         s[state] = load(states_[state]);
       }
       update_.step(p, g, s);
@@ -82,10 +82,6 @@ class NormedLoop {
       }
       store_to(direction(p, s), updates + k);
     });
-  }
-
-  FASTOPT_HOST_DEVICE static void prefetch(const Array& from, int64_t i) {
-    __builtin_prefetch(from.at(i) + 1024);  // as in cpu/loop.h
   }
 
   FASTOPT_HOST_DEVICE V direction(V param, const V* s) const {

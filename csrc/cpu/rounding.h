@@ -6,6 +6,7 @@
 #include "cpu/kernel.h"
 #include "numeric/dither.h"
 #include "numeric/half.h"
+#include "simd/pair.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
@@ -36,6 +37,11 @@ FASTOPT_HOST_DEVICE auto by_draw(Stored* at, const uint16_t*, int64_t, Act act) 
 template <class Act>
 FASTOPT_HOST_DEVICE auto by_draw(bfloat16* at, const uint16_t* draws, int64_t i, Act act) {
   Drawn<bfloat16> to{at, draws + i};
+  return act(&to);
+}
+template <class Act>
+FASTOPT_HOST_DEVICE auto by_draw(InOrder* at, const uint16_t* draws, int64_t i, Act act) {
+  Drawn<InOrder> to{at, draws + i};
   return act(&to);
 }
 template <class Act>

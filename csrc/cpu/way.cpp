@@ -12,6 +12,7 @@
 #include "cpu/packed.h"
 #include "cpu/program_loop.h"
 #include "cpu/rounded.h"
+#include "cpu/split.h"
 #include "rules/list.h"
 
 FASTOPT_TARGET_BEGIN
@@ -36,6 +37,8 @@ constexpr Kernel kernel_of_rule() {
     return choose_loop<R, CodedLoops<R, bfloat16>>;
   } else if constexpr (way == Way::rounded) {
     return choose_loop<R, RoundedLoops<R>>;
+  } else if constexpr (way == Way::split) {
+    return choose_loop<R, SplitLoops<R>>;
   } else {
     return run_packed;
   }

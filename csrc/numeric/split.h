@@ -27,6 +27,12 @@ FASTOPT_HOST_DEVICE bfloat16 split_float(float x, int16_t& lo) {
   return {static_cast<uint16_t>((bits >> 16) + (lo < 0))};
 }
 
+// Where numbers lie in two halves.
+struct Split {
+  bfloat16* hi;
+  int16_t* lo;
+};
+
 // What a float16 parameter and the float32 number behind it stand for: one that is not that number
 // rounded has been written to since, and it is the one that counts.
 FASTOPT_HOST_DEVICE float restored(float16 param, float master) {

@@ -7,6 +7,7 @@
 
 #include "numeric/code8.h"
 #include "numeric/half.h"
+#include "numeric/split.h"
 #include "simd/lanes.h"
 #include "target.h"
 
@@ -285,6 +286,62 @@ struct BfloatPairs {
     return _mm256_blend_epi16(low, rounded(odd.value), 0xAA);
   }
 };
+
+// Words of 32 bits whose upper halves are 0, in order.
+FASTOPT_HOST_DEVICE void store_halves(__m256i first, __m256i second, void* to) {
+  const __m256i both = _mm256_packus_epi32(first, second);
+  _mm256_storeu_si256(static_cast<__m256i*>(to),
+                      _mm256_permute4x64_epi64(both, _MM_SHUFFLE(3, 1, 2, 0)));
+}
+
+// The upper halves. Nothing is added to a NaN: arithmetic has left it a quiet one.
+FASTOPT_HOST_DEVICE __m256i rounded(__m256 x, __m256i draws) {
+  const __m256i ordered = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_ORD_Q));
+  const __m256i added = _mm256_and_si256(ordered, draws);
+  return _mm256_srli_epi32(_mm256_add_epi32(_mm256_castps_si256(x), added), 16);
+}
+FASTOPT_HOST_DEVICE __m256i rounded(__m256 x) {
+  const __m256i odd = _mm256_srli_epi32(_mm256_castps_si256(x), 16);
+  return rounded(
+      x, _mm256_add_epi32(_mm256_and_si256(odd, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7fff)));
+}
+
+FASTOPT_HOST_DEVICE void store_both(Vec<float> first, Vec<float> second, bfloat16* to) {
+  store_halves(rounded(first.value), rounded(second.value), to);
+}
+FASTOPT_HOST_DEVICE void store_both(Vec<float> first, Vec<float> second, bfloat16* to,
+                                    const uint16_t* draws) {
+  const auto widened = [draws](int i) {
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(draws + i)));
+  };
+  store_halves(rounded(first.value, widened(0)), rounded(second.value, widened(8)), to);
+}
+
+FASTOPT_HOST_DEVICE void load_split(const Split& from, Vec<float>& first, Vec<float>& second) {
+  const auto joined = [&from](int i) -> __m256 {
+    const auto eight = [i](const auto* at) {
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at + i));
+    };
+    const __m256i upper = _mm256_slli_epi32(_mm256_cvtepu16_epi32(eight(from.hi)), 16);
+    const __m256 x =
+        _mm256_castsi256_ps(_mm256_add_epi32(upper, _mm256_cvtepi16_epi32(eight(from.lo))));
+    return _mm256_blendv_ps(x, _mm256_castsi256_ps(upper), _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  };
+  first = joined(0);
+  second = joined(8);
+}
+FASTOPT_HOST_DEVICE void store_split(Vec<float> first, Vec<float> second, const Split& to) {
+  const auto bits_of = [](Vec<float> x) {
+    const __m256 canonical = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000));
+    const __m256 nan = _mm256_cmp_ps(x.value, x.value, _CMP_UNORD_Q);
+    return _mm256_castps_si256(_mm256_blendv_ps(x.value, canonical, nan));
+  };
+  const __m256i a = bits_of(first), b = bits_of(second);
+  const __m256i half = _mm256_set1_epi32(0x8000), lower = _mm256_set1_epi32(0xffff);
+  store_halves(_mm256_srli_epi32(_mm256_add_epi32(a, half), 16),
+               _mm256_srli_epi32(_mm256_add_epi32(b, half), 16), to.hi);
+  store_halves(_mm256_and_si256(a, lower), _mm256_and_si256(b, lower), to.lo);
+}
 
 FASTOPT_HOST_DEVICE void finish_streaming() { _mm_sfence(); }
 

@@ -7,6 +7,7 @@
 
 #include "numeric/code8.h"
 #include "numeric/half.h"
+#include "numeric/split.h"
 #include "simd/lanes.h"
 #include "target.h"
 
@@ -267,6 +268,74 @@ struct BfloatPairs {
     return _mm512_mask_blend_epi16(0xAAAAAAAA, low, rounded(odd.value));
   }
 };
+
+// The upper or lower halves of both vectors, in order.
+template <bool upper>
+FASTOPT_HOST_DEVICE void store_halves(__m512i first, __m512i second, void* to) {
+  alignas(64) static constexpr struct Places {
+    uint16_t place[32] = {};
+    constexpr Places() {
+      for (int i = 0; i < 32; ++i) place[i] = static_cast<uint16_t>(2 * i + upper);
+    }
+  } places;
+  const __m512i order = _mm512_load_si512(&places);
+  _mm512_storeu_si512(to, _mm512_permutex2var_epi16(first, order, second));
+}
+
+// Nothing is added to a NaN: arithmetic has left it a quiet one.
+FASTOPT_HOST_DEVICE __m512i rounded(__m512 x, __m512i draws) {
+  const __m512i bits = _mm512_castps_si512(x);
+  return _mm512_mask_add_epi32(bits, _mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), bits, draws);
+}
+FASTOPT_HOST_DEVICE __m512i rounded(__m512 x) {
+  const __m512i odd = _mm512_srli_epi32(_mm512_castps_si512(x), 16);
+  return rounded(
+      x, _mm512_add_epi32(_mm512_and_si512(odd, _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff)));
+}
+
+FASTOPT_HOST_DEVICE void store_both(Vec<float> first, Vec<float> second, bfloat16* to) {
+  store_halves<true>(rounded(first.value), rounded(second.value), to);
+}
+FASTOPT_HOST_DEVICE void store_both(Vec<float> first, Vec<float> second, bfloat16* to,
+                                    const uint16_t* draws) {
+  const auto widened = [draws](int i) {
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(draws + i)));
+  };
+  store_halves<true>(rounded(first.value, widened(0)), rounded(second.value, widened(16)), to);
+}
+
+// joined: where that would be a NaN, all that is left of it is the upper half.
+FASTOPT_HOST_DEVICE __m512 joined(__m512i bits) {
+  const __m512 x = _mm512_castsi512_ps(bits);
+  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+  bits = _mm512_mask_add_epi32(bits, nan, bits, _mm512_set1_epi32(0x8000));
+  return _mm512_castsi512_ps(_mm512_mask_and_epi32(bits, nan, bits, upper));
+}
+FASTOPT_HOST_DEVICE void load_split(const Split& from, Vec<float>& first, Vec<float>& second) {
+  const __m512i lo = _mm512_loadu_si512(from.lo);
+  const __m512i hi = _mm512_add_epi16(_mm512_loadu_si512(from.hi), _mm512_srai_epi16(lo, 15));
+  alignas(64) static constexpr struct Places {
+    uint16_t first[32] = {}, second[32] = {};
+    constexpr Places() {
+      for (int i = 0; i < 32; ++i) {
+        first[i] = static_cast<uint16_t>(i / 2 + i % 2 * 32);
+        second[i] = static_cast<uint16_t>(i / 2 + 16 + i % 2 * 32);
+      }
+    }
+  } places;
+  first = joined(_mm512_permutex2var_epi16(lo, _mm512_load_si512(places.first), hi));
+  second = joined(_mm512_permutex2var_epi16(lo, _mm512_load_si512(places.second), hi));
+}
+FASTOPT_HOST_DEVICE void store_split(Vec<float> first, Vec<float> second, const Split& to) {
+  const auto bits_of = [](Vec<float> x) {
+    const __mmask16 nan = _mm512_cmp_ps_mask(x.value, x.value, _CMP_UNORD_Q);
+    return _mm512_mask_mov_epi32(_mm512_castps_si512(x.value), nan, _mm512_set1_epi32(0x7fc00000));
+  };
+  const __m512i a = bits_of(first), b = bits_of(second), half = _mm512_set1_epi32(0x8000);
+  store_halves<true>(_mm512_add_epi32(a, half), _mm512_add_epi32(b, half), to.hi);
+  store_halves<false>(a, b, to.lo);
+}
 
 FASTOPT_HOST_DEVICE void finish_streaming() { _mm_sfence(); }
 

@@ -7,6 +7,7 @@
 
 #include "numeric/code8.h"
 #include "numeric/half.h"
+#include "numeric/split.h"
 #include "simd/lanes.h"
 #include "target.h"
 
@@ -220,6 +221,41 @@ struct BfloatPairs {
     vst1q_u16(reinterpret_cast<uint16_t*>(to), vreinterpretq_u16_u32(vsriq_n_u32(high, low, 16)));
   }
 };
+
+FASTOPT_HOST_DEVICE void store_both(Vec<float> first, Vec<float> second, bfloat16* to) {
+  first.store(to);
+  second.store(to + Vec<float>::lanes);
+}
+FASTOPT_HOST_DEVICE void store_both(Vec<float> first, Vec<float> second, bfloat16* to,
+                                    const uint16_t* draws) {
+  Drawn<bfloat16> low{to, draws}, high{to + Vec<float>::lanes, draws + Vec<float>::lanes};
+  first.store(&low);
+  second.store(&high);
+}
+
+FASTOPT_HOST_DEVICE void load_split(const Split& from, Vec<float>& first, Vec<float>& second) {
+  const auto joined = [&from](int i) {
+    const uint16x4_t hi = vld1_u16(reinterpret_cast<const uint16_t*>(from.hi + i));
+    const uint32x4_t upper = vshll_n_u16(hi, 16);
+    const uint32x4_t lower = vreinterpretq_u32_s32(vmovl_s16(vld1_s16(from.lo + i)));
+    const uint32x4_t bits = vaddq_u32(upper, lower);
+    const float32x4_t x = vreinterpretq_f32_u32(bits);
+    return vreinterpretq_f32_u32(vbslq_u32(vceqq_f32(x, x), bits, upper));
+  };
+  first = joined(0);
+  second = joined(Vec<float>::lanes);
+}
+FASTOPT_HOST_DEVICE void store_split(Vec<float> first, Vec<float> second, const Split& to) {
+  const auto store = [&to](float32x4_t x, int i) {
+    const uint32x4_t bits =
+        vbslq_u32(vceqq_f32(x, x), vreinterpretq_u32_f32(x), vdupq_n_u32(0x7fc00000u));
+    const uint32x4_t upper = vshrq_n_u32(vaddq_u32(bits, vdupq_n_u32(0x8000)), 16);
+    vst1_u16(reinterpret_cast<uint16_t*>(to.hi + i), vmovn_u32(upper));
+    vst1_s16(to.lo + i, vreinterpret_s16_u16(vmovn_u32(bits)));
+  };
+  store(first.value, 0);
+  store(second.value, Vec<float>::lanes);
+}
 
 FASTOPT_HOST_DEVICE void finish_streaming() {}
 

@@ -9,6 +9,7 @@
 
 #include "numeric/code8.h"
 #include "numeric/half.h"
+#include "numeric/split.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
@@ -101,6 +102,26 @@ struct BfloatPairs {
     to[1] = {static_cast<uint16_t>((bits_of(odd.value) + draws[1]) >> 16)};
   }
 };
+
+FASTOPT_HOST_DEVICE void store_both(Vec<float> first, Vec<float> second, bfloat16* to) {
+  first.store(to);
+  second.store(to + Vec<float>::lanes);
+}
+FASTOPT_HOST_DEVICE void store_both(Vec<float> first, Vec<float> second, bfloat16* to,
+                                    const uint16_t* draws) {
+  Drawn<bfloat16> low{to, draws}, high{to + Vec<float>::lanes, draws + Vec<float>::lanes};
+  first.store(&low);
+  second.store(&high);
+}
+
+FASTOPT_HOST_DEVICE void load_split(const Split& from, Vec<float>& first, Vec<float>& second) {
+  first = joined(from.hi[0], from.lo[0]);
+  second = joined(from.hi[1], from.lo[1]);
+}
+FASTOPT_HOST_DEVICE void store_split(Vec<float> first, Vec<float> second, const Split& to) {
+  to.hi[0] = split_float(first.value, to.lo[0]);
+  to.hi[1] = split_float(second.value, to.lo[1]);
+}
 
 FASTOPT_HOST_DEVICE void finish_streaming() {}
 

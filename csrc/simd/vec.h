@@ -21,6 +21,9 @@
 //              these, which lie like the elements. Where loads_kept, load_kept gives 0 for elements
 //              whose bit is not set; then it streams, too.
 //
+// store_both   two vectors one after the other as bfloat16, with care for every NaN of arithmetic,
+//              to nearest or by draws; load_split and store_split as two halves (numeric/split.h)
+//
 // Words64      a 32-bit word of random numbers in each 64-bit lane, since the multiplications give
 // 64
 //              bits (simd/lockstep.h)

@@ -165,9 +165,8 @@ uint64_t run_halves(const Case& c, const fastopt::Target& target, int index, int
   packing.seed = seed;
   packing.index = c.first_row * c.row;
   fastopt::Item item{};
-  item.way = is_split ? Way::packed : Way::rounded;
+  item.way = is_split ? Way::split : Way::rounded;
   item.kernel = kernel_of(target, item.way, index);
-  item.inner = kernel_of(target, Way::mixed, index);
   item.packing = &packing;
   item.size = c.size();
   void* const arrays[] = {param.data(), grad.data(), first.data(), second.data()};

@@ -187,6 +187,17 @@ def test_every_number_is_read_and_stored(backend: str, dtype: np.dtype[Any]) -> 
 
 
 @pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0xFFC00001], ids=hex)
+def test_states_keep_a_gradients_nan(backend: str, dtype: np.dtype[Any], bits: int) -> None:
+    """Whatever its bits are: no draw that is added to them makes a number of it."""
+    grad = np.full(67, bits, np.uint32).view(np.float32)
+    param, exp_avg, exp_avg_sq = np.zeros(67, np.float32), np.zeros(67, dtype), np.zeros(67, dtype)
+    kernels.adam_(param, grad, exp_avg, exp_avg_sq, step=1)
+    for it in (param, exp_avg, exp_avg_sq):
+        assert np.isnan(it).all()
+
+
+@pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
 def test_rounding(backend: str, dtype: np.dtype[Any]) -> None:
     """Of float32 numbers on both sides of, and at, the middle between two that can be stored."""
     upper = np.arange(0, 1 << 32, 1 << 12, dtype=np.uint64)[:, None]
