@@ -58,6 +58,9 @@ struct Pass {
   // Where it leaves what is to be summed up, of element `begin` and those behind it. It then takes
   // no step.
   void* const* summands = nullptr;
+  // Where a rule with norms leaves the sums of squares of the parameter and of its update, of at
+  // most a chunk. It then takes no step, either.
+  double* squares = nullptr;
   double ratio = 1;  // of the norms, for the step
 };
 

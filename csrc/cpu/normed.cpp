@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "cpu/copied.h"
-#include "cpu/dispatch.h"
 #include "cpu/float_mode.h"
 #include "cpu/norm.h"
 #include "cpu/units.h"
@@ -50,28 +49,23 @@ class Passes {
         if (!it.is_one_unit()) find_ratio(it);
       }
     }
-    units_.each(items_, threads, [](const Normed& it, int64_t begin, int64_t end) {
+    // What a thread has measured last may still lie in a cache.
+    const auto take_step = [](const Normed& it, int64_t begin, int64_t end) {
       if (!it.is_one_unit()) step(it, begin, end);
-    });
+    };
+    units_.each(items_, threads, take_step, Order::backwards);
   }
 
  private:
   void measure(const Item& item, int64_t begin, int64_t end) {
-    const DType compute = item.way == Way::float64 ? DType::float64 : DType::float32;
-    const Sum sum_of_param = target().sums_of_squares[static_cast<int>(item.dtypes[0])];
-    const Sum sum_of_update = target().sums_of_squares[static_cast<int>(compute)];
-    const char* const param = static_cast<const char*>(item.arrays[0]);
-    const int64_t bytes = dtype_bytes[static_cast<int>(item.dtypes[0])];
-    alignas(64) double update[sum_chunk];  // or floats
-    void* const summands[] = {update};
-    const Pass pass = {summands};
+    double squares[2];
+    const Pass pass = {nullptr, squares};
     Item measured = item;
     measured.pass = &pass;
     for (int64_t i = begin; i < end; i += sum_chunk) {
-      const int64_t stop = std::min(i + sum_chunk, end), chunk = chunk_at(item, i);
-      item.kernel(measured, i, stop);
-      param_squares_[chunk] = sum_of_param(param + i * bytes, stop - i);
-      update_squares_[chunk] = sum_of_update(update, stop - i);
+      item.kernel(measured, i, std::min(i + sum_chunk, end));
+      param_squares_[chunk_at(item, i)] = squares[0];
+      update_squares_[chunk_at(item, i)] = squares[1];
     }
   }
 
@@ -82,7 +76,7 @@ class Passes {
   }
 
   static void step(const Normed& it, int64_t begin, int64_t end) {
-    const Pass pass = {nullptr, it.ratio};
+    const Pass pass = {nullptr, nullptr, it.ratio};
     Item stepped = it.item();
     stepped.pass = &pass;
     step_elements(stepped, begin, end);

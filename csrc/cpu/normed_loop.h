@@ -9,6 +9,7 @@
 #include "cpu/each_vector.h"
 #include "cpu/kernel.h"
 #include "cpu/loop.h"
+#include "cpu/sum.h"
 #include "rules/update.h"
 #include "target.h"
 
@@ -26,15 +27,25 @@ class NormedLoop {
         ema_(item, ema_array),
         states_{{item, 2}, {item, 3}, {item, 4}, {item, 5}, {item, 6}} {}
 
-  // Leaves the update of element `begin` at updates[0].
+  // Updates the states of at most a chunk. The squares are added up strip by strip, while the
+  // next strip's roots and quotients are under way (bench/NOTES.md, 24).
   FASTOPT_HOST_DEVICE void update_states(const Rounding& rounding, int64_t begin, int64_t end,
-                                         T* updates) const {
-    while (begin < end) {
-      const Stretch stretch(rounding, begin, end);
-      update_states(stretch, begin, updates);
-      updates += stretch.end - begin;
-      begin = stretch.end;
+                                         double* squares) const {
+    constexpr int64_t strip = 128;
+    alignas(64) T params[strip], updates[strip];
+    LaneSums<true> of_params, of_updates;
+    for (int64_t i = begin; i < end; i += strip) {
+      const int64_t stop = end - i < strip ? end : i + strip;
+      for (int64_t from = i; from < stop;) {
+        const Stretch stretch(rounding, from, stop);
+        update_states(stretch, from, params + (from - i), updates + (from - i));
+        from = stretch.end;
+      }
+      of_params.template add<0>(params, stop - i);
+      of_updates.template add<0>(updates, stop - i);
     }
+    squares[0] = of_params.total();
+    squares[1] = of_updates.total();
   }
 
   FASTOPT_HOST_DEVICE void step(int64_t begin, int64_t end, double ratio) const {
@@ -64,7 +75,8 @@ class NormedLoop {
   using V = typename Array::V;
   static constexpr unsigned all_states = (1u << Rule::state_count) - 1;
 
-  FASTOPT_HOST_DEVICE void update_states(const Stretch& stretch, int64_t begin, T* updates) const {
+  FASTOPT_HOST_DEVICE void update_states(const Stretch& stretch, int64_t begin, T* params,
+                                         T* updates) const {
     each_vector<V>(stretch.end - begin, [&](int64_t k, auto load_from, auto store_to) {
       const int64_t i = begin + k;
       const auto load = [=](const Array& from) { return from.with(i, load_from); };
@@ -80,6 +92,7 @@ class NormedLoop {
         store_state(s[state], states_[state], stretch.draws[state], i, store_to);
         s[state] = load(states_[state]);
       }
+      store_to(p, params + k);
       store_to(direction(p, s), updates + k);
     });
   }
@@ -99,8 +112,8 @@ class NormedLoop {
 template <class Rule, class T, class Array>
 void run_normed_loop(const Item& item, int64_t begin, int64_t end) {
   const NormedLoop<Rule, T, Array> loop(item);
-  if (void* const* summands = item.pass->summands) {
-    loop.update_states(item.rounding, begin, end, static_cast<T*>(summands[0]));
+  if (double* squares = item.pass->squares) {
+    loop.update_states(item.rounding, begin, end, squares);
   } else {
     loop.step(begin, end, item.pass->ratio);
   }

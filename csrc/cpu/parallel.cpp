@@ -85,30 +85,34 @@ int usable_threads(int64_t elements, int threads) {
 }
 
 void split(int64_t total, int64_t piece, int threads,
-           const std::function<void(int64_t, int64_t)>& body) {
-  if (threads <= 1) {
+           const std::function<void(int64_t, int64_t)>& body, Order order) {
+  if (threads <= 1 && order == Order::forwards) {
     FloatMode mode;
     return body(0, total);
   }
   struct alignas(64) Part {
+    int64_t begin = 0, end = 0;
     std::atomic<int64_t> next{0};
-    int64_t end = 0;
   };
+  threads = std::max(threads, 1);
   const int64_t share = (total + threads - 1) / threads;
   std::vector<Part> parts(threads);
   for (int i = 0; i < threads; ++i) {
-    parts[i].next = std::min(share * i, total);
+    parts[i].next = parts[i].begin = std::min(share * i, total);
     parts[i].end = std::min(share * (i + 1), total);
   }
-  on_threads(threads, [&](int thread) {
+  const auto work = [&](int thread) {
     FloatMode mode;
     for (int i = 0; i < threads; ++i) {
       Part& part = parts[(thread + i) % threads];
       for (int64_t begin; (begin = part.next.fetch_add(piece)) < part.end;) {
-        body(begin, std::min(begin + piece, part.end));
+        const int64_t end = std::min(begin + piece, part.end), both = part.begin + part.end;
+        order == Order::forwards ? body(begin, end) : body(both - end, both - begin);
       }
     }
-  });
+  };
+  if (threads == 1) return work(0);
+  on_threads(threads, work);
 }
 
 namespace {

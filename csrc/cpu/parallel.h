@@ -24,8 +24,10 @@ int usable_threads(int64_t elements, int threads);
 bool in_forked_child();
 
 // body(begin, end) over [0, total) in the default floating-point mode. Each thread has an equal
-// part, which it takes in pieces; one that is done takes pieces of the others.
+// part, which it takes in pieces; one that is done takes pieces of the others. Backwards, each
+// takes its last piece first.
+enum class Order { forwards, backwards };
 void split(int64_t total, int64_t piece, int threads,
-           const std::function<void(int64_t, int64_t)>& body);
+           const std::function<void(int64_t, int64_t)>& body, Order order = Order::forwards);
 
 }  // namespace fastopt

@@ -25,30 +25,46 @@ FASTOPT_HOST_DEVICE double add_lanes(double* lane) {
   return lane[0];
 }
 
+// A chunk that comes part by part; all parts but the last are whole rounds of the lanes.
+template <bool squares>
+class LaneSums {
+ public:
+  // Prefetches so many bytes ahead, if any.
+  template <int ahead, class T>
+  FASTOPT_HOST_DEVICE void add(const T* x, int64_t count) {
+    int64_t i = 0;
+    for (; i <= count - sum_lanes; i += sum_lanes) {
+      for (size_t line = 0; ahead > 0 && line < sum_lanes * sizeof(T); line += 64) {
+        __builtin_prefetch(reinterpret_cast<const char*>(x + i) + ahead + line);
+      }
+      for (int64_t k = 0; k < vectors; ++k) add_to(k, V::load(x + i + k * V::lanes));
+    }
+    for (int64_t k = 0; i < count; i += V::lanes, ++k) {  // adding 0 to a sum changes nothing
+      const int64_t rest = count - i;
+      add_to(k, rest >= V::lanes ? V::load(x + i) : V::load_first(x + i, static_cast<int>(rest)));
+    }
+  }
+
+  FASTOPT_HOST_DEVICE double total() const {
+    double lane[sum_lanes];
+    for (int64_t k = 0; k < vectors; ++k) sums_[k].store(lane + k * V::lanes);
+    return add_lanes(lane);
+  }
+
+ private:
+  using V = Vec<double>;
+  static constexpr int64_t vectors = sum_lanes / V::lanes;
+
+  FASTOPT_HOST_DEVICE void add_to(int64_t k, V v) { sums_[k] = sums_[k] + (squares ? v * v : v); }
+
+  V sums_[vectors];
+};
+
 template <class T, bool squares>
 double sum_tree(const void* values, int64_t count) {
-  using V = Vec<double>;
-  constexpr int64_t lanes = sum_lanes, vectors = lanes / V::lanes;
-  constexpr int ahead = 2048;  // bytes (bench/NOTES.md, 12)
-  const T* x = static_cast<const T*>(values);
-  V sums[vectors];
-  const auto add = [&sums](int64_t k, V v) { sums[k] = sums[k] + (squares ? v * v : v); };
-
-  int64_t i = 0;
-  for (; i <= count - lanes; i += lanes) {
-    for (size_t line = 0; line < lanes * sizeof(T); line += 64) {
-      __builtin_prefetch(reinterpret_cast<const char*>(x + i) + ahead + line);
-    }
-    for (int64_t k = 0; k < vectors; ++k) add(k, V::load(x + i + k * V::lanes));
-  }
-  for (int64_t k = 0; i < count; i += V::lanes, ++k) {  // adding 0 to a sum changes nothing
-    const int64_t rest = count - i;
-    add(k, rest >= V::lanes ? V::load(x + i) : V::load_first(x + i, static_cast<int>(rest)));
-  }
-
-  double lane[lanes];
-  for (int64_t k = 0; k < vectors; ++k) sums[k].store(lane + k * V::lanes);
-  return add_lanes(lane);
+  LaneSums<squares> sums;
+  sums.template add<2048>(static_cast<const T*>(values), count);  // bench/NOTES.md, 12
+  return sums.total();
 }
 
 template <class Half>

@@ -31,9 +31,9 @@ class Units {
   // act(entry, begin, end) on the elements of every unit. There is an entry for each item, in the
   // order in which they were added.
   template <class Entries, class Act>
-  void each(Entries& entries, int threads, Act act) const {
+  void each(Entries& entries, int threads, Act act, Order order = Order::forwards) const {
     constexpr int64_t at_once = 16;  // as many elements as a piece in cpu/parallel.cpp
-    split(count_, at_once, usable_threads(elements_, threads), [&](int64_t begin, int64_t end) {
+    const auto units = [&](int64_t begin, int64_t end) {
       const auto starts_after = [](int64_t unit, const auto& entry) {
         return unit < entry.item().start;
       };
@@ -43,7 +43,8 @@ class Units {
         const int64_t from = (unit - entry->item().start) * unit_size;
         act(*entry, from, std::min(from + unit_size, entry->item().size));
       }
-    });
+    };
+    split(count_, at_once, usable_threads(elements_, threads), units, order);
   }
 
  private:

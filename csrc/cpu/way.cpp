@@ -48,7 +48,7 @@ constexpr Kernel kernel_of_rule() {
 template <template <class> class Rule>
 constexpr Kernel kernel_of_normed_rule() {
   if constexpr (way == Way::float32) {
-    return run_normed_loop<Rule<float>, float, ArrayOf<float>>;
+    return run_normed_loop<Rule<float>, float, ArrayOf<float, Pair>>;
   } else if constexpr (way == Way::float64) {
     return run_normed_loop<Rule<double>, double, ArrayOf<double>>;
   } else if constexpr (way == Way::mixed) {

@@ -138,6 +138,8 @@ def limit_calls(grad_bytes: int, written_bytes: int) -> list[tuple[list[list[Ten
     remains is written by a second call, whose gradient is one small array again and again: it stays
     in the cache and adds nothing to what memory must move.
     """
+    if grad_bytes > written_bytes:  # the loop writes an array at least for each one that it reads
+        grad_bytes = written_bytes = (grad_bytes + 2 * written_bytes) // 3  # as many bytes in all
     size, written = -(-grad_bytes // 4), -(-written_bytes // 4)
     states = min(MAX_STATES, written // size - 1)
     calls = [([[torch.full((size,), 1e-3)] for _ in range(2 + states)], states)]

@@ -83,6 +83,7 @@ class Work:
     plain: Callable[..., None] | None = None
     dtype: torch.dtype = torch.float32
     settings: dict[str, Any] = field(default_factory=dict)  # of fastopt's classes alone
+    read_again: int = 0  # arrays, by a second pass over a tensor that has been seen whole
 
 
 DECAYING = {"lr": 1e-4, "weight_decay": 1e-2}
@@ -99,7 +100,7 @@ WORKS = {
 }
 CLASSES = {name.lower(): name for name in fastopt.optim.__all__}
 WORKS |= {
-    CLASSES[name]: Work(it, {"lr": 1e-4}, CLASSES[name])
+    CLASSES[name]: Work(it, {"lr": 1e-4}, CLASSES[name], read_again=3 if name == "lamb" else 0)
     for name, it in vars(compiled).items()
     if isinstance(it, Rule) and CLASSES[name] not in WORKS
 }
@@ -119,7 +120,7 @@ class Arrays:
             sum(it.nbytes for entries in program.state.values() for it in entries.values() if it.ndim)
             + self.elements * self.work.dtype.itemsize
         )
-        read = self.elements * self.work.dtype.itemsize
+        read = self.elements * self.work.dtype.itemsize * (1 + self.work.read_again)
         moved = read + 2 * written
         makers = {"fastopt": program}
         if self.work.compiled:
