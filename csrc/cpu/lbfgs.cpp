@@ -31,18 +31,22 @@ Pointer at(const Vectors& vectors, Pointer data, int64_t element) {
 // body(begin, count, sums) for every chunk; the sums of all of them, added up by the tree. `rows`
 // is how many vectors a chunk's work reads.
 template <class Body>
-std::vector<double> sum_over_chunks(const Vectors& vectors, int64_t rows, int64_t sums, Body body) {
+std::vector<double> sum_over_chunks(const Vectors& vectors, int64_t rows, int64_t sums, Body body,
+                                    Order order = Order::forwards) {
   const int64_t chunks = (vectors.size + sum_chunk - 1) / sum_chunk;
   std::vector<double> partials(sums * chunks), totals(sums);
-  split(chunks, chunks_at_once, usable_threads(vectors.size * rows, vectors.threads),
-        [&](int64_t first, int64_t last) {
-          std::vector<double> own(sums);
-          for (int64_t c = first; c < last; ++c) {
-            const int64_t begin = c * sum_chunk;
-            body(begin, std::min(sum_chunk, vectors.size - begin), own.data());
-            for (int64_t s = 0; s < sums; ++s) partials[s * chunks + c] = own[s];
-          }
-        });
+  split(
+      chunks, chunks_at_once, usable_threads(vectors.size * rows, vectors.threads),
+      [&](int64_t first, int64_t last) {
+        std::vector<double> own(sums);
+        for (int64_t i = first; i < last; ++i) {
+          const int64_t c = order == Order::forwards ? i : first + last - 1 - i;
+          const int64_t begin = c * sum_chunk;
+          body(begin, std::min(sum_chunk, vectors.size - begin), own.data());
+          for (int64_t s = 0; s < sums; ++s) partials[s * chunks + c] = own[s];
+        }
+      },
+      order);
   for (int64_t s = 0; s < sums; ++s)
     totals[s] = sum_of_chunks(partials.data() + s * chunks, chunks);
   return totals;
@@ -50,16 +54,17 @@ std::vector<double> sum_over_chunks(const Vectors& vectors, int64_t rows, int64_
 
 // As `sum_over_chunks`, where a chunk's third number is not to be added up: the largest is wanted.
 template <class Body>
-Measures measure_chunks(const Vectors& vectors, int64_t rows, Body body) {
+Measures measure_chunks(const Vectors& vectors, int64_t rows, Body body,
+                        Order order = Order::forwards) {
   std::vector<double> largest((vectors.size + sum_chunk - 1) / sum_chunk);
-  const std::vector<double> sums =
-      sum_over_chunks(vectors, rows, 2, [&](int64_t begin, int64_t count, double* totals) {
-        double all[3];
-        body(begin, count, all);
-        totals[0] = all[0];
-        totals[1] = all[1];
-        largest[begin / sum_chunk] = all[2];
-      });
+  const auto measure = [&](int64_t begin, int64_t count, double* totals) {
+    double all[3];
+    body(begin, count, all);
+    totals[0] = all[0];
+    totals[1] = all[1];
+    largest[begin / sum_chunk] = all[2];
+  };
+  const std::vector<double> sums = sum_over_chunks(vectors, rows, 2, measure, order);
   Measures measures{sums[0], sums[1], 0};
   for (const double value : largest) {
     if (!(value < measures.largest) && !std::isnan(measures.largest)) measures.largest = value;
@@ -238,11 +243,14 @@ Measures Curvature::direction(const Vectors& vectors, const void* grad, const Ro
   rows.insert(rows.end(), pairs.begin(), pairs.end());
   const VectorKernels& kernels = kernels_of(vectors);
   const int64_t count_of_rows = static_cast<int64_t>(rows.size());
-  return measure_chunks(vectors, count_of_rows, [&](int64_t begin, int64_t count, double* sums) {
+  const auto combine = [&](int64_t begin, int64_t count, double* sums) {
     void* d = at(vectors, out, begin);
     kernels.combine(rows.data(), factors.data(), count_of_rows, begin, d, count);
     kernels.measure(d, at(vectors, grad, begin), count, sums);
-  });
+  };
+  // The pairs that `observe` has read last may still lie in a cache, and so may, for the next one,
+  // those that are read last here (bench/NOTES.md, 25).
+  return measure_chunks(vectors, count_of_rows, combine, Order::backwards);
 }
 
 }  // namespace fastopt

@@ -109,20 +109,43 @@ void pair(const void* grad_data, const void* prev_data, const void* direction_da
   });
 }
 
+// To the second level: rows of a power of two's distance share sets of the first (bench/NOTES.md,
+// 25b).
+template <class T>
+FASTOPT_HOST_DEVICE void fetch(const T* row) {
+  __builtin_prefetch(row, 0, 2);
+}
+
+// Rows r to r + some - 1, while the rows behind are fetched; after the last come the first again,
+// with the next chunk.
+template <int some, class T>
+FASTOPT_HOST_DEVICE void dots_of(const void* const* rows, int64_t r, int64_t row_count,
+                                 int64_t begin, const T* a, const T* b, int64_t count,
+                                 double* out) {
+  constexpr int64_t further = 8;
+  const T *row[some], *next[some];
+  for (int64_t k = 0; k < some; ++k) {
+    const int64_t n = r + further + k;
+    row[k] = static_cast<const T*>(rows[r + k]) + begin;
+    next[k] = static_cast<const T*>(rows[n % row_count]) + begin + n / row_count * sum_chunk;
+  }
+  sum_values<2 * some>(count, out, [&](int s, int64_t i, auto load) {
+    if (s % 2 == 0) fetch(next[s / 2] + i);
+    return load(row[s / 2] + i) * load((s % 2 == 0 ? a : b) + i);
+  });
+}
+
 template <class T>
 void dots(const void* const* rows, int64_t row_count, int64_t begin, const void* a_data,
           const void* b_data, int64_t count, double* out) {
-  constexpr int64_t ahead = 2048;  // bytes; rows are long, and each is left after a chunk of it
+  // Several at a time: a and b are read less often. More sums would not stay in registers.
+  constexpr int64_t at_once = Vec<double>::lanes == 8 ? 4 : 2;
   const T *a = static_cast<const T*>(a_data), *b = static_cast<const T*>(b_data);
-  for (int64_t r = 0; r < row_count; r += 2) {  // two at a time: a and b are read half as often
-    const T* even = static_cast<const T*>(rows[r]) + begin;
-    const T* odd = static_cast<const T*>(rows[r + 1]) + begin;
-    sum_values<4>(count, out + 2 * r, [&](int s, int64_t i, auto load) {
-      const T* row = s < 2 ? even : odd;
-      if (s % 2 == 0) __builtin_prefetch(reinterpret_cast<const char*>(row + i) + ahead);
-      return load(row + i) * load((s % 2 == 0 ? a : b) + i);
-    });
+  int64_t r = 0;
+  for (; r <= row_count - at_once; r += at_once) {
+    dots_of<at_once>(rows, r, row_count, begin, a, b, count, out + 2 * r);
   }
+  for (; r < row_count; r += 2) dots_of<2>(rows, r, row_count, begin, a, b, count, out + 2 * r);
 }
 
 FASTOPT_HOST_DEVICE void store_as(const double* from, double* to, int64_t count) {
@@ -143,8 +166,9 @@ FASTOPT_HOST_DEVICE void combine_at(const void* const* rows, const double* weigh
     const T* row = static_cast<const T*>(rows[r]) + i;
     const V weight(weights[r]);
     for (int64_t k = 0; k < vectors; ++k) {
-      __builtin_prefetch(row + 2 * count + k * V::lanes);  // spread: bursts were slower
-      const V term = weight * load(row + k * V::lanes);
+      const int64_t place = k * V::lanes;
+      if (place * sizeof(T) % 64 == 0) fetch(row + 2 * count + place);  // spread: bursts are slower
+      const V term = weight * load(row + place);
       sum[k] = r == 0 ? term : sum[k] + term;
     }
   }
