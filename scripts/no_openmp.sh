@@ -16,7 +16,7 @@ stage=build/no-openmp/stage
 rm -rf "$stage" && mkdir -p "$stage"
 cp -r python/fastopt "$stage/fastopt"
 cp build/no-openmp/_C.*.so "$stage/fastopt/"
-export PYTHONPATH=$stage
+export PYTHONPATH=$stage${PYTHONPATH:+:$PYTHONPATH}
 "$python" -c 'import sys, fastopt; fastopt.info()["openmp_threads"] and sys.exit(
     f"{fastopt._C.__file__} is in the way: run this where fastopt is not installed editably")'
 "$python" -m fastopt verify --quick
