@@ -50,25 +50,40 @@ std::pair<const Range*, const Range*> find_shared(std::vector<Range>& all) {
 // over the memory of the step before.
 class SharedMemory {
  public:
-  void clear() { all_.clear(); }
+  void clear() { count_ = 0; }
 
   template <class AnyItem>
   void add(const AnyItem& item) {
     for (int array = 0; array < max_arrays; ++array) {
-      if (item.arrays[array] != nullptr) all_.push_back(bytes_of(item, array));
+      if (item.arrays[array] != nullptr) add(bytes_of(item, array));
     }
   }
 
   bool any() {
-    if (all_ == last_) return answer_;
-    last_ = all_;
-    answer_ = find_shared(all_).first != nullptr;
+    if (count_ != all_.size()) {
+      all_.resize(count_);
+      is_new_ = true;
+    }
+    if (is_new_) {
+      sorted_ = all_;
+      answer_ = find_shared(sorted_).first != nullptr;
+      is_new_ = false;
+    }
     return answer_;
   }
 
  private:
-  std::vector<Bytes> all_, last_;
-  bool answer_ = false;  // of last_
+  void add(const Bytes& bytes) {
+    if (count_ == all_.size()) all_.push_back({});
+    Bytes& its = all_[count_++];
+    if (its == bytes) return;
+    its = bytes;
+    is_new_ = true;
+  }
+
+  std::vector<Bytes> all_, sorted_;
+  std::size_t count_ = 0;  // of all_, what has been added
+  bool is_new_ = false, answer_ = false;
 };
 
 // Whether an array that is written shares memory with another of the same item, other than element
