@@ -328,3 +328,4 @@ def test_a_signal_while_a_step_copies_back() -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        torch.set_grad_enabled(True)  # it may have stopped no_grad's own way out
