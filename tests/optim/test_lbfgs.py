@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import itertools
 from collections.abc import Callable
@@ -322,6 +323,36 @@ def test_what_the_kernels_do_not_take_goes_to_torch(params: list[Tensor]) -> Non
         except RuntimeError as error:  # torch views a gradient that cannot be viewed
             outcomes.append([str(error)])
     assert str(outcomes[0]) == str(outcomes[1])
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_step_that_maximizes_is_torchs(search: str | None) -> None:
+    """Of torch 2.15 and later, which climbs; older ones know no such option and descend."""
+    climbs = "maximize" in inspect.signature(torch.optim.LBFGS).parameters
+    ends = []
+    for library in (torch, fastopt):
+        params = split([1.0, 2.0])
+        optimizer = library.optim.LBFGS(params, lr=0.1, max_iter=3, line_search_fn=search)
+        hill = closure_of(optimizer, lambda x: -((x - 3) ** 2).sum())
+        optimizer.step(hill)  # by the kernels, down
+        optimizer.param_groups[0]["maximize"] = True
+        before = hill().item()
+        optimizer.step(hill)
+        assert (hill().item() > before) == climbs
+        ends.append(joined(params))
+    np.testing.assert_allclose(ends[1], ends[0], rtol=1e-9)
+    assert "minimize, and the group has maximize set" in str(optimizer.fused_report())
+
+
+def test_without_parameters_a_step_is_torchs() -> None:
+    outcomes = []
+    for library in (torch, fastopt):
+        optimizer = library.optim.LBFGS([{"params": []}])
+        try:
+            outcomes.append(str(optimizer.step(lambda: torch.tensor(2.5))))
+        except IndexError as error:  # of torch before 2.15
+            outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]
 
 
 def test_sparse_and_missing_gradients() -> None:

@@ -18,6 +18,7 @@ from fastopt.reference.lbfgs import LEAST_CURVATURE
 from fastopt.reference.line_search import Point, strong_wolfe
 
 NO_FIT = "LBFGS expects float32 or float64 parameters, all of one dtype, contiguous and on the CPU"
+MAXIMIZES = "LBFGS's kernels minimize, and the group has maximize set"
 UNUSED_VECTORS = 3  # kept for the next gradient, pair and line search
 
 
@@ -28,9 +29,10 @@ class LBFGS(torch.optim.LBFGS):
     and change of gradient; see :func:`fastopt.reference.lbfgs` and docs/second_order.md. An
     iteration reads the pairs twice and writes no vector of the recursion but d.
 
-    Parameters are float32 or float64, all of one dtype, contiguous and on the CPU; with any others
-    the step is torch's. The state is torch's, too, and loads on either side. Pairs are written over
-    when the history is full, so clone what is to be kept of them.
+    Parameters are float32 or float64, all of one dtype, contiguous and on the CPU; with any others,
+    and with ``maximize``, which torch has from 2.15 on, the step is torch's. The state is torch's,
+    too, and loads on either side. Pairs are written over when the history is full, so clone what is
+    to be kept of them.
 
     Args:
         params: parameters; one group.
@@ -64,7 +66,7 @@ class LBFGS(torch.optim.LBFGS):
         if len(self.param_groups) != 1:
             raise AssertionError(f"Expected exactly one param_group, but got {len(self.param_groups)}")
         group = self.param_groups[0]
-        if not _fit_kernels(group["params"]):
+        if _misfit(group):
             self._memory, self._params, self._numel_cache = None, group["params"], None
             return torch_step_of(self)(self, closure)
         closure = torch.enable_grad()(closure)
@@ -76,11 +78,19 @@ class LBFGS(torch.optim.LBFGS):
 
     def fused_report(self) -> FusedReport:
         """Tell whether the parameters take fastopt's kernels, which is all of them or none."""
-        fit = _fit_kernels([param for group in self.param_groups for param in group["params"]])
-        return uniform_report(self, "" if fit else NO_FIT)
+        return uniform_report(self, _misfit(self.param_groups[0]))
+
+
+def _misfit(group: Group) -> str:
+    """Why the step is torch's; empty where it is not."""
+    if group.get("maximize"):
+        return MAXIMIZES
+    return "" if _fit_kernels(group["params"]) else NO_FIT
 
 
 def _fit_kernels(params: list[Tensor]) -> bool:
+    if not params:  # which torch steps over from 2.15 on
+        return False
     dtype = params[0].dtype
     return (
         not _C.torch_is_watched()
