@@ -99,7 +99,7 @@ constexpr int warp_elements = warp_threads * eight;  // that a warp takes at onc
 // Of those that a warp takes at once, which a thread has: all eight, in accesses of 16 bytes, if
 // the warp is whole.
 template <class T, bool is_whole>
-struct Packed {
+struct Share {
   static constexpr int size = 16 / sizeof(T);  // elements of a packet
   int lane;
   int count;  // of the warp's elements
@@ -123,11 +123,11 @@ struct StoredEight {
   BitsOf<T, eight> bits = {};
 
   template <bool is_whole>
-  FASTOPT_DEVICE void load(const T* from, const Packed<T, is_whole>& its) {
+  FASTOPT_DEVICE void load(const T* from, const Share<T, is_whole>& its) {
     for (int i = 0; i < packets; ++i) load(i, from + its.first(i), its);
   }
   template <bool is_whole>
-  FASTOPT_DEVICE void load(int i, const T* from, const Packed<T, is_whole>& its) {
+  FASTOPT_DEVICE void load(int i, const T* from, const Share<T, is_whole>& its) {
     if constexpr (is_whole) {
       __builtin_memcpy(place(i), aligned<16>(from), 16);
     } else {
@@ -138,7 +138,7 @@ struct StoredEight {
   }
 
   template <bool is_whole>
-  FASTOPT_DEVICE void store(T* to, const Packed<T, is_whole>& its) {
+  FASTOPT_DEVICE void store(T* to, const Share<T, is_whole>& its) {
     for (int i = 0; i < packets; ++i) {
       T* const at = to + its.first(i);
       if constexpr (is_whole) {
@@ -185,14 +185,14 @@ struct DropoutElements {
 
   static FASTOPT_DEVICE void run(const CudaDropout& call, Shared&, const Block& block) {
     const Kept kept(call);
-    const bool is_packed = is_aligned(call.x) && is_aligned(call.out) &&
-                           is_aligned(call.residual) && takes_packets(call);
+    const bool in_packets = is_aligned(call.x) && is_aligned(call.out) &&
+                            is_aligned(call.residual) && takes_packets(call);
     const int64_t begin = block.index * eights_size, rest = call.size - begin;
     const int count = rest < eights_size ? static_cast<int>(rest) : eights_size;
     block.each_warp([&](const Warp& warp) {
       for (int i = warp.number * warp_elements; i < count; i += block_threads * eight) {
         const int left = count - i < warp_elements ? count - i : warp_elements;
-        if (!is_packed || left != warp_elements) {
+        if (!in_packets || left != warp_elements) {
           take<false, true>(call, kept, warp, begin + i, left);
         } else if (call.inner > 1) {
           take<true, true>(call, kept, warp, begin + i, left);
@@ -209,7 +209,7 @@ struct DropoutElements {
   template <bool is_whole, bool draws_first>
   static FASTOPT_DEVICE void take(const CudaDropout& call, const Kept& kept, const Warp& warp,
                                   int64_t begin, int count) {
-    using Its = Packed<T, is_whole>;
+    using Its = Share<T, is_whole>;
     const T* const x = static_cast<const T*>(call.x) + begin;
     Own<Eight> v, r, b;
     Own<uint32_t> drawn;
@@ -248,7 +248,7 @@ struct DropoutElements {
 
   template <bool is_whole>
   static FASTOPT_DEVICE void load_bias(const CudaDropout& call, int64_t begin,
-                                       const Packed<T, is_whole>& its, Eight& to) {
+                                       const Share<T, is_whole>& its, Eight& to) {
     const T* const bias = static_cast<const T*>(call.bias);
     for (int i = 0; i < Eight::packets; ++i) {
       int64_t column = remainder(begin + its.first(i), call.columns);

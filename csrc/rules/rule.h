@@ -19,9 +19,8 @@
 // A rule that takes a root may say so, for a loop that has something else to do while that is
 // waited for (cpu/coded.h):
 //
-//   waits          true; operator() has one more argument, a function, and calls it once the root
-//   is
-//                  under way and before it is used
+//   waits          true; operator() has one more argument, a function, which it calls once the
+//                  root is under way and before it is used
 //
 // A rule may keep one number more for each parameter, a product to which each step has a factor:
 //

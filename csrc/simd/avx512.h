@@ -430,8 +430,8 @@ struct Words32 {
                          25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
     const __m512i halves = _mm512_permutex2var_epi16(a.value, upper, b.value);
     __m512i codes = _mm512_srli_epi16(halves, CodeOf<coding>::shift - 16);
-    if constexpr (!CodeOf<coding>::is_root) {  // the upper byte holds 16 for a sign: 8 of it are
-                                               // 128
+    if constexpr (!CodeOf<coding>::is_root) {
+      // The upper byte holds 16 for a sign: 8 of it are 128.
       codes = _mm512_maddubs_epi16(codes, _mm512_set1_epi16(0x0801));
     }
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi16_epi8(codes));

@@ -1,4 +1,5 @@
-// The last elements of an array, lane by lane, for vectors without masked loads and stores.
+// What takes several turns where no instruction does it in one: the last elements of an array, lane
+// by lane, and two vectors one after the other.
 #pragma once
 
 #include <stdint.h>
@@ -30,6 +31,19 @@ FASTOPT_HOST_DEVICE void store_lanes(V v, Drawn<Half>* to, int count) {
   Drawn<Half> all{lane, draws};
   v.store(&all);
   for (int i = 0; i < count; ++i) to->to[i] = lane[i];
+}
+
+template <class V>
+FASTOPT_HOST_DEVICE void store_both(V first, V second, bfloat16* to) {
+  first.store(to);
+  second.store(to + V::lanes);
+}
+
+template <class V>
+FASTOPT_HOST_DEVICE void store_both(V first, V second, bfloat16* to, const uint16_t* draws) {
+  Drawn<bfloat16> low{to, draws}, high{to + V::lanes, draws + V::lanes};
+  first.store(&low);
+  second.store(&high);
 }
 
 FASTOPT_TARGET_END

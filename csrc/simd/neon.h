@@ -222,17 +222,6 @@ struct BfloatPairs {
   }
 };
 
-FASTOPT_HOST_DEVICE void store_both(Vec<float> first, Vec<float> second, bfloat16* to) {
-  first.store(to);
-  second.store(to + Vec<float>::lanes);
-}
-FASTOPT_HOST_DEVICE void store_both(Vec<float> first, Vec<float> second, bfloat16* to,
-                                    const uint16_t* draws) {
-  Drawn<bfloat16> low{to, draws}, high{to + Vec<float>::lanes, draws + Vec<float>::lanes};
-  first.store(&low);
-  second.store(&high);
-}
-
 FASTOPT_HOST_DEVICE void load_split(const Split& from, Vec<float>& first, Vec<float>& second) {
   const auto joined = [&from](int i) {
     const uint16x4_t hi = vld1_u16(reinterpret_cast<const uint16_t*>(from.hi + i));

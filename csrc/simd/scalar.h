@@ -103,17 +103,6 @@ struct BfloatPairs {
   }
 };
 
-FASTOPT_HOST_DEVICE void store_both(Vec<float> first, Vec<float> second, bfloat16* to) {
-  first.store(to);
-  second.store(to + Vec<float>::lanes);
-}
-FASTOPT_HOST_DEVICE void store_both(Vec<float> first, Vec<float> second, bfloat16* to,
-                                    const uint16_t* draws) {
-  Drawn<bfloat16> low{to, draws}, high{to + Vec<float>::lanes, draws + Vec<float>::lanes};
-  first.store(&low);
-  second.store(&high);
-}
-
 FASTOPT_HOST_DEVICE void load_split(const Split& from, Vec<float>& first, Vec<float>& second) {
   first = joined(from.hi[0], from.lo[0]);
   second = joined(from.hi[1], from.lo[1]);

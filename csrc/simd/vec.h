@@ -22,7 +22,8 @@
 //              whose bit is not set; then it streams, too.
 //
 // store_both   two vectors one after the other as bfloat16, with care for every NaN of arithmetic,
-//              to nearest or by draws; load_split and store_split as two halves (numeric/split.h)
+//              to nearest or by draws: in simd/lanes.h for those without instructions for it
+// load_split   and store_split: two vectors as two halves (numeric/split.h)
 //
 // Words64      a 32-bit word of random numbers in each 64-bit lane, since the multiplications give
 // 64
