@@ -16,6 +16,7 @@
 #include "cpu/blocks.h"
 #include "cpu/kernel.h"
 #include "cpu/loop.h"
+#include "cpu/pages.h"
 #include "numeric/code8.h"
 #include "rules/update.h"
 #include "simd/codes.h"
@@ -119,11 +120,9 @@ class CodedLoop {
   using V = Vec<float>;
   // With one lane, the loop of encode_any is better: the compiler makes vectors of it.
   static constexpr bool stores_pairs = V::lanes > 1;
-  static constexpr int line_size = 64;              // bytes
-  static constexpr int64_t ahead = 2048;            // bytes
-  static constexpr int64_t codes_ahead = 512;       // elements, one byte each
-  static constexpr int64_t page = 1024;             // elements of float32
-  static constexpr int64_t page_ahead = 17 * 1024;  // bytes; no multiple of a page's
+  static constexpr int line_size = 64;         // bytes
+  static constexpr int64_t ahead = 2048;       // bytes
+  static constexpr int64_t codes_ahead = 512;  // elements, one byte each
 
   // A block of a state: its codes, and its numbers decoded and updated.
   struct Coded {
@@ -151,7 +150,7 @@ class CodedLoop {
       scale[state.index] = number == number ? number : float_of(0x7fc00000u);
       inverse[state.index] = before_[state.index].inverse;
     });
-    if (i % page < block_size && i + 8 * page < item_.size) touch_pages(i);
+    if (is_page_due(i, block_size, item_.size)) touch_pages(i);
     const int in_pairs = length - length % Pair::lanes;
     int x = 0, stored = 0;
     for (; x < in_pairs; x += Pair::lanes) {
@@ -211,22 +210,22 @@ class CodedLoop {
       line(grad_);
       if (averages) line(ema_);
     }
-    for_coded([&](auto state) {
-      __builtin_prefetch(static_cast<const uint8_t*>(item_.arrays[2 + state.index]) + i +
-                         codes_ahead);
-    });
+    for (int k = 0; k < max_states; ++k) {  // no for_coded: see cpu/loop.h
+      if (used >> k & 1) __builtin_prefetch(codes(k) + i + codes_ahead);
+    }
   }
 
-  // It takes longer to find where a page lies than to fetch its lines (bench/NOTES.md, 18m).
   FASTOPT_HOST_DEVICE void touch_pages(int64_t i) const {
-    const auto touch = [](const void* at) {
-      __builtin_prefetch(static_cast<const char*>(at) + page_ahead);
-    };
-    touch(param_ + i);
-    touch(grad_ + i);
-    if (averages) touch(ema_ + i);
-    for_coded(
-        [&](auto state) { touch(static_cast<const uint8_t*>(item_.arrays[2 + state.index]) + i); });
+    touch_page(param_ + i);
+    touch_page(grad_ + i);
+    if (averages) touch_page(ema_ + i);
+    for (int k = 0; k < max_states; ++k) {
+      if (used >> k & 1) touch_page(codes(k) + i);
+    }
+  }
+
+  FASTOPT_HOST_DEVICE const uint8_t* codes(int state) const {
+    return static_cast<const uint8_t*>(item_.arrays[2 + state]);
   }
 
   // Of the block before, the elements in [begin, end).

@@ -4,13 +4,15 @@
 // local first; through a pointer, the compiler would have to assume that each store changes it.
 // Which states are kept is a template parameter; a rule's other options are branches that do not
 // change over the loop, which cmake/Targets.cmake lets the compiler move out of it.
-// Each array is prefetched a little ahead, because hardware prefetchers stop at page boundaries
-// and square roots and divisions leave them too few loads to look at (bench/NOTES.md, 1 and 23).
+// Each array is prefetched a little ahead, because square roots and divisions leave hardware
+// prefetchers too few loads to look at (bench/NOTES.md, 1, 23b and 18o), and its pages are touched
+// further ahead.
 #pragma once
 
 #include <stdint.h>
 
 #include "cpu/kernel.h"
+#include "cpu/pages.h"
 #include "cpu/rounding.h"
 #include "rules/update.h"
 #include "simd/pair.h"
@@ -19,12 +21,11 @@
 
 FASTOPT_TARGET_BEGIN
 
-constexpr int64_t ahead = 256;  // elements
-
 // An array of one type.
 template <class Stored, class Vector = Vec<Stored>>
 struct ArrayOf {
   using V = Vector;
+  static constexpr int64_t ahead = sizeof(Stored) == 2 ? 256 : 384 / sizeof(Stored);  // elements
   Stored* data;
   FASTOPT_HOST_DEVICE ArrayOf(const Item& item, int array)
       : data(static_cast<Stored*>(item.arrays[array])) {}
@@ -32,6 +33,7 @@ struct ArrayOf {
     __builtin_prefetch(data + i);
     if (V::lanes * sizeof(Stored) > 64) __builtin_prefetch(data + i + V::lanes / 2);
   }
+  FASTOPT_HOST_DEVICE void touch(int64_t i) const { touch_page(data + i); }
   template <class Act>
   FASTOPT_HOST_DEVICE auto with(int64_t i, Act act) const {
     return act(data + i);
@@ -47,15 +49,17 @@ struct ArrayOf {
 // half of it for two vectors at a time.
 struct MixedArray {
   using V = Pair;
+  static constexpr int64_t ahead = 256;
   char* data;
   DType dtype;
   FASTOPT_HOST_DEVICE MixedArray(const Item& item, int array)
       : data(static_cast<char*>(item.arrays[array])), dtype(item.dtypes[array]) {}
   FASTOPT_HOST_DEVICE void prefetch(int64_t i) const {
-    const char* const at = data + (dtype == DType::float32 ? 4 : 2) * i;
+    const char* const at = place(i);
     __builtin_prefetch(at);
     if (V::lanes * 4 > 64 && dtype == DType::float32) __builtin_prefetch(at + 64);
   }
+  FASTOPT_HOST_DEVICE void touch(int64_t i) const { touch_page(place(i)); }
   template <class Act>
   FASTOPT_HOST_DEVICE auto with(int64_t i, Act act) const {
     DType stored = dtype;
@@ -67,6 +71,11 @@ struct MixedArray {
   template <class Act>
   FASTOPT_HOST_DEVICE auto rounding(int64_t i, Act act) const {
     return with(i, act);
+  }
+
+ private:
+  FASTOPT_HOST_DEVICE const char* place(int64_t i) const {
+    return data + (dtype == DType::float32 ? 4 : 2) * i;
   }
 };
 
@@ -85,7 +94,7 @@ struct Loop {
   const Param param;
   const Array ema, grad;
   const Array states[max_states];
-  const int64_t furthest;  // from where on nothing is left to prefetch
+  const int64_t size, furthest;  // from where on nothing is left to prefetch
 
   FASTOPT_HOST_DEVICE Loop(const Item& item, Param param)
       : rule(*reinterpret_cast<const Rule*>(item.rule->rule), item.rule->tail.grad_factor,
@@ -94,11 +103,13 @@ struct Loop {
         ema(item, ema_array),
         grad(item, 1),
         states{{item, 2}, {item, 3}, {item, 4}, {item, 5}, {item, 6}},
-        furthest(item.size - ahead / static_cast<int64_t>(sizeof(T))) {}
+        size(item.size),
+        furthest(size - Array::ahead - V::lanes) {}
 
   FASTOPT_HOST_DEVICE void run(const Rounding& rounding, int64_t begin, int64_t end) const {
     while (begin < end) {
-      const Stretch stretch(rounding, begin, end);
+      const Stretch stretch(rounding, begin, page_end(begin, end));
+      if (is_page_due(begin, block_size, size)) touch(begin);
       run(stretch.draws, begin, stretch.end);
       begin = stretch.end;
     }
@@ -123,13 +134,25 @@ struct Loop {
 
   static constexpr bool keeps(int state) { return Update<Rule, T, used>::keeps(state); }
 
+  // No lambdas that only prefetch: GCC takes them for functions without effect, and drops their
+  // calls.
   FASTOPT_HOST_DEVICE void prefetch(int64_t i) const {
+    constexpr int64_t ahead = Array::ahead;
     param.prefetch(i + ahead);
     grad.prefetch(i + ahead);
     for (int k = 0; k < Rule::state_count; ++k) {
       if (keeps(k)) states[k].prefetch(i + ahead);
     }
     if (averages) ema.prefetch(i + ahead);
+  }
+
+  FASTOPT_HOST_DEVICE void touch(int64_t i) const {
+    param.touch(i);
+    grad.touch(i);
+    for (int k = 0; k < Rule::state_count; ++k) {
+      if (keeps(k)) states[k].touch(i);
+    }
+    if (averages) ema.touch(i);
   }
 
   template <class Load, class Store>

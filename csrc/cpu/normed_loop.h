@@ -73,6 +73,7 @@ class NormedLoop {
 
  private:
   using V = typename Array::V;
+  static constexpr int64_t ahead = 256;  // elements
   static constexpr unsigned all_states = (1u << Rule::state_count) - 1;
 
   FASTOPT_HOST_DEVICE void update_states(const Stretch& stretch, int64_t begin, T* params,

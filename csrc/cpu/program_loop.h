@@ -87,7 +87,7 @@ class ProgramLoop {
   using V = Vec<T>;
   using Draws = const uint16_t* const*;  // of each state
   static constexpr int places = first_register + max_registers;
-  static constexpr int64_t ahead = 1024;  // bytes, as in cpu/loop.h
+  static constexpr int64_t ahead = 1024;  // bytes
 
   FASTOPT_HOST_DEVICE void run(Draws draws, int64_t begin, int64_t end) {
     draws_ = draws;

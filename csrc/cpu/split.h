@@ -23,6 +23,10 @@ struct SplitArray {
     __builtin_prefetch(data.hi + i);
     __builtin_prefetch(data.lo + i);
   }
+  FASTOPT_HOST_DEVICE void touch(int64_t i) const {
+    touch_page(data.hi + i);
+    touch_page(data.lo + i);
+  }
   template <class Act>
   FASTOPT_HOST_DEVICE auto with(int64_t i, Act act) const {
     Split at{data.hi + i, data.lo + i};
