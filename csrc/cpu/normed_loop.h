@@ -9,6 +9,7 @@
 #include "cpu/each_vector.h"
 #include "cpu/kernel.h"
 #include "cpu/loop.h"
+#include "cpu/pages.h"
 #include "cpu/sum.h"
 #include "rules/update.h"
 #include "target.h"
@@ -36,6 +37,7 @@ class NormedLoop {
     LaneSums<true> of_params, of_updates;
     for (int64_t i = begin; i < end; i += strip) {
       const int64_t stop = end - i < strip ? end : i + strip;
+      if (is_page_due(i, end)) touch<true>(i);
       for (int64_t from = i; from < stop;) {
         const Stretch stretch(rounding, from, stop);
         update_states(stretch, from, params + (from - i), updates + (from - i));
@@ -50,31 +52,42 @@ class NormedLoop {
 
   FASTOPT_HOST_DEVICE void step(int64_t begin, int64_t end, double ratio) const {
     const V size(static_cast<T>(rule_.adapts ? rule_.lr * ratio : rule_.lr));
-    each_vector<V>(end - begin, [&](int64_t k, auto load_from, auto store_to) {
-      const int64_t i = begin + k;
-      const auto load = [=](const Array& from) { return from.with(i, load_from); };
-      const auto store = [=](V v, const Array& to) {
-        to.with(i, [=](auto* at) { store_to(v, at); });
-      };
-      param_.prefetch(i + ahead);
-      V p = load(param_), s[Rule::state_count];
-      for (int state = 0; state < Rule::state_count; ++state) {
-        states_[state].prefetch(i + ahead);
-        s[state] = load(states_[state]);
-      }
-      p = p - size * direction(p, s);
-      if (averages_) {
-        ema_.prefetch(i + ahead);
-        store(update_.averaged(load(ema_), p), ema_);
-      }
-      store(p, param_);
-    });
+    for (int64_t stop; begin < end; begin = stop) {
+      stop = page_end(begin, end);
+      if (is_page_due(begin, end)) touch<false>(begin);
+      each_vector<V>(stop - begin, [&](int64_t k, auto load_from, auto store_to) {
+        const int64_t i = begin + k;
+        const auto load = [=](const Array& from) { return from.with(i, load_from); };
+        const auto store = [=](V v, const Array& to) {
+          to.with(i, [=](auto* at) { store_to(v, at); });
+        };
+        param_.prefetch(i + ahead);
+        V p = load(param_), s[Rule::state_count];
+        for (int state = 0; state < Rule::state_count; ++state) {
+          states_[state].prefetch(i + ahead);
+          s[state] = load(states_[state]);
+        }
+        p = p - size * direction(p, s);
+        if (averages_) {
+          ema_.prefetch(i + ahead);
+          store(update_.averaged(load(ema_), p), ema_);
+        }
+        store(p, param_);
+      });
+    }
   }
 
  private:
   using V = typename Array::V;
-  static constexpr int64_t ahead = 256;  // elements
+  static constexpr int64_t ahead = Array::ahead;
   static constexpr unsigned all_states = (1u << Rule::state_count) - 1;
+
+  template <bool grads>
+  FASTOPT_HOST_DEVICE void touch(int64_t i) const {
+    param_.touch(i);
+    if (grads) grad_.touch(i);
+    for (int state = 0; state < Rule::state_count; ++state) states_[state].touch(i);
+  }
 
   FASTOPT_HOST_DEVICE void update_states(const Stretch& stretch, int64_t begin, T* params,
                                          T* updates) const {

@@ -26,6 +26,12 @@ FASTOPT_HOST_DEVICE bool is_page_due(int64_t i, int64_t step, int64_t size) {
   return i % page_size < step && i + 8 * page_size < size;
 }
 
+// The same for a loop that is given a chunk at a time, up to `end`: what is shorter than a page
+// touches none.
+FASTOPT_HOST_DEVICE bool is_page_due(int64_t i, int64_t end) {
+  return i % page_size == 0 && end - i >= page_size;
+}
+
 FASTOPT_HOST_DEVICE void touch_page(const void* at) {
   constexpr int64_t ahead = 17 * 1024;  // bytes; no multiple of a page's
   __builtin_prefetch(static_cast<const char*>(at) + ahead);
