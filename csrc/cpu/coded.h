@@ -121,7 +121,7 @@ class CodedLoop {
   // With one lane, the loop of encode_any is better: the compiler makes vectors of it.
   static constexpr bool stores_pairs = V::lanes > 1;
   static constexpr int line_size = 64;         // bytes
-  static constexpr int64_t ahead = 2048;       // bytes
+  static constexpr int64_t ahead = 1536;       // bytes
   static constexpr int64_t codes_ahead = 512;  // elements, one byte each
 
   // A block of a state: its codes, and its numbers decoded and updated.
