@@ -7,7 +7,7 @@ set(FASTOPT_CUDA_SOURCES csrc/cuda/dropout.cu csrc/cuda/library.cu csrc/cuda/pro
 include(${CMAKE_CURRENT_LIST_DIR}/Nvcc.cmake)
 list(TRANSFORM FASTOPT_CUDA_SOURCES PREPEND ${PROJECT_SOURCE_DIR}/)
 # way.cu, once per way of storing: by a file of its own each, as nvcc names what it keeps by the file.
-foreach(way float32 float64 bfloat16 mixed packed)
+foreach(way float32 float64 bfloat16 mixed coded bfloat16_coded rounded split packed)
   set(source ${PROJECT_BINARY_DIR}/cuda/way_${way}.cu)
   file(CONFIGURE OUTPUT ${source} CONTENT "#define FASTOPT_WAY ${way}\n#include \"cuda/way.cu\"\n")
   list(APPEND FASTOPT_CUDA_SOURCES ${source})

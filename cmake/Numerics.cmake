@@ -11,7 +11,7 @@ set(numerics
   $<$<BOOL:${FASTOPT_WARNINGS_AS_ERRORS}>:-Werror>)
 set(cuda_numerics
   --fmad=false --prec-div=true --prec-sqrt=true --ftz=false
-  -Xcompiler=-Wall,-Wextra
+  -Xcompiler=-Wall,-Wextra,-ffp-contract=off  # rules are made by the host, too
   $<$<BOOL:${FASTOPT_WARNINGS_AS_ERRORS}>:--Werror=all-warnings>)
 target_compile_options(fastopt_numerics INTERFACE
   "$<$<COMPILE_LANGUAGE:CXX>:${numerics}>" "$<$<COMPILE_LANGUAGE:CUDA>:${cuda_numerics}>")

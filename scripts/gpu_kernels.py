@@ -14,7 +14,7 @@ import torch
 
 from fastopt import nn, optim
 
-ELEMENTS = 1 << 26
+SHAPE = (1 << 14, 1 << 12)  # of two dimensions: codes go by rows
 STEPS: dict[str, tuple[type, torch.dtype, dict[str, Any]]] = {
     "AdamW float32": (optim.AdamW, torch.float32, {}),
     "AdamW bfloat16": (optim.AdamW, torch.bfloat16, {}),
@@ -27,14 +27,14 @@ STEPS: dict[str, tuple[type, torch.dtype, dict[str, Any]]] = {
 
 
 def step(cls: Any, dtype: torch.dtype, options: dict[str, Any], device: str) -> Callable[[], object]:
-    param = torch.nn.Parameter(torch.rand(ELEMENTS, device=device).to(dtype))
-    param.grad = torch.rand(ELEMENTS, device=device).to(dtype)
+    param = torch.nn.Parameter(torch.rand(SHAPE, device=device).to(dtype))
+    param.grad = torch.rand(SHAPE, device=device).to(dtype)
     optimizer = cls([param], lr=1e-4, **options)
     return lambda: optimizer.step()
 
 
 def dropout(device: str) -> Callable[[], object]:
-    x = torch.rand(ELEMENTS, device=device).to(torch.bfloat16)
+    x = torch.rand(SHAPE, device=device).to(torch.bfloat16)
     return lambda: nn.functional.dropout(x, 0.1)
 
 

@@ -64,21 +64,25 @@ def step(rule: str, kind: str, states: int) -> str:
 
 # Where a table's first item lies among the parameters of a launch, and what of it in there
 # (csrc/cuda/table.h, face.h).
-ITEMS, AVERAGE, DTYPES, MASTER, ROW = 0x210 + 184, 56, 132, 144, 224
+ITEMS, AVERAGE, DTYPES = 0x210 + 192, 56, 132
 KINDS = ("float32", "float64", "bfloat16", "float16", "signed8", "root8")  # csrc/numeric/dtype.h
 MASTERS = ("none", "low_half", "whole", "stochastic")  # csrc/cpu/packing.h
 
 
-def stored(*kinds: str, master: str | None = None, row: int = 0) -> dict[int, int]:
+def stored(*kinds: str) -> dict[int, int]:
     """The parameters, byte by byte, of a launch on arrays of these kinds, without an average."""
     fields = {AVERAGE: bytes(8), DTYPES: bytes(map(KINDS.index, kinds))}
-    if master is not None:
-        fields |= {MASTER: bytes([MASTERS.index(master), 0, 0, 0]), ROW: row.to_bytes(8, "little")}
     return {ITEMS + at + n: byte for at, its in fields.items() for n, byte in enumerate(its)}
 
 
-def packed(rule: str, states: int) -> str:
-    return f"PackedKernel<{rule}<float>, {states}u>"
+def packed(rule: str, states: int, storage: str) -> str:
+    return f"PackedKernel<{rule}<float>, {states}u, {storage}"
+
+
+def one_storage(numbers: str, states: str, master: str) -> str:
+    """The name of the kind of storage that the compiler knows."""
+    kinds = (f"(fastopt::DType){KINDS.index(it)}" for it in (numbers, states))
+    return f"OneStorage<{', '.join(kinds)}, (fastopt::Master){MASTERS.index(master)}"
 
 
 DRAWS, ROUNDING_DRAWS = 20, 14  # two a round of Philox
@@ -100,24 +104,28 @@ FAMILIES = (
     ),
     Family(
         "AdamW float32, int8 states",
-        packed("Adam", 3),
+        packed("Adam", 3, one_storage("float32", "signed8", "none")),
         *(80, 48, 8, 16),
         least=8,
-        memory=stored("float32", "float32", "signed8", "root8", master="none", row=4096),
+    ),
+    Family(
+        "AdamW bfloat16, int8 states",
+        packed("Adam", 3, one_storage("bfloat16", "signed8", "none")),
+        *(48, 32, 8, 10),
+        least=8,
     ),
     Family(
         "AdamW bfloat16 with masters",
-        packed("Adam", 3),
+        packed("Adam", 3, "SplitStorage"),
         *(112, 96, 8, 26),
         least=8,
-        memory=stored("bfloat16", "bfloat16", "float32", "float32", master="low_half"),
+        memory=stored("bfloat16", "bfloat16", "float32", "float32"),
     ),
     Family(
         "AdamW bfloat16, random rounding",
-        packed("Adam", 3),
+        packed("Adam", 3, one_storage("bfloat16", "bfloat16", "stochastic")),
         *(64, 48, 8, 14, ROUNDING_DRAWS),
         least=8,
-        memory=stored(*["bfloat16"] * 4, master="stochastic"),
     ),
     Family("norm float32", "SumKernel>", 32, 0, 8, 4),
     Family("AdamW as a rule, float32", f"ProgramKernel<float, {F32}, 4", 64, 48, 4, 28, 0, ADAMW),

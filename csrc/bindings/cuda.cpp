@@ -307,7 +307,7 @@ CudaItem cuda_item(const Item& item, const CudaNumber& step, const CudaNumber& p
   made.product = product;
   made.dither_step = dither_step;
   made.first = item.rounding.first;
-  made.way = static_cast<uint8_t>(item.packing == nullptr ? item.way : Way::packed);
+  made.way = static_cast<uint8_t>(item.way);
   return made;
 }
 

@@ -1,14 +1,38 @@
-// The draws of 16 bits by which eight adjoining elements are rounded.
+// The draws by which eight adjoining elements are rounded.
 #pragma once
 
 #include <stdint.h>
 
 #include "cuda/eight.h"
+#include "cuda/launch.h"
 #include "numeric/dither.h"
 #include "numeric/philox.h"
 #include "target.h"
 
 FASTOPT_TARGET_BEGIN
+
+// A step's table of dither in shared memory (numeric/dtype.h): once for every place within 16 bytes
+// where adjoining entries may begin, so that a thread reads 16 bytes of them at once.
+template <class Entry>
+struct DitherTable {
+  static constexpr int copies = 16 / sizeof(Entry);
+  alignas(16) Entry entries[copies][dither_size];
+
+  // A thread's part.
+  template <class EntryOf>
+  FASTOPT_DEVICE void make(int thread, EntryOf entry_of) {
+    for (int i = thread; i < dither_size; i += block_threads) {
+      const Entry entry = entry_of(i);
+      for (int copy = 0; copy < copies && copy <= i; ++copy) entries[copy][i - copy] = entry;
+    }
+  }
+
+  // Eight entries from one on.
+  FASTOPT_DEVICE void get(uint32_t first, Entry* to) const {
+    const Entry* const from = entries[first % copies] + first / copies * copies;
+    for (int k = 0; k < eight; k += copies) __builtin_memcpy(to + k, aligned<16>(from + k), 16);
+  }
+};
 
 class EightDraws {
  public:
@@ -48,6 +72,16 @@ class EightDraws {
     return draws;
   }
 
+  // The same from a step's table, of an element whose number is a multiple of eight.
+  FASTOPT_DEVICE static EightDraws dithered(const DitherTable<uint16_t>& table, int64_t element,
+                                            int state) {
+    EightDraws draws;
+    alignas(16) uint16_t its[eight];
+    table.get(half_dither_place(element, state), its);
+    __builtin_memcpy(draws.words_, its, sizeof its);
+    return draws;
+  }
+
   FASTOPT_DEVICE uint16_t operator[](int k) const {
     return static_cast<uint16_t>(words_[k / 2] >> 16 * (k % 2));
   }
@@ -75,7 +109,58 @@ class EightDraws {
     }
   }
 
-  uint32_t words_[per_block] = {};  // two draws each: the first eight, and those behind them
+  // Two draws each: the first eight, and those behind them.
+  alignas(16) uint32_t words_[per_block] = {};
+};
+
+// A step's dither, as a thread computes it where it is asked for.
+struct HashedDither {
+  struct Tables {};
+  static constexpr bool is_tabled = false;
+  DitherStep step;
+
+  FASTOPT_DEVICE HashedDither(const Tables&, DitherStep step) : step(step) {}
+  FASTOPT_DEVICE EightDraws of_halves(int64_t element, int state) const {
+    return EightDraws::dithered(step, element, state);
+  }
+  template <DType coding>
+  FASTOPT_DEVICE void of_codes(uint32_t entry, uint32_t* to) const {
+    for (int k = 0; k < eight; ++k) to[k] = dither_entry<coding>(step, entry + k);
+  }
+};
+
+// From tables that a block has made: of states in bfloat16, and of codes.
+struct TabledHalves {
+  using Tables = DitherTable<uint16_t>;
+  static constexpr bool is_tabled = true;
+  const Tables& tables;
+  DitherStep step;
+
+  FASTOPT_DEVICE TabledHalves(const Tables& tables, DitherStep step) : tables(tables), step(step) {}
+  FASTOPT_DEVICE static void make(Tables& tables, DitherStep step, int thread) {
+    tables.make(thread, [=](uint32_t entry) { return half_dither_entry(step, entry); });
+  }
+  FASTOPT_DEVICE EightDraws of_halves(int64_t element, int state) const {
+    return element % eight == 0 ? EightDraws::dithered(tables, element, state)
+                                : EightDraws::dithered(step, element, state);
+  }
+};
+struct TabledCodes {
+  struct Tables {
+    DitherTable<uint32_t> signed8, root8;
+  };
+  static constexpr bool is_tabled = true;
+  const Tables& tables;
+
+  FASTOPT_DEVICE TabledCodes(const Tables& tables, DitherStep) : tables(tables) {}
+  FASTOPT_DEVICE static void make(Tables& tables, DitherStep step, int thread) {
+    tables.signed8.make(thread, [=](uint32_t i) { return dither_entry<DType::signed8>(step, i); });
+    tables.root8.make(thread, [=](uint32_t i) { return dither_entry<DType::root8>(step, i); });
+  }
+  template <DType coding>
+  FASTOPT_DEVICE void of_codes(uint32_t entry, uint32_t* to) const {
+    (coding == DType::root8 ? tables.root8 : tables.signed8).get(entry, to);
+  }
 };
 
 FASTOPT_TARGET_END

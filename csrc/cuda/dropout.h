@@ -190,9 +190,13 @@ struct DropoutElements {
     const int64_t begin = block.index * eights_size, rest = call.size - begin;
     const int count = rest < eights_size ? static_cast<int>(rest) : eights_size;
     block.each_warp([&](const Warp& warp) {
-      for (int i = warp.number * warp_elements; i < count; i += block_threads * eight) {
+      for (int i = warp.number * warp_elements; i < count; i += warp_stride) {
         const int left = count - i < warp_elements ? count - i : warp_elements;
-        if (!in_packets || left != warp_elements) {
+        if (takes_two && in_packets && call.inner <= 1 &&
+            i + warp_stride + warp_elements <= count) {
+          take<true, false, 2>(call, kept, warp, begin + i, warp_elements);
+          i += warp_stride;
+        } else if (!in_packets || left != warp_elements) {
           take<false, true>(call, kept, warp, begin + i, left);
         } else if (call.inner > 1) {
           take<true, true>(call, kept, warp, begin + i, left);
@@ -204,41 +208,54 @@ struct DropoutElements {
   }
 
  private:
-  // A warp's elements. Of packets that are dropped whole, as rows are, x need not be read; else it
-  // is on its way while the bits are drawn.
-  template <bool is_whole, bool draws_first>
+  static constexpr int warp_stride = block_threads * eight;
+  // 16 bytes of each thread are too few on their way.
+  static constexpr bool takes_two = sizeof(T) == 2 && !Rule::has_residual && !Rule::has_bias;
+
+  // A warp's elements, and those so many strides behind them. Of packets that are dropped whole, as
+  // rows are, x need not be read; else it is on its way while the bits are drawn.
+  template <bool is_whole, bool draws_first, int shares = 1>
   static FASTOPT_DEVICE void take(const CudaDropout& call, const Kept& kept, const Warp& warp,
                                   int64_t begin, int count) {
     using Its = Share<T, is_whole>;
     const T* const x = static_cast<const T*>(call.x) + begin;
-    Own<Eight> v, r, b;
-    Own<uint32_t> drawn;
+    Own<Eight> v[shares], r, b;
+    if constexpr (!draws_first) {
+      warp.each([&](int lane) {
+        for (int n = 0; n < shares; ++n) v[n][lane].load(x + n * warp_stride, Its{lane, count});
+      });
+    }
+    Own<uint32_t> drawn[shares];
     warp.each([&](int lane) {
       const Its its{lane, count};
-      if constexpr (!draws_first) v[lane].load(x, its);
       if constexpr (Rule::has_residual) {
         r[lane].load(static_cast<const T*>(call.residual) + begin, its);
       }
       if constexpr (Rule::has_bias) load_bias(call, begin, its, b[lane]);
-      drawn[lane] = its.eights() == 0 ? 0 : kept.at(begin + lane * eight, its.eights());
+      for (int n = 0; n < shares; ++n) {
+        const int64_t first = begin + n * warp_stride + lane * eight;
+        drawn[n][lane] = its.eights() == 0 ? 0 : kept.at(first, its.eights());
+      }
     });
     const Rule rule(call.scalars);
-    warp.each([&](int lane) {
-      const Its its{lane, count};
-      Eight result;
-      for (int i = 0; i < Eight::packets; ++i) {
-        const int first = its.first(i);
-        const uint32_t bits =
-            warp.of(drawn, first / eight) >> first % eight & ((1u << Eight::packet) - 1);
-        if (draws_first && bits != 0) v[lane].load(i, x + first, its);
-        for (int k = 0; k < Eight::packet; ++k) {
-          const int n = i * Eight::packet + k;
-          result.bits.put(n, rule((bits & 1u << k) != 0, v[lane].bits.get(n), b[lane].bits.get(n),
-                                  r[lane].bits.get(n)));
+    for (int share = 0; share < shares; ++share) {
+      warp.each([&](int lane) {
+        const Its its{lane, count};
+        Eight result;
+        for (int i = 0; i < Eight::packets; ++i) {
+          const int first = its.first(i);
+          const uint32_t bits =
+              warp.of(drawn[share], first / eight) >> first % eight & ((1u << Eight::packet) - 1);
+          if (draws_first && bits != 0) v[share][lane].load(i, x + first, its);
+          for (int k = 0; k < Eight::packet; ++k) {
+            const int n = i * Eight::packet + k;
+            result.bits.put(n, rule((bits & 1u << k) != 0, v[share][lane].bits.get(n),
+                                    b[lane].bits.get(n), r[lane].bits.get(n)));
+          }
         }
-      }
-      result.store(static_cast<T*>(call.out) + begin, its);
-    });
+        result.store(static_cast<T*>(call.out) + begin + share * warp_stride, its);
+      });
+    }
   }
 
   // A packet of the bias is in one row of it.

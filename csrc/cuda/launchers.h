@@ -11,7 +11,8 @@ namespace FASTOPT_TARGET {
 using StepLauncher = const char* (*)(const CudaStep& step, unsigned states, void* stream);
 
 namespace ways {  // each by rule
-extern const StepLauncher float32[], float64[], bfloat16[], mixed[], packed[];
+extern const StepLauncher float32[], float64[], bfloat16[], mixed[], coded[], bfloat16_coded[],
+    rounded[], split[], packed[];
 }
 
 // As in CudaFace.

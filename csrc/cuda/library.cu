@@ -31,10 +31,10 @@ namespace FASTOPT_TARGET {
 namespace {
 
 static_assert(static_cast<int>(Way::packed) == 8);
-// [Way][rule]. The special ways of packings are packed here.
-constexpr const StepLauncher* launchers[way_count] = {ways::float32, ways::float64, ways::bfloat16,
-                                                      ways::mixed,   nullptr,       nullptr,
-                                                      nullptr,       nullptr,       ways::packed};
+// [Way][rule].
+constexpr const StepLauncher* launchers[way_count] = {
+    ways::float32,        ways::float64, ways::bfloat16, ways::mixed, ways::coded,
+    ways::bfloat16_coded, ways::rounded, ways::split,    ways::packed};
 
 // Which ways and sets of states there are among items.
 struct Kinds {

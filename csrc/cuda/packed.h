@@ -8,6 +8,7 @@
 #pragma once
 
 #include <new>
+#include <type_traits>
 
 #include "cuda/divide.h"
 #include "cuda/eight.h"
@@ -20,8 +21,7 @@
 FASTOPT_TARGET_BEGIN
 
 static_assert(block_size == eight * warp_threads);
-constexpr int pieces_of_warp = 4;
-constexpr int pieces_at_once = pieces_of_warp * block_warps;  // a block's work: a chunk
+static_assert(chunk_size % (block_warps * block_size) == 0);
 
 FASTOPT_HOST_DEVICE int64_t row_of(const CudaPackedItem& item) {
   return item.packing.row > 0 ? item.packing.row : item.size;
@@ -31,7 +31,7 @@ FASTOPT_HOST_DEVICE int64_t pieces_of_row(int64_t row) {
 }
 
 // An item's chunks, of so many elements where its rows are no shorter than its pieces.
-inline int64_t chunks_of(const CudaPackedItem& item, int size = pieces_at_once * block_size) {
+inline int64_t chunks_of(const CudaPackedItem& item, int size = chunk_size) {
   const int64_t row = row_of(item), pieces = item.size / row * pieces_of_row(row);
   const int64_t at_once = size / block_size;
   return (pieces + at_once - 1) / at_once;
@@ -43,7 +43,7 @@ FASTOPT_DEVICE bool takes_eights(const CudaPackedItem& item) {
   for (int array = 0; array < max_arrays; ++array) {
     takes = takes && takes_eights(item.arrays[array], bytes_of(dtype_of(item, array)));
   }
-  return takes && takes_eights(item.packing.master_data, EightParams::master_bytes(item));
+  return takes && takes_eights(item.packing.master_data, EightParams<>::master_bytes(item));
 }
 
 // Up to block_size elements of a row, counted through over all rows.
@@ -74,13 +74,16 @@ class Piece {
 
 // A block's pieces of an item, and what all of its lanes must know.
 struct PackedBlock {
-  int item;
+  int item, of_warp;  // of_warp: pieces
   bool at_once;
   int64_t first, last;  // pieces
   double dither_step;
 
+  // `size`: elements of a chunk.
   template <class Table>
-  FASTOPT_DEVICE void find(const Table& table, int64_t chunk) {
+  FASTOPT_DEVICE void find(const Table& table, int64_t chunk, int size) {
+    const int pieces_at_once = size / static_cast<int>(block_size);
+    of_warp = pieces_at_once / block_warps;
     item = entry_at(table.items, table.count, chunk);
     const CudaPackedItem& its = table.items[item];
     const int64_t row = row_of(its), pieces = its.size / row * pieces_of_row(row);
@@ -95,7 +98,7 @@ struct PackedBlock {
   // act(piece) for those of a warp.
   template <class Act>
   FASTOPT_DEVICE void each_piece(const CudaPackedItem& its, const Warp& warp, Act act) const {
-    const int64_t from = first + warp.number * pieces_of_warp, behind = from + pieces_of_warp;
+    const int64_t from = first + warp.number * of_warp, behind = from + of_warp;
     const int64_t to = behind < last ? behind : last;
     for (Piece piece(its, from); piece.number() < to; piece.next(its)) act(piece);
   }
@@ -108,11 +111,12 @@ FASTOPT_DEVICE uint32_t dither_place(const CudaPackedItem& item, const Piece& pi
 }
 
 // A lane's elements of a piece.
-template <class Rule, unsigned used>
+template <class Rule, unsigned used, class Storage>
 class PackedLane {
  public:
   using V = Vec<float>;
   using Bound = Update<Rule, float, used>;
+  using Dither = typename Storage::Dither;
   template <int state>
   FASTOPT_DEVICE static constexpr DType coding() {
     return (Rule::squares >> state & 1) != 0 ? DType::root8 : DType::signed8;
@@ -121,26 +125,24 @@ class PackedLane {
   FASTOPT_DEVICE void load(const CudaPackedItem& item, const Piece& piece, const EightAt& at) {
     at_ = at;
     param_.load_from(item, at);
-    fastopt::FASTOPT_TARGET::load(item, 1, at, grad_);
+    fastopt::FASTOPT_TARGET::load<Storage>(item, 1, at, grad_);
     for_states<used>([&](auto state) {
       constexpr int k = state.index;
-      load_state(item, k, at, states_[k]);
-      if (is_code(dtype_of(item, 2 + k))) scales_[k] = item.packing.scales[k][piece.number()];
+      load_state<Storage>(item, k, at, states_[k]);
+      if (is_code(Storage::dtype(item, 2 + k))) scales_[k] = item.packing.scales[k][piece.number()];
     });
-    if (item.arrays[ema_array] != nullptr) {
-      fastopt::FASTOPT_TARGET::load(item, ema_array, at, ema_);
-    }
+    if (asks_early && item.arrays[ema_array] != nullptr) load_average(item);
   }
 
   // Steps, and stores all but codes.
-  FASTOPT_DEVICE void step(const CudaPackedItem& item, const Bound& its, DitherStep dither) {
+  FASTOPT_DEVICE void step(const CudaPackedItem& item, const Bound& its, const Dither& dither) {
     const Bound bound = its;  // not kept from piece to piece, for want of registers
     V p[eight], g[eight];
     param_.get_numbers(item, p);
-    grad_.get_numbers(dtype_of(item, 1), g);
+    grad_.get_numbers(Storage::dtype(item, 1), g);
     for_states<used>([&](auto state) {
       constexpr int k = state.index;
-      get_state<coding<k>()>(states_[k], dtype_of(item, 2 + k), scales_[k], numbers_[k]);
+      get_state<coding<k>()>(states_[k], Storage::dtype(item, 2 + k), scales_[k], numbers_[k]);
     });
     for (int i = 0; i < eight; ++i) {
       V of_one[max_states];
@@ -148,12 +150,14 @@ class PackedLane {
       bound.step(p[i], g[i], of_one);
       for_states<used>([&](auto state) { numbers_[state.index][i] = of_one[state.index]; });
     }
-    for_states<used>([&](auto state) {
-      if (is_code(dtype_of(item, 2 + state.index))) return;
-      store_state(item, state.index, at_, numbers_[state.index], dither);
-    });
+    if constexpr (Storage::has_numbers) {
+      for_states<used>([&](auto state) {
+        if (is_code(Storage::dtype(item, 2 + state.index))) return;
+        store_state<Storage>(item, state.index, at_, numbers_[state.index], dither);
+      });
+    }
     if (item.arrays[ema_array] != nullptr) average(item, bound, p);
-    EightParams::store_numbers(item, at_, p);
+    EightParams<Storage>::store_numbers(item, at_, p);
   }
 
   // The bits of the largest magnitude that a code of a state is to hold.
@@ -165,7 +169,7 @@ class PackedLane {
   // Codes and, by the first lane, their scale. `entry`: which of the dither's is the piece's first.
   template <int state>
   FASTOPT_DEVICE void encode(const CudaPackedItem& item, const Piece& piece, int lane,
-                             uint32_t largest, DitherStep dither, uint32_t entry) const {
+                             uint32_t largest, const Dither& dither, uint32_t entry) const {
     const BlockScale scale = block_scale<coding<state>()>(largest);
     store_codes<coding<state>()>(item.arrays[2 + state], at_, numbers_[state], scale, dither,
                                  entry + eight * lane);
@@ -173,42 +177,56 @@ class PackedLane {
   }
 
  private:
-  FASTOPT_DEVICE void average(const CudaPackedItem& item, const Bound& bound, const V* p) const {
+  // Where registers are many enough to hold it beside all else.
+  static constexpr bool asks_early = std::is_same_v<Storage, AnyStorage>;
+  FASTOPT_DEVICE void load_average(const CudaPackedItem& item) {
+    fastopt::FASTOPT_TARGET::load<Storage>(item, ema_array, at_, ema_);
+  }
+  FASTOPT_DEVICE void average(const CudaPackedItem& item, const Bound& bound, const V* p) {
+    if (!asks_early) load_average(item);
     V a[eight];
-    ema_.get_numbers(dtype_of(item, ema_array), a);
+    ema_.get_numbers(Storage::dtype(item, ema_array), a);
     for (int i = 0; i < eight; ++i) a[i] = bound.averaged(a[i], p[i]);
-    store_numbers(item, ema_array, at_, a);
+    store_numbers<Storage>(item, ema_array, at_, a);
   }
 
   EightAt at_ = {};
-  EightParams param_;
+  EightParams<Storage> param_;
   Eight grad_, ema_, states_[max_states];
   float scales_[max_states] = {};
   V numbers_[max_states][eight];
 };
 
-template <class Rule, unsigned used>
+template <class Rule, unsigned used, class Storage>
 struct PackedKernel {
   using Args = PackedTable;
-  using Lane = PackedLane<Rule, used>;
+  using Lane = PackedLane<Rule, used, Storage>;
+  using Dither = typename Storage::Dither;
+  // As many blocks as no kernel keeps a number in memory for.
+  static constexpr int resident = Storage::resident(__builtin_popcount(used));
   using Bound = typename Lane::Bound;
 
   struct Shared {
     alignas(Bound) unsigned char bound[sizeof(Bound)];
     PackedBlock its;
+    typename Dither::Tables tables;
   };
 
   static FASTOPT_DEVICE void run(const PackedTable& table, Shared& shared, const Block& block) {
     block.each([&](int thread) {
+      if constexpr (Dither::is_tabled) {
+        const CudaItem& item = table.items[entry_at(table.items, table.count, block.index)];
+        Dither::make(shared.tables, read(item.dither_step), thread);
+      }
       if (thread != 0) return;
-      shared.its.find(table, block.index);
+      shared.its.find(table, block.index, table.chunk);
       new (shared.bound) Bound(rule_of<Rule>(table, table.items[shared.its.item]),
                                read(table.grad_factor), table.ema_decay);
     });
     const CudaPackedItem& item = table.items[shared.its.item];
     block.each_warp([&](const Warp& warp) {
       const Bound& bound = *reinterpret_cast<const Bound*>(shared.bound);
-      const DitherStep dither(shared.its.dither_step);
+      const Dither dither(shared.tables, shared.its.dither_step);
       shared.its.each_piece(item, warp, [&](const Piece& piece) {
         step(item, piece, bound, dither, shared.its.at_once, warp);
       });
@@ -217,18 +235,23 @@ struct PackedKernel {
 
  private:
   static FASTOPT_DEVICE void step(const CudaPackedItem& item, const Piece& piece,
-                                  const Bound& bound, DitherStep dither, bool at_once,
+                                  const Bound& bound, const Dither& dither, bool at_once,
                                   const Warp& warp) {
     Own<Lane> lanes;
     warp.each([&](int lane) {
       lanes[lane].load(item, piece, piece.of_lane(lane, at_once));
       lanes[lane].step(item, bound, dither);
     });
-    if (item.packing.row == 0) return;
+    if (Storage::has_numbers && item.packing.row == 0) return;
+    if constexpr (Storage::has_codes) encode(item, piece, dither, lanes, warp);
+  }
+
+  static FASTOPT_DEVICE void encode(const CudaPackedItem& item, const Piece& piece,
+                                    const Dither& dither, Own<Lane>& lanes, const Warp& warp) {
     const uint32_t entry = dither_place(item, piece);
     for_states<used>([&](auto state) {
       constexpr int k = state.index;
-      if (!is_code(dtype_of(item, 2 + k))) return;
+      if (!is_code(Storage::dtype(item, 2 + k))) return;
       Own<uint32_t> largest;
       warp.each([&](int lane) { largest[lane] = lanes[lane].template measure<k>(); });
       warp.spread_largest(largest);
@@ -239,12 +262,14 @@ struct PackedKernel {
   }
 };
 
-template <class Rule>
+template <class Rule, class Storage = AnyStorage>
 struct PackedKernels {
   using Table = PackedTable;
-  static constexpr int chunk = pieces_at_once * block_size;
+  static constexpr int chunk = chunk_size;
+  // Tables of dither are a tenth of a block's instructions; what has codes waits for those.
+  static constexpr int longer = Storage::has_codes && Storage::Dither::is_tabled ? 4 : 1;
   template <unsigned used>
-  using Of = PackedKernel<Rule, used>;
+  using Of = PackedKernel<Rule, used, Storage>;
 };
 
 FASTOPT_TARGET_END

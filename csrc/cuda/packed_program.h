@@ -46,7 +46,7 @@ class PackedProgramLane {
                            const EightAt& at) {
     at_ = at;
     if (at.count == 0) return;
-    EightParams param;
+    EightParams<> param;
     Eight grad, bits[max_states];
     float scales[max_states] = {};
     param.load_from(item, at);
@@ -102,7 +102,7 @@ class PackedProgramLane {
   // All but codes.
   template <class Shared>
   FASTOPT_DEVICE void store(const PackedProgramTable& table, const CudaPackedItem& item,
-                            const Shared& shared, DitherStep dither) const {
+                            const Shared& shared, const HashedDither& dither) const {
     if (at_.count == 0) return;
     for_states<every_state>([&](auto state) {
       constexpr int k = state.index;
@@ -117,7 +117,7 @@ class PackedProgramLane {
       }
       store_numbers(item, ema_array, at_, average);
     }
-    EightParams::store_numbers(item, at_, param_);
+    EightParams<>::store_numbers(item, at_, param_);
   }
 
   template <DType coding, int state>
@@ -126,7 +126,7 @@ class PackedProgramLane {
   }
   template <DType coding, int state>
   FASTOPT_DEVICE void encode(const CudaPackedItem& item, const Piece& piece, int lane,
-                             uint32_t largest, DitherStep dither) const {
+                             uint32_t largest, const HashedDither& dither) const {
     if (at_.count == 0) return;
     const BlockScale scale = block_scale<coding>(largest);
     store_codes<coding>(item.arrays[2 + state], at_, states_[state], scale, dither,
@@ -156,7 +156,7 @@ struct PackedProgramKernel {
   static FASTOPT_DEVICE void run(const Args& table, Shared& shared, const Block& block) {
     block.each([&](int thread) {
       if (thread != 0) return;
-      shared.its.find(table, block.index);
+      shared.its.find(table, block.index, chunk_size);
       if (!is_due(table, shared.its.item)) shared.its.last = shared.its.first;
       shared.factor = static_cast<float>(read(table.grad_factor));
       shared.decay = static_cast<float>(table.ema_decay);
@@ -165,7 +165,7 @@ struct PackedProgramKernel {
     block.each([&](int thread) { read_numbers(table, shared.its.item, thread, shared.numbers); });
     const CudaPackedItem& item = table.items[shared.its.item];
     block.each_warp([&](const Warp& warp) {
-      const DitherStep dither(shared.its.dither_step);
+      const HashedDither dither({}, shared.its.dither_step);
       shared.its.each_piece(
           item, warp, [&](const Piece& piece) { step(table, item, piece, dither, shared, warp); });
     });
@@ -173,7 +173,7 @@ struct PackedProgramKernel {
 
  private:
   static FASTOPT_DEVICE void step(const Args& table, const CudaPackedItem& item, const Piece& piece,
-                                  DitherStep dither, Shared& shared, const Warp& warp) {
+                                  const HashedDither& dither, Shared& shared, const Warp& warp) {
     Own<Lane> lanes;
     warp.each([&](int lane) {
       lanes[lane].load(item, table.arrays - 2, piece, piece.of_lane(lane, shared.its.at_once));
@@ -195,7 +195,8 @@ struct PackedProgramKernel {
 
   template <DType coding, int state>
   static FASTOPT_DEVICE void encode(const CudaPackedItem& item, const Piece& piece,
-                                    DitherStep dither, Own<Lane>& lanes, const Warp& warp) {
+                                    const HashedDither& dither, Own<Lane>& lanes,
+                                    const Warp& warp) {
     Own<uint32_t> largest;
     warp.each([&](int lane) { largest[lane] = lanes[lane].template measure<coding, state>(); });
     warp.spread_largest(largest);
@@ -211,7 +212,7 @@ FASTOPT_DEVICE void load_element(const CudaPackedItem& item, int64_t begin, int 
                                  T factor, const Its& column) {
   const EightAt at{begin + i, 1, 0};
   Vec<float> numbers[eight];
-  EightParams param;
+  EightParams<> param;
   param.load_from(item, at);
   param.get_numbers(item, numbers);
   column.put(numbers, 0);

@@ -186,7 +186,7 @@ struct ProgramKernel {
 
  private:
   static FASTOPT_DEVICE void bind(const Args& table, uint32_t index, Shared& shared) {
-    shared.chunk = chunk_at(table.items, table.count, index);
+    shared.chunk = chunk_at(table.items, table.count, index, chunk_size);
     const CudaItem& item = table.items[shared.chunk.item];
     shared.dither_step = read(item.dither_step);
     shared.factor = static_cast<T>(read(table.grad_factor));

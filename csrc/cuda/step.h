@@ -66,7 +66,7 @@ struct StepKernel {
   static constexpr int packet = Array::packet;
 
   static FASTOPT_DEVICE void bind(const StepTable& table, uint32_t index, Shared& shared) {
-    const Chunk chunk = chunk_at<chunk_of<Array>>(table.items, table.count, index);
+    const Chunk chunk = chunk_at(table.items, table.count, index, table.chunk);
     const CudaItem& item = table.items[chunk.item];
     shared.chunk = chunk;
     shared.dither_step = read(item.dither_step);
@@ -160,7 +160,7 @@ struct StepKernel {
 template <class Rule, class T, class Array>
 struct StepKernels {
   using Table = StepTable;
-  static constexpr int chunk = chunk_of<Array>;
+  static constexpr int chunk = chunk_of<Array>, longer = 1;
   template <unsigned used>
   using Of = StepKernel<Rule, T, Array, used>;
 };

@@ -19,11 +19,13 @@ constexpr int chunk_bytes = 32768;      // of an array's elements at their wides
 template <class Item>
 struct TableOf {
   static constexpr int capacity = (parameter_bytes - max_options - 80) / sizeof(Item);
-  alignas(8) unsigned char options[max_options];
+  alignas(8) unsigned char options[max_options];  // the rule's; the rule itself if is_bound
   CudaNumber lr, grad_factor;
   double ema_decay;
   const float* found_inf;
   int count;
+  int chunk;      // elements that a block takes
+  bool is_bound;  // all items have the rule of one step
   Item items[capacity];
 };
 using StepTable = TableOf<CudaItem>;
@@ -60,10 +62,10 @@ FASTOPT_DEVICE auto set_lr(Options& options, double lr, int) -> decltype(void(op
 template <class Options>
 FASTOPT_DEVICE void set_lr(Options&, double, long) {}
 
-// The rule of an item's step.
+// The rule of an item's step. Where it is not bound, some of what it is made of lies on the device.
 template <class Rule, class Table>
 FASTOPT_DEVICE Rule rule_of(const Table& table, const CudaItem& item) {
-  static_assert(sizeof(typename Rule::Options) <= max_options, "raise max_options");
+  if (table.is_bound) return *reinterpret_cast<const Rule*>(table.options);
   typename Rule::Options options;
   __builtin_memcpy(&options, table.options, sizeof options);
   if (table.lr.type != CudaNumber::Type::value) set_lr(options, read(table.lr), 0);
@@ -92,9 +94,8 @@ FASTOPT_DEVICE int entry_at(const Entry* entries, int count, int64_t chunk) {
   return entry;
 }
 
-// Of chunks of `size` elements.
-template <int size = chunk_size, class Item>
-FASTOPT_DEVICE Chunk chunk_at(const Item* items, int count, uint32_t chunk) {
+template <class Item>
+FASTOPT_DEVICE Chunk chunk_at(const Item* items, int count, uint32_t chunk, int size) {
   const int item = entry_at(items, count, chunk);
   const int64_t begin = int64_t{size} * (chunk - items[item].first_chunk);
   const int64_t rest = items[item].size - begin;

@@ -9,19 +9,17 @@ FASTOPT_TARGET_BEGIN
 
 constexpr Way way = Way::FASTOPT_WAY;
 
+template <DType numbers>
+using Coded = OneStorage<numbers, DType::signed8, Master::none>;
+using Rounded = OneStorage<DType::bfloat16, DType::bfloat16, Master::stochastic>;
+
 template <class Rule, class Kernels>
 const char* launch_items(const CudaStep& step, unsigned states, void* stream) {
-  constexpr std::size_t options_bytes = sizeof(typename Rule::Options);
-  static_assert(options_bytes <= max_options, "raise max_options in cuda/table.h");
-  if constexpr (way == Way::packed) {
-    Batch<CudaPackedItem> batch(step, options_bytes, states, Kernels::chunk, stream,
-                                launch_kernel<Rule, Kernels>);
-    return add_all(batch, way, states, step.packed, step.packed_count);
-  } else {
-    Batch<CudaItem> batch(step, options_bytes, states, Kernels::chunk, stream,
-                          launch_kernel<Rule, Kernels>);
-    return add_all(batch, way, states, step.items, step.count);
-  }
+  using Item = std::conditional_t<(way >= Way::coded), CudaPackedItem, CudaItem>;
+  const RuleBytes rule = RuleBytes::of<Rule>();
+  Batch<Item> batch(step, rule, states, Kernels::chunk, Kernels::longer, stream,
+                    launch_kernel<Rule, Kernels>);
+  return add_all(batch, way, states, step);
 }
 
 template <template <class> class Rule>
@@ -35,6 +33,14 @@ constexpr StepLauncher launcher_of() {
     return launch_items<R, StepKernels<R, float, ArrayOf<bfloat16>>>;
   } else if constexpr (way == Way::mixed) {
     return launch_items<R, StepKernels<R, float, MixedArray>>;
+  } else if constexpr (way == Way::coded) {
+    return launch_items<R, PackedKernels<R, Coded<DType::float32>>>;
+  } else if constexpr (way == Way::bfloat16_coded) {
+    return launch_items<R, PackedKernels<R, Coded<DType::bfloat16>>>;
+  } else if constexpr (way == Way::rounded) {
+    return launch_items<R, PackedKernels<R, Rounded>>;
+  } else if constexpr (way == Way::split) {
+    return launch_items<R, PackedKernels<R, SplitStorage>>;
   } else {
     return launch_items<R, PackedKernels<R>>;
   }

@@ -224,6 +224,16 @@ def test_lists_of_every_length(cpu: Any) -> None:
         assert_all_same(trained("AdamW", DEVICE, torch.float32, **run), expected)
 
 
+@on_a_gpu
+@pytest.mark.parametrize("options", [{"state_dtype": "int8"}, {"stochastic_rounding": True}], ids=str)
+def test_more_chunks_than_blocks(options: dict[str, Any], cpu: Any) -> None:
+    """Of so many elements a block takes several chunks where the states are codes."""
+    run: dict[str, Any] = {"steps": 2, "shapes": [(1 << 14, 1 << 13), (3, 300)], **options}
+    dtype = dtype_for(options)
+    expected = cpu(partial(trained, "AdamW", torch.device("cpu"), dtype, **run))
+    assert_all_same(trained("AdamW", DEVICE, dtype, **run), expected)
+
+
 # ---- nn -------------------------------------------------------------------------------------------
 
 
@@ -394,7 +404,7 @@ def test_a_parameter_whose_memory_was_freed_is_left_to_torch() -> None:
     gradients(params, 0)
     params[0].untyped_storage().resize_(0)
     ((_, _, reason),) = _C.left_over("adam", optim.AdamW(params))
-    assert reason == "sparse or without storage"
+    assert reason == "without storage, which was freed"
 
 
 @on_a_gpu
@@ -437,7 +447,12 @@ def test_agrees_with_torchs_fused_step(name: str) -> None:
     ours, theirs = (parameters(DEVICE, torch.float32) for _ in range(2))
     options = {"lr": 0.01, "weight_decay": 0.1, "fused": True}
     pairs = [(ours, getattr(optim, name)), (theirs, getattr(torch.optim, name))]
-    optimizers = [cls(params, **options) for params, cls in pairs]
+    try:
+        optimizers = [cls(params, **options) for params, cls in pairs]
+    except RuntimeError as error:
+        if "supported devices" not in str(error):
+            raise
+        pytest.skip("this torch has no such kernel on this device")
     for step in range(10):
         for params, optimizer in zip((ours, theirs), optimizers, strict=True):
             gradients(params, step)

@@ -17,7 +17,12 @@ from fastopt import optim
 
 WAYS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "int8": (torch.float32, {"state_dtype": "int8"}),
+    "bfloat16, int8": (torch.bfloat16, {"state_dtype": "int8"}),
     "master": (torch.bfloat16, {"master_weights": True}),
+    "master, bfloat16 states": (
+        torch.bfloat16,
+        {"master_weights": True, "state_dtype": torch.bfloat16},
+    ),
     "float32 master": (torch.float16, {"master_weights": True}),
     "rounding": (torch.bfloat16, {"stochastic_rounding": True}),
     "int8, master": (torch.bfloat16, {"state_dtype": "int8", "master_weights": True}),
@@ -91,6 +96,11 @@ def test_rows_of_any_length_anywhere_in_memory(
 @each_way
 def test_more_parameters_than_a_launch_takes(way: str, both: Callable[..., None]) -> None:
     both(way, shapes=[(64, 64), (3,)] * 200, steps=2)
+
+
+def test_blocks_of_several_chunks(both: Callable[..., None]) -> None:
+    """No piece is longer than a row, so that these are 8195 chunks, of which a block takes two."""
+    both("int8", shapes=[(8192 * 32 + 70, 64), (9, 300)], steps=2)
 
 
 @each_way

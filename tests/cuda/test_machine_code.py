@@ -35,8 +35,8 @@ LISTING = """
 """
 # A kernel that asks how an array is stored: what 4 bytes an element take is two accesses.
 KINDS = """
-        /*0000*/                   LDC.U8 R5, c[0x0][R0+0x34c] ;
-        /*0010*/                   LDC.64 R8, c[0x0][R0+0x300] ;
+        /*0000*/                   LDC.U8 R5, c[0x0][R0+0x354] ;
+        /*0010*/                   LDC.64 R8, c[0x0][R0+0x308] ;
         /*0020*/                   ISETP.NE.U32.AND P1, PT, R8, RZ, PT ;
         /*0030*/                   ISETP.NE.AND.EX P1, PT, R9, RZ, PT, P1 ;
 .L_x_0:

@@ -37,6 +37,17 @@ REPLAYED = 20  # steps in a CUDA graph
 Run = Callable[[], object]
 
 
+@dataclass
+class Replay:
+    """A CUDA graph's replay. It keeps what was captured: a graph knows addresses, not tensors."""
+
+    graph: torch.cuda.CUDAGraph
+    captured: Run
+
+    def __call__(self) -> None:
+        self.graph.replay()
+
+
 class Gpu:
     """The current CUDA device and its clock."""
 
@@ -68,7 +79,7 @@ class Gpu:
         with torch.cuda.graph(graph):
             for _ in range(REPLAYED):
                 run()
-        return graph.replay
+        return Replay(graph, run)
 
 
 gpu = Gpu()  # a test without a GPU puts another clock here
