@@ -37,10 +37,24 @@ DIGEST = [
     ("dropout", "1 x 64M", "float32 in place", 2**26),
     ("dropout", "512 x 1024", "MLP", 524_288),
 ]
+DIGEST_ON_GPU = [
+    ("large", "4096 x 64K", "AdamW", 2**28),
+    ("large", "4096 x 64K", "SGD", 2**28),
+    ("models", "GPT-2 small", "AdamW, replayed", 124_439_808),
+    ("models", "GPT-2 small", "AdamW, host", 124_439_808),
+    ("small", "200 x 64", "AdamW, host", 12_800),
+    ("tail", "4096 x 64K", "clip + AdamW + EMA", 2**28),
+    ("lowbit", "4096 x 64K", "AdamW float32, bf16 state", 2**28),
+    ("lowbit", "4096 x 64K", "AdamW float32, int8 state", 2**28),
+    ("lowbit", "4096 x 64K", "AdamW bf16", 2**28),
+    ("lowbit", "4096 x 64K", "AdamW bf16, stochastic rounding", 2**28),
+    ("lowbit", "4096 x 64K", "AdamW bf16, int8 state", 2**28),
+    ("dropout", "256M", "dropout bfloat16", 2**28),
+]
 EXPLAINED = (
     "Medians of interleaved rounds. *Limit* is a loop that reads and writes the same bytes and adds "
-    "once in between; *of limit* its time over fastopt's. In bold, how many times faster fastopt is "
-    "than the peer, round by round."
+    "once in between, on a GPU the device's own copy; *of limit* its time over fastopt's. In bold, how "
+    "many times faster fastopt is than the peer, round by round."
 )
 
 Run = tuple[Path, Report, list[Result]]
@@ -62,9 +76,10 @@ def tensors(result: Result) -> str:
 
 
 def of_limit(result: Result) -> str:
-    """The limit's time over fastopt's, unless it is that of one call."""
+    """The limit's time over fastopt's, unless it is that of a call."""
     ours = next(entry for entry in result.entries if entry.name == "fastopt")
-    return "–" if result.elements < 100_000 else f"{result.limit_fraction(ours).median:.2f}"
+    is_call = result.elements < 100_000 or result.work.endswith("host")
+    return "–" if is_call else f"{result.limit_fraction(ours).median:.2f}"
 
 
 def speedups(result: Result) -> dict[str, float]:
@@ -89,15 +104,23 @@ def row(result: Result) -> str:
     )
 
 
+def gpu_of(report: Report) -> str | None:
+    """The GPU that was measured."""
+    gpu = report.machine.get("gpu")
+    return gpu["name"] if gpu else None
+
+
 def newest_runs() -> list[Run]:
-    """The newest runs that have a suite which no newer one has; with what is new of each."""
+    """The newest runs that have a suite which no newer one has, on a CPU or a GPU; with what is new of
+    each."""
     paths = {path: Report.from_json(json.loads(path.read_text())) for path in RESULTS.glob("*.json")}
     newest_first = sorted(paths.items(), key=lambda item: item[1].machine["date"], reverse=True)
     runs: list[Run] = []
-    seen: set[str] = set()
+    seen: set[tuple[str, bool]] = set()
     for path, report in newest_first:
-        fresh = [result for result in report.results if result.suite not in seen]
-        seen |= {result.suite for result in fresh}
+        on_gpu = gpu_of(report) is not None
+        fresh = [result for result in report.results if (result.suite, on_gpu) not in seen]
+        seen |= {(result.suite, on_gpu) for result in fresh}
         if fresh:
             runs.append((path, report, fresh))
     return runs
@@ -105,7 +128,8 @@ def newest_runs() -> list[Run]:
 
 def machine_of(report: Report) -> str:
     machine = report.machine
-    return f"{machine['cpu']}, {machine['cpus']} CPUs, torch {machine['torch']}"
+    processor = gpu_of(report) or f"{machine['cpu']}, {machine['cpus']} CPUs"
+    return f"{processor}, torch {machine['torch']}"
 
 
 def all_tables(runs: list[Run]) -> str:
@@ -140,26 +164,45 @@ def line_of(case: tuple[str, str, str, int], results: list[Result]) -> str | Non
         f"{name} **{' / '.join(spelled(r[name]) for r in ratios)}**" for name in names[:2]
     )
     fractions = " / ".join(of_limit(it) for it in found)
-    step = f"dropout, {work}" if suite == "dropout" else work
+    step = f"dropout, {work}" if suite == "dropout" and suite not in work else work
     return f"| {on} | {step} | {fractions if '–' not in fractions else '–'} | {others} |"
+
+
+def table(cases: list[tuple[str, str, str, int]], runs: list[Run]) -> list[str]:
+    """The digest's lines of some runs."""
+    results = [result for _, _, results in runs for result in results]
+    return [
+        "| tensors | step | of the limit | times faster than |",
+        "|---|---|---|---|",
+        *filter(None, (line_of(case, results) for case in cases)),
+        "",
+    ]
+
+
+def machines_of(runs: list[Run]) -> str:
+    return "; ".join(sorted({machine_of(report) for _, report, _ in runs}))
 
 
 def digest(runs: list[Run]) -> str:
     """The text between README's markers."""
-    results = [result for _, _, results in runs for result in results]
-    machines = sorted({machine_of(report) for _, report, _ in runs})
+    on_cpu = [run for run in runs if gpu_of(run[1]) is None]
+    on_gpu = [run for run in runs if gpu_of(run[1]) is not None]
     lines = [
-        f"{'; '.join(machines)}; 1 / 2 threads. How many times faster fastopt is than the closest "
+        f"{machines_of(on_cpu)}; 1 / 2 threads. How many times faster fastopt is than the closest "
         "others, and what fraction it reaches of the speed at which a loop with one addition moves "
         "the same bytes:",
         "",
-        "| tensors | step | of the limit | times faster than |",
-        "|---|---|---|---|",
-        *filter(None, (line_of(case, results) for case in DIGEST)),
-        "",
-        "All cases and times, the commands and every sample: [bench/results](bench/results/README.md).",
+        *table(DIGEST, on_cpu),
     ]
-    return "\n".join(lines)
+    if on_gpu:
+        lines += [
+            f"{machines_of(on_gpu)}; the limit is the device's own copy of the same bytes, *host* the "
+            "time until `step()` returns, *replayed* a step's in a CUDA graph:",
+            "",
+            *table(DIGEST_ON_GPU, on_gpu),
+        ]
+    link = "[bench/results](bench/results/README.md)"
+    return "\n".join([*lines, f"All cases and times, the commands and every sample: {link}."])
 
 
 def main() -> int:

@@ -136,7 +136,8 @@ inline void set_kernel(Item& item, const AnyRule& rule) {
 // its program, which devices run, by states as they are computed.
 inline const char* unfit_for_devices(const AnyRule& rule, bool has_halves) {
   if (rule.is_program() || !rule.has_norms() || !has_halves) return nullptr;
-  return "states in 16 bits of a rule with norms are for the CPU";
+  return "states in 16 bits of a rule with norms are for the CPU; devices take them in float32 "
+         "(state_dtype)";
 }
 
 // Makes it an item with nothing but its parameter's array set; in its place, since a copy of what

@@ -345,7 +345,7 @@ def test_the_function_on_cudas_kernels(walk: Walk) -> None:
 
 def test_states_in_16_bits_are_refused_on_cuda(cuda_walk: Walk) -> None:
     """The CPU's step goes by states as they are stored, a program's by those that are computed."""
-    message = "states in 16 bits of a rule with norms are for the CPU"
+    message = "states in 16 bits of a rule with norms are for the CPU; devices take them in float32"
     params = parameters(shapes=[(5,)])
     set_gradients(params, seed=0)
     refused(LAMB(params, state_dtype=torch.bfloat16), message)
@@ -353,6 +353,22 @@ def test_states_in_16_bits_are_refused_on_cuda(cuda_walk: Walk) -> None:
     with pytest.raises(ValueError, match="param: " + message):
         kernels.lamb_(*ones)
     assert all(bool((it == 1).all()) for it in ones)
+
+
+def test_parameters_in_16_bits_step_on_cuda_beside_float32_states(walk: Walk) -> None:
+    def run() -> list[Tensor]:
+        params = parameters(torch.bfloat16, shapes=[(5,), (64, 33)])
+        optimizer = LAMB(params, state_dtype=torch.float32)
+        for seed in range(3):
+            set_gradients(params, seed=seed)
+            optimizer.step()
+        assert [it.path for it in optimizer.fused_report()].count("torch") == 0
+        return [*params, *(optimizer.state[p][k] for p in params for k in ("exp_avg", "exp_avg_sq"))]
+
+    expected = run()
+    with walk.in_use():
+        got = run()
+    assert all(map(torch.equal, got, expected))
 
 
 def refused(optimizer: LAMB, message: str) -> None:

@@ -90,10 +90,10 @@ def refuse_copies(optimizer: Optimizer, option: str, expected: str) -> None:
 
 
 def _engines_around(optimizer: Optimizer) -> Iterator[tuple[str, Any]]:
-    optimizer = vars(optimizer).get("_whole", optimizer)  # of which it is a part
     """The objects of these packages that hold an optimizer and are at work, the innermost first."""
-    if _CLIP_WITH.keys().isdisjoint(sys.modules):
+    if not any(package in sys.modules for package in PACKAGES):  # of which there are thousands
         return
+    optimizer = vars(optimizer).get("_whole", optimizer)  # of which it is a part
     for frame in _calls():
         package = str(frame.f_globals.get("__name__")).partition(".")[0]
         if package in _CLIP_WITH:
