@@ -179,8 +179,15 @@ def table(cases: list[tuple[str, str, str, int]], runs: list[Run]) -> list[str]:
     ]
 
 
-def machines_of(runs: list[Run]) -> str:
-    return "; ".join(sorted({machine_of(report) for _, report, _ in runs}))
+def machines_of(cases: list[tuple[str, str, str, int]], runs: list[Run]) -> str:
+    """Those that have run a suite of the digest's."""
+    suites = {case[0] for case in cases}
+    found = {
+        machine_of(report)
+        for _, report, results in runs
+        if any(result.suite in suites for result in results)
+    }
+    return "; ".join(sorted(found))
 
 
 def digest(runs: list[Run]) -> str:
@@ -188,16 +195,16 @@ def digest(runs: list[Run]) -> str:
     on_cpu = [run for run in runs if gpu_of(run[1]) is None]
     on_gpu = [run for run in runs if gpu_of(run[1]) is not None]
     lines = [
-        f"{machines_of(on_cpu)}; 1 / 2 threads. How many times faster fastopt is than the closest "
-        "others, and what fraction it reaches of the speed at which a loop with one addition moves "
-        "the same bytes:",
+        f"{machines_of(DIGEST, on_cpu)}; 1 / 2 threads. How many times faster fastopt is than the "
+        "closest others, and what fraction it reaches of the speed at which a loop with one addition "
+        "moves the same bytes:",
         "",
         *table(DIGEST, on_cpu),
     ]
     if on_gpu:
         lines += [
-            f"{machines_of(on_gpu)}; the limit is the device's own copy of the same bytes, *host* the "
-            "time until `step()` returns, *replayed* a step's in a CUDA graph:",
+            f"{machines_of(DIGEST_ON_GPU, on_gpu)}; the limit is the device's own copy of the same "
+            "bytes, *host* the time until `step()` returns, *replayed* a step's in a CUDA graph:",
             "",
             *table(DIGEST_ON_GPU, on_gpu),
         ]
