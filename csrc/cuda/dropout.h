@@ -181,7 +181,7 @@ struct DropoutElements {
   using Eight = StoredEight<T>;
   struct Shared {};
   // As many as no kernel keeps a number in memory for.
-  static constexpr int resident = sizeof(T) == 8 ? 2 : Rule::has_bias ? 3 : 4;
+  static constexpr int resident = sizeof(T) == 8 ? 2 : Rule::has_bias || fewer_blocks > 0 ? 3 : 4;
 
   static FASTOPT_DEVICE void run(const CudaDropout& call, Shared&, const Block& block) {
     const Kept kept(call);

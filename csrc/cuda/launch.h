@@ -37,6 +37,16 @@ constexpr int resident_blocks = 2;
 template <class Kernel>
 constexpr int resident_blocks<Kernel, decltype(void(Kernel::resident))> = Kernel::resident;
 
+// Blocks less where the compiler takes more registers than for Ampere to Hopper: for Turing, which
+// converts nothing to 16 bits, and for Blackwell.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int fewer_blocks = 2;
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int fewer_blocks = 1;
+#else
+constexpr int fewer_blocks = 0;
+#endif
+
 #ifndef __CUDACC__
 // For tests: which blocks are walked, and in which order they and their threads come.
 struct WalkOrder {

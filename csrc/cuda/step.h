@@ -33,6 +33,7 @@ struct StepKernel {
   static constexpr bool is_wide = holds_halves<Array> && __builtin_popcount(used) > 2;
   static constexpr int resident = Array::most_bytes == 8 || is_wide ? 2
                                   : holds_mixes<Array>              ? 3
+                                  : holds_halves<Array>             ? 4 - fewer_blocks
                                                                     : 4;
   static constexpr bool rounds = used != 0 && holds_halves<Array>;
   using Table = std::conditional_t<rounds, DrawTable, NoDraws>;  // of draws

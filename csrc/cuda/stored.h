@@ -34,10 +34,18 @@ struct AnyStorage {
   FASTOPT_DEVICE static Master master(const CudaPackedItem& item) { return item.packing.master; }
 };
 
+// Blocks on a multiprocessor: as many as no kernel keeps a number in memory for.
+constexpr int blocks_of_known(int states_kept) {
+  if (fewer_blocks > 0) return states_kept > 0 ? 2 : 3;
+  return states_kept > 2 ? 2 : states_kept > 1 ? 3 : 4;
+}
+
 // A bfloat16 parameter with lower halves behind it, and no codes.
 struct SplitStorage : AnyStorage {
   static constexpr bool has_codes = false;
-  static constexpr int resident(int states_kept) { return states_kept > 2 ? 2 : 3; }
+  static constexpr int resident(int states_kept) {
+    return blocks_of_known(states_kept > 2 ? states_kept : 2);  // numbers of two kinds at least
+  }
   FASTOPT_DEVICE static DType dtype(const CudaItem& item, int array) {
     return array == 0 ? DType::bfloat16 : dtype_of(item, array);
   }
@@ -51,9 +59,7 @@ struct OneStorage {
   static_assert(states == DType::signed8 || states == DType::bfloat16);
   static constexpr bool has_codes = states == DType::signed8, has_numbers = !has_codes;
   using Dither = std::conditional_t<has_codes, TabledCodes, TabledHalves>;
-  static constexpr int resident(int states_kept) {
-    return states_kept > 2 ? 2 : states_kept > 1 ? 3 : 4;
-  }
+  static constexpr int resident(int states_kept) { return blocks_of_known(states_kept); }
   FASTOPT_DEVICE static constexpr DType dtype(const CudaItem&, int array) {
     return array < 2 || array == ema_array ? numbers : states;
   }
