@@ -16,7 +16,7 @@
 
 namespace fastopt {
 
-constexpr int cuda_abi = 10;  // to be raised with every change of this file
+constexpr int cuda_abi = 11;  // to be raised with every change of this file
 
 // The most that a program whose numbers the device computes may have of each. `given`: numbers that
 // lie on the device.
@@ -57,7 +57,7 @@ struct CudaItem {
   int64_t first;               // for states in 16 bits: of its elements in the whole parameter
   uint32_t first_chunk;        // of the launch; the library sets it
   uint8_t dtypes[max_arrays];  // DType
-  uint8_t way;                 // Way; packed where there is a packing
+  uint8_t way;                 // Way
 };
 
 // One with a packing.

@@ -202,9 +202,8 @@ struct PackedKernel {
   using Args = PackedTable;
   using Lane = PackedLane<Rule, used, Storage>;
   using Dither = typename Storage::Dither;
-  // As many blocks as no kernel keeps a number in memory for.
-  static constexpr int resident = Storage::resident(__builtin_popcount(used));
   using Bound = typename Lane::Bound;
+  static constexpr int resident = Storage::resident(__builtin_popcount(used));
 
   struct Shared {
     alignas(Bound) unsigned char bound[sizeof(Bound)];
