@@ -91,7 +91,7 @@ def refuse_copies(optimizer: Optimizer, option: str, expected: str) -> None:
 
 def _engines_around(optimizer: Optimizer) -> Iterator[tuple[str, Any]]:
     """The objects of these packages that hold an optimizer and are at work, the innermost first."""
-    if not any(package in sys.modules for package in PACKAGES):  # of which there are thousands
+    if not any(package in sys.modules for package in PACKAGES):  # not all of thousands of modules
         return
     optimizer = vars(optimizer).get("_whole", optimizer)  # of which it is a part
     for frame in _calls():

@@ -189,6 +189,7 @@ class Tail(Optimizer):
         for package in _engines.PACKAGES:
             if package in sys.modules:  # without a call, which every step would pay for
                 _engines.refuse_clipping(self, self.grad_norm_group is not None)
+                break  # which has asked for all of them
         if not _distributed.is_distributed():
             return False
         params = (param for group in self.param_groups for param in group["params"])
