@@ -451,7 +451,9 @@ def test_agrees_with_torchs_fused_step(name: str) -> None:
         twin = getattr(torch.optim, name)(theirs, **options)
         gradients(theirs, 0)
         twin.step()
-    except (NotImplementedError, RuntimeError) as error:
+    except RuntimeError as error:  # NotImplementedError is one
+        if not isinstance(error, NotImplementedError) and "supported devices" not in str(error):
+            raise
         pytest.skip(f"this torch has no such kernel: {error}")
     gradients(ours, 0)
     optimizer.step()
